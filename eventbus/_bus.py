@@ -1,0 +1,461 @@
+"""The core of the bus: publish into a journal, deliver to handlers, drain.
+
+It stands on any `LocalJournal` and knows no tracker, no vocabulary and no folder; `eventbus.workspace` adds those.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+from eventbus import _current
+from eventbus._codec import decode
+from eventbus._event import Envelope, Event, Origin
+from eventbus._feed import ConsumerFeed
+from eventbus._receipt import Receipt
+from eventbus._report import Line, Report
+from eventbus._subscription import QUEUE_EVENTS, Overflow, Subscription
+from eventbus._topic import Scope, Selector, Topic
+from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBatch
+from eventbus.errors import BadInputError, BusStateError, DecodeError, NotDeliveredError, SubscriptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+
+E = TypeVar("E", bound=Event)
+
+DRAIN_IDLE_SECONDS = 10.0
+"""A drain ends after so long without progress: a tracker that hangs must not hang the exit."""
+
+DRAIN_SECONDS = 60.0
+"""A drain ends after so long in all; what is left stays in the journal."""
+
+DRAIN_CHECK_SECONDS = 0.05
+"""How often a drain looks for progress."""
+
+_logger = logging.getLogger("trackbus.bus")
+
+
+class Bus:
+    """Publishes typed events and delivers them to handlers and consumers.
+
+    `async with` is its only lifetime: leaving drains every subscription, within its deadlines.
+
+    Args:
+        open_journal: Opens the journal when the bus is entered.
+        drain_idle_timeout: Seconds without progress after which a drain ends.
+        drain_timeout: Seconds after which a drain ends in any case.
+    """
+
+    def __init__(
+        self,
+        open_journal: Callable[[], LocalJournal],
+        *,
+        drain_idle_timeout: float = DRAIN_IDLE_SECONDS,
+        drain_timeout: float = DRAIN_SECONDS,
+    ) -> None:
+        self._open_journal = open_journal
+        self._drain_idle_timeout = drain_idle_timeout
+        self._drain_timeout = drain_timeout
+        self._journal: LocalJournal | None = None
+        self._tasks: TaskGroup | None = None
+        self._lock = threading.RLock()
+        self._accepting = False
+        self._drained = True
+        self._published = 0
+        self._refused: Counter[str] = Counter()
+        self._marks: Cursor | None = None
+        self._routes: dict[tuple[type[Event], str, Scope], tuple[Subscription, ...]] = {}
+        self._subscriptions: list[Subscription] = []
+        self._blocking: tuple[Subscription, ...] = ()
+        self._feeds: list[ConsumerFeed] = []
+        self._lines: dict[str, Line] = {}
+        self._at_close: list[Callable[[BaseException | None], None]] = []
+
+    # --- lifetime -----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self.open()
+        self._token = anyio.lowlevel.current_token()
+        self._thread = threading.get_ident()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._context = _current.enter(self)
+        return self
+
+    def open(self) -> None:
+        """Open the journal and take events, without a loop: for a process that only publishes.
+
+        Raises:
+            BusStateError: The bus was entered before.
+            JournalError: The journal can't be opened.
+        """
+        if self._journal is not None:
+            msg = "a bus is entered once; make another EventBus for the same workspace"
+            raise BusStateError(msg)
+        self._journal = self._open_journal()
+        self._accepting = True
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        _current.leave(self, self._context)
+        tasks = self._entered_tasks()
+        try:
+            self.stop(error)
+            with anyio.CancelScope(shield=True):
+                await self._drain()
+        finally:
+            tasks.cancel_scope.cancel()
+            try:
+                swallowed = await tasks.__aexit__(kind, error, traceback)
+            finally:
+                self.close()
+        return swallowed
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """Run what was registered with `at_close`, then take no more events."""
+        for callback in self._at_close:
+            callback(error)
+        with self._lock:
+            self._accepting = False
+
+    def close(self) -> None:
+        """Let go of the journal. Legal twice."""
+        with self._lock:
+            self._accepting = False
+        if self._journal is not None:
+            self._journal.close()
+
+    def at_close(self, callback: Callable[[BaseException | None], None]) -> None:
+        """Call `callback` when the bus is left, while it still takes events; it is given what ended the block."""
+        self._at_close.append(callback)
+
+    # --- publishing ---------------------------------------------------------------------------------------------
+
+    @property
+    def journal(self) -> LocalJournal:
+        """The journal that the bus stands on.
+
+        Raises:
+            BusStateError: The bus was not entered yet.
+        """
+        if self._journal is None:
+            msg = "the bus is not open; enter it: `async with EventBus(...)` or `with EventBus(...).background()`"
+            raise BusStateError(msg)
+        return self._journal
+
+    @property
+    def workspace(self) -> Path | None:
+        """The folder of the bus, or None if it has none."""
+        return None
+
+    @property
+    def origin(self) -> Origin:
+        """Who publishes on this bus."""
+        return self.journal.origin
+
+    def publish(
+        self,
+        event: Event,
+        *,
+        topic: str | None = None,
+        scope: Scope = Scope.LOCAL,
+        run: str = "",
+        time_ns: int | None = None,
+    ) -> Receipt:
+        """Append one event to the journal and hand it to the handlers. Legal from any thread, loop or not.
+
+        Args:
+            event: The event; its class names the topic unless `topic` does.
+            topic: Topic to publish on.
+            scope: How far it travels.
+            run: Id of the run that it belongs to.
+            time_ns: Wall time of the fact, nanoseconds since the epoch; now by default.
+
+        Returns:
+            A receipt. A refusal by the environment stands in it and is counted; it never raises.
+
+        Raises:
+            BadInputError: `event` is not an event or can't be encoded.
+        """
+        if not isinstance(event, Event):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+            msg = f"publish takes an Event, not {type(event).__name__}; define a class that derives from eventbus.Event"
+            raise BadInputError(msg)
+        name = topic or event.event_topic
+        with self._lock:
+            if not self._accepting:
+                return self._refuse("the bus is closed" if self._journal else "the bus is not open")
+            try:
+                envelope = self.journal.append_nowait(event, name, scope, run, time_ns or time.time_ns())
+            except RefusedError as error:
+                return self._refuse(str(error))
+            self._published += 1
+            self._dispatch(envelope)
+        if self._blocking and threading.get_ident() != self._thread:
+            self._wait_for_room_in_thread()
+        return Receipt(self, envelope.seq)
+
+    def _dispatch(self, envelope: Envelope[Event]) -> None:
+        key = (type(envelope.event), envelope.topic, envelope.scope)
+        routes = self._routes.get(key)
+        if routes is None:
+            routes = self._resolve(*key)
+        for subscription in routes:
+            subscription.offer(envelope)
+        for feed in self._feeds:
+            feed.wake()
+
+    def _resolve(self, event_type: type[Event], topic: str, scope: Scope) -> tuple[Subscription, ...]:
+        matching = (one for one in self._subscriptions if one.selector.matches(topic, event_type, scope))
+        routes = self._routes[event_type, topic, scope] = tuple(matching)
+        return routes
+
+    def _refuse(self, reason: str) -> Receipt:
+        with self._lock:
+            self._refused[reason] += 1
+            if self._refused[reason] == 1:
+                _logger.warning("an event was refused: %s; more of the same are only counted", reason)
+        return Receipt(self, 0, reason)
+
+    def _wait_for_room_in_thread(self) -> None:
+        for subscription in self._blocking:
+            subscription.wait_for_room()
+
+    async def accept(self, batch: RelayedBatch) -> int:
+        """Take a stretch of another bus's journal, once, and hand it to the handlers.
+
+        Returns:
+            The mark that this bus's journal has reached in that partition.
+        """
+        if self._marks is None:
+            self._marks = await self.journal.marks()
+        key = batch.header.key
+        known = self._marks.get(key, 0)
+        self._marks[key] = mark = await self.journal.append(batch)
+        with self._lock:
+            for envelope in _decoded(batch, known) if self._subscriptions else ():
+                self._dispatch(envelope)
+            for feed in self._feeds:
+                feed.wake()
+        return mark
+
+    # --- subscribing --------------------------------------------------------------------------------------------
+
+    @overload
+    def subscribe(self, what: type[Event] | Topic[Event] | str, handler: Consumer) -> None: ...
+
+    @overload
+    def subscribe(
+        self,
+        what: type[E] | Topic[E],
+        handler: Callable[[E], Awaitable[None] | None],
+        *,
+        name: str | None = None,
+        overflow: Overflow = Overflow.BLOCK,
+        queue_events: int = QUEUE_EVENTS,
+        envelopes: Literal[False] = False,
+    ) -> Subscription: ...
+
+    @overload
+    def subscribe(
+        self,
+        what: type[E] | Topic[E],
+        handler: Callable[[Envelope[E]], Awaitable[None] | None],
+        *,
+        name: str | None = None,
+        overflow: Overflow = Overflow.BLOCK,
+        queue_events: int = QUEUE_EVENTS,
+        envelopes: Literal[True],
+    ) -> Subscription: ...
+
+    @overload
+    def subscribe(
+        self,
+        what: str,
+        handler: Callable[[Event], Awaitable[None] | None],
+        *,
+        name: str | None = None,
+        overflow: Overflow = Overflow.BLOCK,
+        queue_events: int = QUEUE_EVENTS,
+        envelopes: Literal[False] = False,
+    ) -> Subscription: ...
+
+    def subscribe(
+        self,
+        what: type[Any] | Topic[Any] | str,
+        handler: Consumer | Callable[[Any], Awaitable[None] | None],
+        *,
+        name: str | None = None,
+        overflow: Overflow = Overflow.BLOCK,
+        queue_events: int = QUEUE_EVENTS,
+        envelopes: bool = False,
+    ) -> Subscription | None:
+        """Deliver events to a handler, or let a receiver or relay read them from the journal.
+
+        Args:
+            what: An event class (with its subclasses), a topic, or a pattern of topic names such as `train.*`.
+            handler: Called with each event, or a consumer that reads at its own pace.
+            name: Name in the report; by default the handler's or the consumer's own.
+            overflow: What happens when a handler's queue is full.
+            queue_events: Bound of a handler's queue.
+            envelopes: Whether the handler takes the whole envelope rather than the event.
+
+        Returns:
+            The handler's subscription; None for a consumer, which reports itself.
+
+        Raises:
+            BusStateError: The bus is not entered.
+            SubscriptionError: The name is taken, or the consumer can't work on this bus.
+        """
+        self._entered_tasks()
+        selector = Selector.of(what)
+        if isinstance(handler, Consumer):
+            self._add_consumer(selector, handler)
+            return None
+        subscription = Subscription(
+            self._new_name(name or getattr(handler, "__qualname__", type(handler).__name__), numbered=name is None),
+            selector,
+            handler,
+            overflow=overflow,
+            queue_events=queue_events,
+            envelopes=envelopes,
+        )
+        self._add_subscription(subscription)
+        return subscription
+
+    def _add_subscription(self, subscription: Subscription) -> None:
+        with self._lock:
+            self._subscriptions.append(subscription)
+            self._blocking = tuple(one for one in self._subscriptions if one.may_block)
+            self._routes.clear()
+        self._on_loop(lambda: self._entered_tasks().start_soon(subscription.run))
+
+    def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
+        self._new_name(consumer.name)
+        feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace)
+        consumer.check(feed)
+        with self._lock:
+            self._feeds.append(feed)
+        self._on_loop(lambda: self._entered_tasks().start_soon(feed.run))
+
+    def _new_name(self, name: str, *, numbered: bool = False) -> str:
+        taken = {one.name for one in self._subscriptions} | {feed.name for feed in self._feeds}
+        if name not in taken:
+            return name
+        if not numbered:
+            msg = f"a subscription named {name!r} exists; give this one another name: name='...'"
+            raise SubscriptionError(msg)
+        return next(other for i in range(2, len(taken) + 3) if (other := f"{name}-{i}") not in taken)
+
+    def _entered_tasks(self) -> TaskGroup:
+        if self._tasks is None:
+            msg = "the bus is not entered; subscribe inside `async with EventBus(...)` or `.background()`"
+            raise BusStateError(msg)
+        return self._tasks
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
+        if threading.get_ident() == self._thread:
+            call()
+        else:
+            anyio.from_thread.run_sync(call, token=self._token)
+
+    # --- waiting and draining -----------------------------------------------------------------------------------
+
+    async def wait_for_room(self) -> None:
+        """Return when no blocking handler is over its bound."""
+        for subscription in self._blocking:
+            if subscription.is_full:
+                await subscription.wait_for_room_async()
+
+    async def wait_delivered(self, seq: int, timeout: float | None = None) -> None:
+        """Return when every receiver and relay has stored the own partition up to `seq`.
+
+        Raises:
+            NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
+        """
+        with anyio.move_on_after(timeout):
+            for feed in self._feeds:
+                await feed.wait_reached(self.origin.partition, seq)
+            return
+        lagging = [feed.name for feed in self._feeds if not feed.has_reached(self.origin.partition, seq)]
+        msg = f"not stored after {timeout} s by {', '.join(lagging)}; the events stay in the journal"
+        raise NotDeliveredError(msg)
+
+    def wait_delivered_in_thread(self, seq: int, timeout: float | None = None) -> None:
+        """Do what `wait_delivered` does, from a thread without a loop.
+
+        Raises:
+            NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
+            BusStateError: Called on the bus's own loop, or on a bus without one.
+        """
+        if self._tasks is None or threading.get_ident() == self._thread:
+            msg = "this would wait for itself: on the bus's own loop use `await receipt.delivered()`"
+            raise BusStateError(msg)
+        anyio.from_thread.run(self.wait_delivered, seq, timeout, token=self._token)
+
+    async def _drain(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.close()
+        for feed in self._feeds:
+            feed.begin_drain()
+        started = last_progress = time.monotonic()
+        progress = -1
+        while self._is_busy():
+            now = time.monotonic()
+            current = self._progress()
+            if current != progress:
+                progress, last_progress = current, now
+            if now - started > self._drain_timeout or now - last_progress > self._drain_idle_timeout:
+                self._drained = False
+                break
+            await anyio.sleep(DRAIN_CHECK_SECONDS)
+        await self._account()
+
+    def _is_busy(self) -> bool:
+        queued = any(one.statistics().queued for one in self._subscriptions)
+        return queued or any(not feed.finished for feed in self._feeds)
+
+    def _progress(self) -> int:
+        return sum(one.progress for one in self._subscriptions) + sum(feed.progress for feed in self._feeds)
+
+    async def _account(self) -> None:
+        """Write down what was not delivered: the journal is still open."""
+        for subscription in self._subscriptions:
+            subscription.abandon()
+        for feed in self._feeds:
+            self._lines[feed.name] = feed.line(left=await feed.count_left())
+
+    # --- looking ------------------------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Return what became of the events, per subscription; final once the bus is left."""
+        handlers: Iterable[Line] = (_handler_line(one) for one in self._subscriptions)
+        consumers = (self._lines.get(feed.name) or feed.line(left=0) for feed in self._feeds)
+        return Report(self._published, dict(self._refused), (*consumers, *handlers), self._drained)
+
+
+def _handler_line(subscription: Subscription) -> Line:
+    counts = subscription.statistics()
+    return Line(subscription.name, counts.delivered, counts.dropped, counts.failed, counts.queued)
+
+
+def _decoded(batch: RelayedBatch, known: int) -> Iterable[Envelope[Event]]:
+    for seq, body in batch.records:
+        if seq <= known:
+            continue
+        try:
+            yield decode(body, batch.header.origin, seq)
+        except DecodeError as error:
+            _logger.warning("record %s of %s can't be shown to handlers: %s", seq, batch.header.key, error)

@@ -1,0 +1,161 @@
+"""What a bus keeps for each consumer: its orders, its position, its part of the report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from eventbus._codec import read_frame
+from eventbus._report import Line
+from eventbus._subscription import WakeUp
+from eventbus.errors import DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from eventbus._topic import Selector
+    from eventbus.abc import Consumer, Cursor, LocalJournal, StoredRecord
+
+COUNT_RECORDS = 2000
+"""Records read at once while what is left is counted."""
+
+COUNT_SECONDS = 5.0
+"""How long the report may take to count what is left."""
+
+_logger = logging.getLogger("trackbus.bus")
+
+
+class ConsumerFeed:
+    """A consumer's subscription; implements `eventbus.abc.Feed`."""
+
+    def __init__(
+        self, selectors: tuple[Selector, ...], consumer: Consumer, journal: LocalJournal, workspace: Path | None
+    ) -> None:
+        self.name = consumer.name
+        self.selectors = selectors
+        self.journal = journal
+        self.workspace = workspace
+        self.draining = False
+        self.finished = False
+        self.wanted = 0
+        self.progress = 0
+        self._consumer = consumer
+        self._cursor: Cursor = {}
+        self._news: WakeUp | None = None
+        self._orders: WakeUp | None = None
+        self._moved = anyio.Event()
+        self._error = ""
+
+    async def run(self) -> None:
+        """Run the consumer to its end; its errors touch no other."""
+        self._news, self._orders = WakeUp(), WakeUp()
+        try:
+            await self._consumer.consume(self)
+        except Exception as error:
+            self._error = f"{type(error).__name__}: {error}"
+            _logger.exception("consumer %s failed: its events stay in the journal", self.name)
+        finally:
+            self.finished = True
+            self._moved.set()
+
+    # --- for the consumer ---------------------------------------------------------------------------------------
+
+    async def wait_for_news(self, timeout: float) -> None:
+        """Return when something was published, when orders came, or after the timeout."""
+        await _wait(self._news, timeout)
+
+    async def wait_for_orders(self, timeout: float) -> None:
+        """Return when the drain begins, when somebody waits for delivery, or after the timeout."""
+        await _wait(self._orders, timeout)
+
+    def moved(self, cursor: Mapping[str, int]) -> None:
+        """Tell that everything up to `cursor` is stored."""
+        self._cursor.update(cursor)
+        self.touch()
+        self._moved.set()
+        self._moved = anyio.Event()
+
+    def touch(self) -> None:
+        """Tell that the consumer is alive and getting on, though its cursor does not move yet."""
+        self.progress += 1
+
+    # --- for the bus --------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Tell that something was published. Legal from any thread."""
+        if self._news is not None:
+            self._news()
+
+    def begin_drain(self) -> None:
+        """Order the consumer to store what the journal holds, and to end."""
+        self.draining = True
+        self._give_orders()
+
+    def _give_orders(self) -> None:
+        self.wake()
+        if self._orders is not None:
+            self._orders()
+
+    def has_reached(self, partition: str, seq: int) -> bool:
+        """Tell whether the consumer has stored a partition up to a sequence."""
+        return self._cursor.get(partition, 0) >= seq
+
+    async def wait_reached(self, partition: str, seq: int) -> None:
+        """Return when it has; a consumer that failed never does."""
+        if self.has_reached(partition, seq):
+            return
+        self.wanted = max(self.wanted, seq)
+        self._give_orders()
+        while not self.has_reached(partition, seq):
+            if self.finished:
+                await anyio.sleep_forever()
+            await self._moved.wait()
+
+    def line(self, *, left: int) -> Line:
+        """Return this consumer's part of the report."""
+        counts = self._consumer.statistics()
+        notes = [f"{count} {cause}" for cause, count in {**counts.dropped, **counts.altered}.items()]
+        notes += [f"{count} attempts failed: {cause}" for cause, count in counts.failed.items()]
+        notes += [f"{counts.restarts} restarts"] if counts.restarts else []
+        notes += [self._error] if self._error else []
+        return Line(
+            self.name,
+            delivered=counts.delivered,
+            dropped=sum(counts.dropped.values()),
+            failed=sum(counts.failed.values()),
+            left=left,
+            notes=tuple(notes),
+            look=self._consumer.look(self),
+            by_site=dict(counts.by_site),
+            values=counts.values,
+        )
+
+    async def count_left(self) -> int:
+        """Count the wanted records of the journal that are not stored."""
+        cursor, left, deadline = dict(self._cursor), 0, time.monotonic() + COUNT_SECONDS
+        while time.monotonic() < deadline:
+            records = await self.journal.read(cursor, COUNT_RECORDS)
+            if not records:
+                break
+            left += sum(self._wants(record) for record in records)
+            cursor.update({record.header.key: record.seq for record in records})
+        return left
+
+    def _wants(self, record: StoredRecord) -> bool:
+        try:
+            frame = read_frame(record.body)
+            return any(selector.admits(frame.topic, frame.in_scope()) for selector in self.selectors)
+        except DecodeError:
+            return False
+
+
+async def _wait(wake_up: WakeUp | None, timeout: float) -> None:
+    if wake_up is None:
+        return
+    wake_up.arm()
+    with anyio.move_on_after(timeout):
+        await wake_up.wait()

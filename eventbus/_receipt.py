@@ -1,0 +1,85 @@
+"""What a log call returns: whether the event is in the journal, and later, whether it is in the trackers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import anyio.lowlevel
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+YIELD_EVERY = 32
+"""An awaited receipt lets the loop run once per so many events: a tight loop of awaits must not starve the others."""
+
+
+class Publisher(Protocol):
+    """What a receipt needs of its bus."""
+
+    async def wait_for_room(self) -> None:
+        """Return when no blocking handler is over its bound."""
+        ...
+
+    async def wait_delivered(self, seq: int, timeout: float | None) -> None:
+        """Return when every receiver and relay has stored the own partition up to `seq`."""
+        ...
+
+    def wait_delivered_in_thread(self, seq: int, timeout: float | None) -> None:
+        """Do the same from a thread without a loop."""
+        ...
+
+
+class Receipt:
+    """The answer to a log call. Ignore it, await it, or ask it.
+
+    Attributes:
+        seq: Number of the event in its bus's own partition; 0 if it was refused.
+        refused: Why the environment did not let the journal take it, or None. It is counted, and never raised.
+    """
+
+    __slots__ = ("_publisher", "refused", "seq")
+
+    def __init__(self, publisher: Publisher, seq: int, refused: str | None = None) -> None:
+        self._publisher = publisher
+        self.seq = seq
+        self.refused = refused
+
+    def __await__(self) -> Generator[None, None, Receipt]:
+        """Return when the event is in the journal and blocking handlers have room."""
+        return self._stored().__await__()  # type: ignore[return-value] - a coroutine's generator yields what its loop wants
+
+    async def _stored(self) -> Receipt:
+        if self.seq % YIELD_EVERY == 0:
+            await anyio.lowlevel.checkpoint()
+        await self._publisher.wait_for_room()
+        return self
+
+    def wait(self, timeout: float | None = None) -> Receipt:
+        """Return when the event is in the journal. For threads; at strength `process` it already is."""
+        del timeout  # the append is done in the calling thread
+        return self
+
+    async def delivered(self, timeout: float | None = None) -> Receipt:
+        """Return when every receiver and relay of this bus has stored the event.
+
+        Args:
+            timeout: Seconds to wait, or None for no limit.
+
+        Raises:
+            NotDeliveredError: It took longer; the message names who lags.
+        """
+        await self._publisher.wait_delivered(self.seq, timeout)
+        return self
+
+    def wait_delivered(self, timeout: float | None = None) -> Receipt:
+        """Do what `delivered` does, from a thread without a loop.
+
+        Raises:
+            NotDeliveredError: It took longer; the message names who lags.
+            BusStateError: Called on the bus's own loop, which would wait for itself.
+        """
+        self._publisher.wait_delivered_in_thread(self.seq, timeout)
+        return self
+
+    def __repr__(self) -> str:
+        return f"Receipt(refused={self.refused!r})" if self.refused else f"Receipt(seq={self.seq})"

@@ -1,0 +1,89 @@
+"""What became of the events of a bus, per subscription."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One subscription's part of the report; all are counts of events.
+
+    Attributes:
+        name: The receiver, relay or handler.
+        delivered: Stored at the far end, or handled.
+        dropped: Given up; the causes stand in `notes`.
+        failed: Handler calls that raised, or failed attempts of a receiver.
+        left: Still in the journal: they are delivered when the workspace is opened again.
+        notes: Causes and states, for people.
+        look: The command with which a person looks at the result.
+        by_site: Events stored, by site.
+        values: Numbers among them.
+    """
+
+    name: str
+    delivered: int = 0
+    dropped: int = 0
+    failed: int = 0
+    left: int = 0
+    notes: tuple[str, ...] = ()
+    look: str = ""
+    by_site: dict[str, int] = field(default_factory=dict[str, int])
+    values: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a bus did. `str(report)` is a table.
+
+    Attributes:
+        published: Events taken by the journal.
+        refused: Events that the journal could not take, by cause.
+        lines: One per subscription.
+        drained: Whether the drain ended before its deadline.
+    """
+
+    published: int
+    refused: dict[str, int]
+    lines: tuple[Line, ...]
+    drained: bool = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether every published event was delivered to every subscription."""
+        return not self.refused and all(not (line.dropped or line.left) for line in self.lines)
+
+    def line(self, name: str) -> Line:
+        """Return one subscription's part.
+
+        Raises:
+            KeyError: There is no such subscription.
+        """
+        for line in self.lines:
+            if line.name == name:
+                return line
+        raise KeyError(name)
+
+    def __str__(self) -> str:
+        refused = "".join(f", {count} refused ({cause})" for cause, count in self.refused.items())
+        head = f"{self.published} events published{refused}"
+        if not self.drained:
+            head += "; the drain ended at its deadline: what is left stays in the journal"
+        rows = [("receiver", "delivered", "dropped", "failed", "left", "")]
+        rows += [
+            (line.name, str(line.delivered), str(line.dropped), str(line.failed), str(line.left), "; ".join(line.notes))
+            for line in self.lines
+        ]
+        return "\n".join([head, *_align(rows)])
+
+
+def _align(rows: list[tuple[str, ...]]) -> Iterable[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        name = row[0].ljust(widths[0])
+        figures = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
+        yield "  ".join([name, *figures, row[-1]]).rstrip()

@@ -1,0 +1,254 @@
+"""A handler's subscription: its queue, its policy when the queue is full, its counts."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import time
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from eventbus._event import Envelope, Event
+    from eventbus._topic import Selector
+
+QUEUE_EVENTS = 1024
+"""Bound of a handler's queue."""
+
+BLOCK_SECONDS = 5.0
+"""How long a publishing thread waits for a handler with policy `BLOCK`; then the handler counts as stalled."""
+
+ROOM_SECONDS = 0.001
+"""How often a waiting coroutine looks whether a handler has caught up."""
+
+YIELD_EVERY = 256
+"""A handler that never waits gives the loop to others once per so many events."""
+
+_logger = logging.getLogger("trackbus.bus")
+
+
+class Overflow(Enum):
+    """What happens when a handler's queue is full; whatever is dropped is counted."""
+
+    BLOCK = "block"
+    """The publisher waits: its thread, or the coroutine that awaits the receipt."""
+
+    DROP_OLDEST = "drop_oldest"
+    """The oldest queued event makes room."""
+
+
+class HandlerStatistics(msgspec.Struct, kw_only=True):
+    """Counts of one subscription, in events.
+
+    Attributes:
+        accepted: Offered to the handler.
+        delivered: The handler returned.
+        dropped: Given up because the queue was full, or because the drain ended.
+        failed: The handler raised.
+        queued: Waiting now.
+    """
+
+    accepted: int = 0
+    delivered: int = 0
+    dropped: int = 0
+    failed: int = 0
+    queued: int = 0
+
+
+class WakeUp:
+    """Wakes one waiting task, from any thread; costs nothing while the task is busy."""
+
+    __slots__ = ("_event", "_idle", "_soon", "_thread")
+
+    def __init__(self) -> None:
+        token = anyio.lowlevel.current_token().native_token
+        # The loop's own way in, asyncio's or trio's: the one thing of either that anyio has no non-waiting form of.
+        self._soon: Callable[..., object] = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
+        self._thread = threading.get_ident()
+        self._event = anyio.Event()
+        self._idle = False
+
+    def __call__(self) -> None:
+        """Wake the task if it waits."""
+        if not self._idle:
+            return
+        self._idle = False
+        if threading.get_ident() == self._thread:
+            self._event.set()
+        else:
+            self._soon(self._event.set)
+
+    def arm(self) -> None:
+        """Say that the task is about to wait: look at the queue once more after this, then `wait`."""
+        self._event = anyio.Event()
+        self._idle = True
+
+    async def wait(self) -> None:
+        """Wait for the wake-up."""
+        try:
+            await self._event.wait()
+        finally:
+            self._idle = False
+
+
+class Subscription:
+    """Delivers records to one handler, in order, one at a time.
+
+    Made by `EventBus.subscribe`. An asynchronous handler runs on the bus's loop, a synchronous one in a thread.
+
+    Attributes:
+        name: What the report calls it.
+        selector: What it wants.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        selector: Selector,
+        handler: Callable[[Any], Awaitable[None] | None],
+        *,
+        overflow: Overflow,
+        queue_events: int,
+        envelopes: bool,
+    ) -> None:
+        self.name = name
+        self.selector = selector
+        self._handler = handler
+        self._is_async = inspect.iscoroutinefunction(inspect.unwrap(handler)) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004 - an object whose __call__ is async counts too
+        )
+        self._overflow = overflow
+        self._bound = queue_events
+        self._envelopes = envelopes
+        self._queue: deque[Envelope[Event]] = deque()
+        self._counts = HandlerStatistics()
+        self._room = threading.Event()
+        self._stalled = False
+        self._closing = False
+        self._wake = WakeUp()
+
+    @property
+    def may_block(self) -> bool:
+        """Whether a publisher ever waits for this handler."""
+        return self._overflow is Overflow.BLOCK
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a publisher should wait before it publishes more."""
+        return self._overflow is Overflow.BLOCK and not self._stalled and len(self._queue) > self._bound
+
+    @property
+    def progress(self) -> int:
+        """A number that grows as long as the subscription gets on."""
+        return self._counts.delivered + self._counts.failed
+
+    def offer(self, envelope: Envelope[Event]) -> None:
+        """Queue one record. Called by the bus, in the order of the journal."""
+        queue = self._queue
+        queue.append(envelope)
+        if len(queue) > self._bound:
+            self._handle_overflow()
+        self._wake()
+
+    def _handle_overflow(self) -> None:
+        if self._overflow is Overflow.DROP_OLDEST:
+            self._queue.popleft()
+            self._counts.dropped += 1
+        elif self._stalled or len(self._queue) > 2 * self._bound:  # nobody waited: a stalled handler, or its own loop
+            self._queue.pop()
+            self._counts.dropped += 1
+        else:
+            self._room.clear()
+
+    def wait_for_room(self) -> None:
+        """Hold a publishing thread until the handler has caught up; a handler that does not is waited for once."""
+        if self.is_full and not self._room.wait(BLOCK_SECONDS):
+            self._stalled = True
+            _logger.warning("%s has not caught up for %.0f s: further events are dropped", self.name, BLOCK_SECONDS)
+
+    async def wait_for_room_async(self) -> None:
+        """Hold a publishing coroutine until the handler has caught up."""
+        deadline = time.monotonic() + BLOCK_SECONDS
+        while self.is_full:
+            if time.monotonic() > deadline:
+                self._stalled = True
+            await anyio.sleep(ROOM_SECONDS)
+
+    async def run(self) -> None:
+        """Deliver until the subscription is closed and its queue is empty."""
+        while True:
+            while self._queue:
+                await self._deliver_queued()
+            if self._closing:
+                return
+            self._wake.arm()
+            if not self._queue and not self._closing:
+                await self._wake.wait()
+
+    async def _deliver_queued(self) -> None:
+        if not self._is_async:
+            await anyio.to_thread.run_sync(self._deliver_in_thread, abandon_on_cancel=True)
+            return
+        queue, handler = self._queue, self._handler
+        for _ in range(YIELD_EVERY):
+            if not queue:
+                return
+            envelope = queue.popleft()
+            try:
+                await handler(envelope if self._envelopes else envelope.event)  # type: ignore[misc] - async, as checked
+            except Exception as error:  # noqa: BLE001 - border: a handler's error is counted and touches no other
+                self._count_failure(error)
+            else:
+                self._counts.delivered += 1
+        self._make_room()
+        await anyio.lowlevel.checkpoint()
+
+    def _deliver_in_thread(self) -> None:
+        queue = self._queue
+        for _ in range(YIELD_EVERY):
+            if not queue:
+                return
+            envelope = queue.popleft()
+            try:
+                self._handler(envelope if self._envelopes else envelope.event)
+            except Exception as error:  # noqa: BLE001 - border: a handler's error is counted and touches no other
+                self._count_failure(error)
+            else:
+                self._counts.delivered += 1
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if len(self._queue) <= self._bound:
+            self._stalled = False
+            self._room.set()
+
+    def _count_failure(self, error: Exception) -> None:
+        self._counts.failed += 1
+        if self._counts.failed == 1:
+            _logger.warning("handler %s raised; later errors are only counted", self.name, exc_info=error)
+
+    def close(self) -> None:
+        """Deliver what is queued, then end."""
+        self._closing = True
+        self._wake()
+
+    def abandon(self) -> None:
+        """Count what the drain had no time for."""
+        self._counts.dropped += len(self._queue)
+        self._queue.clear()
+        self._room.set()
+
+    def statistics(self) -> HandlerStatistics:
+        """Return the counts so far."""
+        counts = msgspec.structs.replace(self._counts, queued=len(self._queue))
+        counts.accepted = counts.delivered + counts.failed + counts.dropped + counts.queued
+        return counts

@@ -1,0 +1,237 @@
+"""What an extension of the bus implements: a journal, or a consumer of one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+
+from eventbus._event import Envelope, Event, Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from eventbus._topic import Scope, Selector
+
+Cursor = dict[str, int]
+"""A consumer's position in a journal: the last sequence it is done with, by partition key."""
+
+
+class PartitionHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands once per partition.
+
+    Attributes:
+        origin: Who wrote it.
+        created_ns: When, nanoseconds since the epoch.
+        after: Keys of partitions of the same site and rank that had ended before: they are read first.
+    """
+
+    origin: Origin
+    created_ns: int
+    after: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Key of the partition."""
+        return self.origin.partition
+
+
+class StoredRecord(NamedTuple):
+    """One record as a journal holds it: who wrote it, its number, its bytes."""
+
+    header: PartitionHeader
+    seq: int
+    body: bytes
+
+
+class RelayedBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of one partition on its way to another journal.
+
+    Attributes:
+        header: The partition it comes from.
+        first: First sequence that the stretch covers.
+        last: Last sequence that it covers: the mark that the receiving journal moves to.
+        records: The records that may leave, (sequence, bytes) in order; what is missing was withheld.
+        ended: Whether the partition ends with this stretch.
+    """
+
+    header: PartitionHeader
+    first: int
+    last: int
+    records: tuple[tuple[int, bytes], ...]
+    ended: bool = False
+
+    @property
+    def withheld(self) -> int:
+        """How many records of the stretch stay where they are."""
+        return self.last - self.first + 1 - len(self.records)
+
+
+class RefusedError(Exception):
+    """Raised by a journal that can't take a record: the bus counts it and shows the reason in the receipt."""
+
+
+class Journal(ABC):
+    """An append-only log of encoded records in partitions, with named cursors.
+
+    Order is kept within a partition. `eventbus.testing.check_journal` holds every kind to the same behaviour.
+    """
+
+    @abstractmethod
+    async def append(self, batch: RelayedBatch) -> int:
+        """Append a stretch of another journal's partition, once.
+
+        Records up to the partition's mark are left out, so a repeated batch changes nothing. Records and mark are
+        stored together.
+
+        Returns:
+            The mark: the last sequence of that partition which this journal is done with.
+        """
+
+    @abstractmethod
+    async def marks(self) -> Cursor:
+        """Return the mark of every partition that was appended in batches."""
+
+    @abstractmethod
+    async def read(self, after: Mapping[str, int], limit: int) -> list[StoredRecord]:
+        """Return up to `limit` records after a cursor, in order within each partition."""
+
+    @abstractmethod
+    async def ends(self) -> Cursor:
+        """Return the last sequence of every partition."""
+
+    @abstractmethod
+    async def cursor(self, consumer: str) -> Cursor:
+        """Return the committed position of a consumer, empty for a new one."""
+
+    @abstractmethod
+    async def commit(self, consumer: str, cursor: Mapping[str, int]) -> None:
+        """Move a consumer's cursor; positions of partitions that are not named stay."""
+
+
+class LocalJournal(Journal):
+    """A journal that a bus stands on: it takes single records from any thread, without waiting.
+
+    Attributes:
+        origin: Who writes this journal's own partition.
+        folder: Where its partitions are, or None if it lives in memory.
+    """
+
+    origin: Origin
+    folder: Path | None
+
+    @property
+    @abstractmethod
+    def header(self) -> PartitionHeader:
+        """What stands once in the own partition."""
+
+    @abstractmethod
+    def append_nowait(self, event: Event, topic: str, scope: Scope, run: str, time_ns: int) -> Envelope[Event]:
+        """Append one record and return it in its envelope. Legal from any thread; the bus serialises the calls.
+
+        Raises:
+            RefusedError: The environment does not allow it: disk full, folder gone, bound reached.
+            BadInputError: The event can't be encoded.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Mark the own partition as ended and let go of it. Legal twice."""
+
+
+class Feed(Protocol):
+    """What a bus gives to a consumer."""
+
+    @property
+    def selectors(self) -> Sequence[Selector]:
+        """What the consumer is subscribed to."""
+        ...
+
+    @property
+    def journal(self) -> LocalJournal:
+        """The journal that it reads."""
+        ...
+
+    @property
+    def workspace(self) -> Path | None:
+        """The folder of the bus, or None if it has none."""
+        ...
+
+    async def wait_for_news(self, timeout: float) -> None:
+        """Return when something was published, when orders came, or after the timeout."""
+        ...
+
+    async def wait_for_orders(self, timeout: float) -> None:
+        """Return when the drain begins, when somebody waits for delivery, or after the timeout."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """Whether the bus is closing: the consumer stores what the journal holds, then returns."""
+        ...
+
+    @property
+    def wanted(self) -> int:
+        """Sequence of the own partition up to which somebody waits for delivery; 0 when nobody does."""
+        ...
+
+    def moved(self, cursor: Mapping[str, int]) -> None:
+        """Tell that everything up to `cursor` is stored."""
+        ...
+
+    def touch(self) -> None:
+        """Tell that the consumer is alive and getting on, though its cursor does not move yet."""
+        ...
+
+
+class ConsumerStatistics(msgspec.Struct, kw_only=True):
+    """What a consumer did with the records it was given; all are counts of events but `values`.
+
+    Attributes:
+        delivered: Stored at the far end.
+        values: Numbers in them.
+        dropped: Given up, by cause.
+        failed: Calls or batches that raised and were or will be tried again, by cause.
+        altered: Stored otherwise than logged (a key renamed, two equal points merged), by cause.
+        by_site: Events stored, by site.
+        restarts: How often a worker process was started again.
+        state: What it does now, for people.
+    """
+
+    delivered: int = 0
+    values: int = 0
+    dropped: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    altered: dict[str, int] = {}
+    by_site: dict[str, int] = {}
+    restarts: int = 0
+    state: str = "new"
+
+
+class Consumer(ABC):
+    """Reads a bus's journal at its own pace: a receiver, a relay.
+
+    Attributes:
+        name: Its name on the bus and the name of its cursor.
+    """
+
+    name: str
+
+    @abstractmethod
+    def check(self, feed: Feed) -> None:
+        """Raise, at the subscription, what makes it impossible: a missing extra, a journal in memory."""
+
+    @abstractmethod
+    async def consume(self, feed: Feed) -> None:
+        """Run until the bus drains and everything in the journal is stored."""
+
+    @abstractmethod
+    def statistics(self) -> ConsumerStatistics:
+        """Return the counts so far."""
+
+    def look(self, feed: Feed) -> str:
+        """Return the command with which a person looks at the result, or an empty string."""
+        del feed
+        return ""

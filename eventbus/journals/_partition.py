@@ -1,0 +1,178 @@
+"""One partition on disk: a SQLite file in WAL mode with one writer and any number of readers.
+
+A site's journal is the folder `<journal>/<site>/` with, per partition, the files `<rank>-<incarnation>-<n>.db` (n counts
+rolled files) and one `<rank>-<incarnation>.lock`, which the writing process holds for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventbus._event import Origin
+from eventbus.abc import PartitionHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+FORMAT = 1
+"""Version of the file's layout; a reader refuses another one."""
+
+PAGE_BYTES = 1024
+"""Small pages: one event dirties one page, and a page is what goes to the write-ahead log."""
+
+BUSY_TIMEOUT_MS = 5000
+"""How long a statement waits for the moment in which a checkpoint holds the file."""
+
+FILE_NAME = re.compile(r"(?P<rank>\d+)-(?P<incarnation>[0-9a-f]+)-(?P<roll>\d+)\.db")
+
+_SCHEMA = f"""
+PRAGMA page_size = {PAGE_BYTES};
+CREATE TABLE header (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE records (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+"""
+
+_held: set[str] = set()  # locks of this process: opening such a file again would release its lock (POSIX)
+
+
+def new_incarnation() -> str:
+    """Return a random partition name: a new journal must never look like an old one."""
+    return secrets.token_hex(4)
+
+
+def roll_path(folder: Path, origin: Origin, roll: int) -> Path:
+    """Return the path of one file of a partition."""
+    return folder / origin.site / f"{origin.rank}-{origin.incarnation}-{roll}.db"
+
+
+def lock_path(file: Path) -> Path:
+    """Return the lock beside a partition's file."""
+    return file.with_name(file.name.rsplit("-", 1)[0] + ".lock")
+
+
+def partition_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of all partitions below a journal's folder, rolled files of one partition in order."""
+    try:
+        sites = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
+    except FileNotFoundError:
+        return
+    for site in sites:
+        names = [name for name in os.listdir(site) if FILE_NAME.fullmatch(name)]
+        yield from (Path(site, name) for name in sorted(names, key=_roll_order))
+
+
+def _roll_order(name: str) -> tuple[str, int]:
+    stem, _, roll = name.removesuffix(".db").rpartition("-")
+    return stem, int(roll)
+
+
+class PartitionLock:
+    """Held by a partition's writer: who finds it free knows that the writer has ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise
+        _held.add(self._path)
+
+    def release(self) -> None:
+        """Let go: the partition has ended."""
+        if self._path in _held:
+            _held.discard(self._path)
+            os.close(self._fd)
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether a living process holds a partition's lock."""
+    if str(path) in _held:
+        return True
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def create_file(path: Path, header: PartitionHeader, *, roll: int, first: int) -> None:
+    """Create a partition's file under a name that readers ignore, then show it whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    values = {"format": FORMAT, "header": msgspec.msgpack.encode(header), "roll": roll, "first": first}
+    with closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
+        connection.executescript(_SCHEMA)
+        connection.executemany("INSERT INTO header VALUES (?, ?)", values.items())
+        connection.execute("PRAGMA journal_mode = WAL")
+    unfinished.rename(path)
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Open a partition's file for appending; checkpoints are left to the caretaker."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a partition's file for reading; the same connection may serve threads one after another."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    return connection
+
+
+def read_header(connection: sqlite3.Connection) -> PartitionHeader:
+    """Read what stands once per partition.
+
+    Raises:
+        sqlite3.DatabaseError: The file is damaged or of another format.
+    """
+    values = dict(connection.execute("SELECT name, value FROM header WHERE name IN ('format', 'header')"))
+    if values.get("format") != FORMAT:
+        msg = f"format {values.get('format')}, this version reads {FORMAT}"
+        raise sqlite3.DatabaseError(msg)
+    return msgspec.msgpack.decode(values["header"], type=PartitionHeader)
+
+
+def ended_before(folder: Path, origin: Origin) -> tuple[str, ...]:
+    """Return the keys of the partitions of this site and rank whose writers have ended."""
+    site = folder / origin.site
+    names = os.listdir(site) if site.is_dir() else []
+    matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
+    ended = {
+        f"{origin.site}/{match['rank']}-{match['incarnation']}"
+        for match in matches
+        if int(match["rank"]) == origin.rank and not is_held(lock_path(site / match.string))
+    }
+    return tuple(sorted(ended))
+
+
+def new_header(folder: Path, origin: Origin) -> PartitionHeader:
+    """Make the header of a partition that begins now."""
+    return PartitionHeader(origin=origin, created_ns=time.time_ns(), after=ended_before(folder, origin))
+
+
+def insert(connection: sqlite3.Connection, records: Iterable[tuple[int, bytes]]) -> None:
+    """Insert records in the open transaction."""
+    connection.executemany("INSERT INTO records VALUES (?, ?)", records)

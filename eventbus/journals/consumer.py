@@ -1,0 +1,200 @@
+"""A consumer's own file: its cursor, the plans it has not finished, how far each run is stored, its counts.
+
+They move together, in one transaction: that is what makes redelivery harmless.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from eventbus.abc import Cursor
+from eventbus.errors import SubscriptionError, WorkspaceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+RunKey = tuple[str, str]
+"""What names a run within a journal: (site, run id)."""
+
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cursor (partition TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS plans (batch INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (site TEXT, run TEXT, body BLOB NOT NULL, PRIMARY KEY (site, run)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counts (kind TEXT, name TEXT, value INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+"""
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of one partition, both ends included."""
+
+    partition: str
+    first: int
+    last: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A batch as it will be written: what it holds, in which order, and where each run's rows begin.
+
+    Attributes:
+        batch: Number of the batch, from 1.
+        segments: The stretches, in delivery order.
+        starts: Per run (site, run id): number of its first row in the batch.
+        ends: Per run: number of its last row.
+    """
+
+    batch: int
+    segments: list[Segment]
+    starts: list[tuple[str, str, int]]
+    ends: list[tuple[str, str, int]]
+
+    def cursor(self) -> Cursor:
+        """Return where the cursor stands once the batch is stored."""
+        return {segment.partition: segment.last for segment in self.segments}
+
+
+class RunState(msgspec.Struct, kw_only=True):
+    """What a consumer knows of one run.
+
+    Attributes:
+        name: How people call it.
+        group: What its sibling runs share.
+        started_ns: Wall time of its first record.
+        partition: The partition that wrote to it last.
+        rows: Number of its last planned row.
+        position: Number of its last stored row.
+        token: What the sink needs to find that position again.
+        status: How it ended, or None while it goes on.
+    """
+
+    name: str
+    group: str = ""
+    started_ns: int = 0
+    partition: str = ""
+    rows: int = 0
+    position: int = 0
+    token: str = ""
+    status: str | None = None
+
+
+_encode = msgspec.msgpack.encode
+_decode_plan = msgspec.msgpack.Decoder(Plan).decode
+_decode_run = msgspec.msgpack.Decoder(RunState).decode
+
+
+class ConsumerFile:
+    """Opens `<folder>/<name>.db`, creating it if needed. One owner at a time writes it: see `ConsumerLock`.
+
+    Raises:
+        WorkspaceError: The folder can't be written.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.db"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=10)
+            self._connection.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            msg = f"the cursor file {self.path} can't be opened: {error}"
+            raise WorkspaceError(msg) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def claim(self, destination: str) -> None:
+        """Remember where this consumer's data go; another destination under an old name is refused.
+
+        Raises:
+            SubscriptionError: The file belongs to another destination.
+        """
+        self._connection.execute("INSERT OR IGNORE INTO meta VALUES ('destination', ?)", (destination,))
+        (known,) = self._connection.execute("SELECT value FROM meta WHERE name = 'destination'").fetchone()
+        if known != destination:
+            msg = (
+                f"the cursor {self.path.stem!r} of this workspace belongs to {known}, not to {destination}; "
+                "give the receiver another name=, or use the old destination"
+            )
+            raise SubscriptionError(msg)
+
+    def cursor(self) -> Cursor:
+        """Return the position up to which everything is stored."""
+        return dict(self._connection.execute("SELECT partition, seq FROM cursor"))
+
+    def move(self, cursor: Mapping[str, int]) -> None:
+        """Move the cursor in the open transaction, or in one of its own."""
+        self._connection.executemany("INSERT OR REPLACE INTO cursor VALUES (?, ?)", cursor.items())
+
+    def plans(self) -> list[Plan]:
+        """Return the batches that are planned but not known to be stored, in order."""
+        return [_decode_plan(body) for (body,) in self._connection.execute("SELECT body FROM plans ORDER BY batch")]
+
+    def runs(self) -> dict[RunKey, RunState]:
+        """Return all runs."""
+        rows = self._connection.execute("SELECT site, run, body FROM runs")
+        return {(site, run): _decode_run(body) for site, run, body in rows}
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return the counts by (kind, name)."""
+        return {(kind, name): value for kind, name, value in self._connection.execute("SELECT * FROM counts")}
+
+    def add_plan(self, plan: Plan, runs: Mapping[RunKey, RunState]) -> None:
+        """Commit a plan and the numbering of its runs before anything of it is written."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:
+            self._connection.execute("INSERT INTO plans VALUES (?, ?)", (plan.batch, _encode(plan)))
+            self._save_runs(runs)
+
+    def settle(
+        self, plans: Iterable[Plan], runs: Mapping[RunKey, RunState], counts: Mapping[tuple[str, str], int]
+    ) -> None:
+        """Commit that batches are stored: the cursor, the runs' positions and the counts move as one."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:
+            for plan in plans:
+                self.move(plan.cursor())
+                self._connection.execute("DELETE FROM plans WHERE batch = ?", (plan.batch,))
+            self._save_runs(runs)
+            self._connection.executemany(
+                "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+                [(kind, name, value) for (kind, name), value in counts.items()],
+            )
+
+    def _save_runs(self, runs: Mapping[RunKey, RunState]) -> None:
+        rows = [(site, run, _encode(state)) for (site, run), state in runs.items()]
+        self._connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", rows)
+
+
+class ConsumerLock:
+    """Held by the one process that works on a consumer's file; a second one stands by."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free."""
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._fd)

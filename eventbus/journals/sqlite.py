@@ -1,0 +1,183 @@
+"""The embedded journal: a folder of SQLite files, one per writing process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from eventbus._codec import encode
+from eventbus._event import Envelope, Event, Origin
+from eventbus.abc import Cursor, LocalJournal, PartitionHeader, RefusedError, RelayedBatch, StoredRecord
+from eventbus.errors import JournalError
+from eventbus.journals import _partition as files
+from eventbus.journals._caretaker import FileCare, caretaker
+from eventbus.journals._reader import JournalReader
+from eventbus.journals.consumer import ConsumerFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eventbus._topic import Scope
+
+
+class _Partition:
+    """The writing end of one partition. Its owner serialises the appends."""
+
+    def __init__(self, folder: Path, header: PartitionHeader) -> None:
+        self.header = header
+        path = files.roll_path(folder, header.origin, 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = files.PartitionLock(files.lock_path(path))
+        if not path.exists():
+            files.create_file(path, header, roll=0, first=1)
+        self.connection = files.open_writer(path)
+        self._care = FileCare(path)
+        self._care_lock = threading.Lock()
+        self.end: int = self.connection.execute("SELECT ifnull(max(seq), 0) FROM records").fetchone()[0]
+        self._synced = self.end
+        self.closed = False
+        caretaker.watch(self)
+
+    def care(self, *, checkpoint: bool) -> None:
+        """Sync and checkpoint; called by the caretaker's thread."""
+        end = self.end
+        with self._care_lock:
+            if self.closed or end == self._synced:
+                return
+            self._care.sync()
+            if checkpoint:
+                self._care.checkpoint()
+                self._synced = end
+
+    def close(self, *, ended: bool = True) -> None:
+        """Let go of the partition's files; `ended` says that its writer has said everything."""
+        caretaker.forget(self)
+        with self._care_lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._care.close()
+        if ended:
+            with contextlib.suppress(sqlite3.Error):  # a full disk: the free lock says nearly the same
+                self.connection.execute("INSERT OR REPLACE INTO header VALUES ('closed', 1)")
+        self.connection.close()
+        self._lock.release()
+
+
+class _Mirror(_Partition):
+    """A partition that is appended in batches; its mark moves together with the records."""
+
+    def __init__(self, folder: Path, header: PartitionHeader) -> None:
+        super().__init__(folder, header)
+        row = self.connection.execute("SELECT value FROM header WHERE name = 'mark'").fetchone()
+        self.mark: int = row[0] if row else 0
+
+    def append(self, batch: RelayedBatch) -> int:
+        """Store the records beyond the mark and move it, in one transaction."""
+        fresh = [record for record in batch.records if record[0] > self.mark]
+        mark = max(self.mark, batch.last)
+        self.connection.execute("BEGIN IMMEDIATE")
+        with self.connection:
+            files.insert(self.connection, fresh)
+            self.connection.execute("INSERT OR REPLACE INTO header VALUES ('mark', ?)", (mark,))
+        self.mark = mark
+        self.end = fresh[-1][0] if fresh else self.end
+        return mark
+
+
+class SqliteJournal(LocalJournal):
+    """A journal in a folder.
+
+    Args:
+        folder: Holds the partitions, `<folder>/<site>/<rank>-<incarnation>-<n>.db`.
+        origin: Who writes the own partition; its incarnation must be new.
+        cursors: Holds the consumers' files; by default `cursors` beside the folder.
+
+    Raises:
+        JournalError: The folder can't be written, or the partition is already being written.
+    """
+
+    def __init__(self, folder: Path, origin: Origin, *, cursors: Path | None = None) -> None:
+        self.folder: Path = folder
+        self.origin = origin
+        self._cursors = cursors or folder.parent / "cursors"
+        self._pid = os.getpid()
+        self._mirrors: dict[str, _Mirror] = {}
+        self._reader = JournalReader(folder)
+        self._limiter = anyio.CapacityLimiter(1)  # the reader and the mirrors serve one thread at a time
+        try:
+            self._own = _Partition(folder, files.new_header(folder, origin))
+        except (OSError, sqlite3.Error) as error:
+            msg = f"the journal in {folder} can't be written: {error}; choose another --workspace or free the disk"
+            raise JournalError(msg) from error
+
+    @property
+    def header(self) -> PartitionHeader:
+        """What stands once in the own partition."""
+        return self._own.header
+
+    def append_nowait(self, event: Event, topic: str, scope: Scope, run: str, time_ns: int) -> Envelope[Event]:
+        """Append one record in a transaction of its own: it survives `kill -9` once this returns."""
+        body = encode(event, topic, scope, run, time_ns)
+        own = self._own
+        if own.closed or self._pid != os.getpid():
+            raise RefusedError("the journal is closed" if own.closed else "a forked child may not write it")
+        seq = own.end + 1
+        try:
+            own.connection.execute("INSERT INTO records VALUES (?, ?)", (seq, body))
+        except sqlite3.Error as error:
+            raise RefusedError(str(error)) from error
+        own.end = seq
+        return Envelope(event, topic, scope, run, time_ns, self.origin, seq)
+
+    async def append(self, batch: RelayedBatch) -> int:
+        """Append a stretch of another journal's partition, once."""
+        return await anyio.to_thread.run_sync(self._append, batch, limiter=self._limiter)
+
+    def _append(self, batch: RelayedBatch) -> int:
+        key = batch.header.key
+        mirror = self._mirrors.get(key)
+        if mirror is None:
+            mirror = self._mirrors[key] = _Mirror(self.folder, batch.header)
+        mark = mirror.append(batch)
+        if batch.ended:
+            mirror.close()
+            del self._mirrors[key]
+        return mark
+
+    async def marks(self) -> Cursor:
+        """Return the mark of every partition that was appended in batches."""
+        return await anyio.to_thread.run_sync(self._reader.marks, limiter=self._limiter)
+
+    async def read(self, after: Mapping[str, int], limit: int) -> list[StoredRecord]:
+        """Return up to `limit` records after a cursor, in order within each partition."""
+        return await anyio.to_thread.run_sync(self._reader.read, after, limit, limiter=self._limiter)
+
+    async def ends(self) -> Cursor:
+        """Return the last sequence of every partition."""
+        return await anyio.to_thread.run_sync(self._reader.ends, limiter=self._limiter)
+
+    async def cursor(self, consumer: str) -> Cursor:
+        """Return the committed position of a consumer, empty for a new one."""
+        with ConsumerFile(self._cursors, consumer) as file:
+            return file.cursor()
+
+    async def commit(self, consumer: str, cursor: Mapping[str, int]) -> None:
+        """Move a consumer's cursor; positions of partitions that are not named stay."""
+        with ConsumerFile(self._cursors, consumer) as file:
+            file.move(cursor)
+
+    def close(self) -> None:
+        """Mark the own partition as ended and let go of all files. Legal twice."""
+        for mirror in self._mirrors.values():
+            mirror.close(ended=False)
+        self._mirrors.clear()
+        self._own.close()
+        self._reader.close()

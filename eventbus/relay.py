@@ -1,0 +1,118 @@
+"""Carries a site's federated records to another journal, in order, each once.
+
+The mark of the far journal is the relay's cursor: it moves together with the records, so a crash on either side repeats
+a batch at most, and the far side leaves out what it has. A record that is not federated never leaves; the stretch that
+held it is passed on as empty, and counted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventbus._codec import read_frame
+from eventbus._topic import Scope
+from eventbus.abc import Consumer, ConsumerStatistics, RelayedBatch
+from eventbus.errors import DecodeError, SubscriptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from eventbus._bus import Bus
+    from eventbus.abc import Cursor, Feed, StoredRecord
+
+BATCH_EVENTS = 256
+"""Records per batch: one transaction at the far side."""
+
+POLL_SECONDS = 0.5
+"""How often the relay looks for partitions that other processes write; own records wake it."""
+
+
+class Relay(Consumer):
+    """Relays a bus's federated records to another bus in this process.
+
+    Subscribe it at the site: `site_bus.subscribe(TRACKING.federated, Relay(server_bus))`.
+
+    Args:
+        target: The bus that takes the records, usually that of the site `server`.
+        name: Its name in the site's report.
+    """
+
+    def __init__(self, target: Bus, *, name: str = "relay") -> None:
+        self.name = name
+        self._target = target
+        self._counts = ConsumerStatistics(state="waiting")
+        self._withheld = 0
+        self._cursor: Cursor = {}
+
+    def check(self, feed: Feed) -> None:
+        """Refuse to relay a bus to itself."""
+        if feed.journal is self._target.journal:
+            msg = "a relay needs two buses: its target is the bus that it reads"
+            raise SubscriptionError(msg)
+
+    def statistics(self) -> ConsumerStatistics:
+        """Return the counts so far; what is not federated is not counted as dropped."""
+        return self._counts
+
+    @property
+    def withheld(self) -> int:
+        """How many records were read and stayed at the site."""
+        return self._withheld
+
+    async def consume(self, feed: Feed) -> None:
+        """Relay until the bus drains and its journal is read to the end."""
+        self._cursor = await self._target.journal.marks()
+        feed.moved(self._cursor)
+        while True:
+            draining = feed.draining
+            records = await feed.journal.read(self._cursor, BATCH_EVENTS)
+            for batch in self._batches(records, feed):
+                await self._send(batch, feed)
+            if not records and draining:
+                await self._end_own_partition(feed)
+                return
+            if not records:
+                await feed.wait_for_news(POLL_SECONDS)
+
+    async def _send(self, batch: RelayedBatch, feed: Feed) -> None:
+        mark = await self._target.accept(batch)
+        self._cursor[batch.header.key] = mark
+        site = batch.header.origin.site
+        self._counts.delivered += len(batch.records)
+        self._counts.by_site[site] = self._counts.by_site.get(site, 0) + len(batch.records)
+        self._withheld += batch.withheld
+        feed.moved({batch.header.key: mark})
+
+    async def _end_own_partition(self, feed: Feed) -> None:
+        """Say that the site's own partition ends here: its bus takes no more events."""
+        header = feed.journal.header
+        mark = self._cursor.get(header.key, 0)
+        if mark:
+            ended = RelayedBatch(header=header, first=mark + 1, last=mark, records=(), ended=True)
+            await self._target.accept(ended)
+
+    def _batches(self, records: Iterable[StoredRecord], feed: Feed) -> list[RelayedBatch]:
+        stretches: dict[str, list[StoredRecord]] = {}
+        for record in records:
+            stretches.setdefault(record.header.key, []).append(record)
+        return [self._batch(stretch, feed) for stretch in stretches.values()]
+
+    def _batch(self, stretch: list[StoredRecord], feed: Feed) -> RelayedBatch:
+        header = stretch[0].header
+        return RelayedBatch(
+            header=header,
+            first=self._cursor.get(header.key, 0) + 1,
+            last=stretch[-1].seq,
+            records=tuple((record.seq, record.body) for record in stretch if self._may_leave(record, feed)),
+        )
+
+    def _may_leave(self, record: StoredRecord, feed: Feed) -> bool:
+        try:
+            frame = read_frame(record.body)
+            scope = frame.in_scope()
+        except DecodeError:
+            self._counts.dropped["unreadable record"] = self._counts.dropped.get("unreadable record", 0) + 1
+            return False
+        if scope is not Scope.FEDERATED:
+            return False
+        return any(selector.admits(frame.topic, scope) for selector in feed.selectors)

@@ -1,0 +1,190 @@
+"""The bus as users meet it: on a workspace folder, with its journal inside.
+
+A workspace holds `journal/` (the log), `cursors/` (how far each consumer got), and by default the trackers' own files;
+`sites/<site>/` holds the same for sites that run in one process with their server.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import secrets
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+from anyio.from_thread import start_blocking_portal
+
+from eventbus import _current
+from eventbus._bus import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, Bus
+from eventbus._event import Origin
+from eventbus.errors import ConfigurationError, WorkspaceError
+from eventbus.journals import MemoryJournal, SqliteJournal
+from eventbus.journals._partition import new_incarnation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eventbus.abc import LocalJournal
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+"""What sites, jobs and runs may be called: safe as a folder, a subject and a tracker's id."""
+
+ENVIRONMENT = "TRACKBUS_BUS"
+"""Names the bus of a process that trackbus started: JSON with workspace, site, job, rank and run."""
+
+SERVER = "server"
+"""The site that federated records are relayed to."""
+
+
+class BusAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a process publishes, in a form that fits into its environment."""
+
+    workspace: str
+    site: str
+    job: str
+    rank: int = 0
+    run: str = ""
+
+
+def check_name(what: str, name: str) -> str:
+    """Return `name` if it is a legal name of a site, job or run.
+
+    Raises:
+        ConfigurationError: It is not; the message says what is.
+    """
+    if not NAME.fullmatch(name):
+        msg = f"{what} {name!r} is not a name: use 1 to 63 letters, digits, '_' and '-', beginning with a letter or digit"
+        raise ConfigurationError(msg)
+    return name
+
+
+def name_from(text: str) -> str:
+    """Make a legal name of any text."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")[:50] or "run"
+
+
+class EventBus(Bus):
+    """A bus on a workspace folder.
+
+    Args:
+        workspace: The folder; made if missing. None keeps the journal in memory: nothing survives the process.
+        site: Name of this site; `server` is the site that others relay to.
+        job: Name of the job; by default the folder's name.
+        rank: Rank of this process within its site.
+        run: Id of the run that writers of this bus log to; by default `<job>-<4 random>` per opening.
+        drain_idle_timeout: Seconds without progress after which leaving the bus stops waiting.
+        drain_timeout: Seconds after which leaving the bus stops waiting in any case.
+
+    Raises:
+        ConfigurationError: A name is not legal.
+    """
+
+    def __init__(
+        self,
+        workspace: str | Path | None = None,
+        *,
+        site: str = "local",
+        job: str | None = None,
+        rank: int = 0,
+        run: str | None = None,
+        drain_idle_timeout: float = DRAIN_IDLE_SECONDS,
+        drain_timeout: float = DRAIN_SECONDS,
+    ) -> None:
+        super().__init__(
+            self._make_journal, drain_idle_timeout=drain_idle_timeout, drain_timeout=drain_timeout
+        )
+        self._workspace = None if workspace is None else Path(workspace).resolve()
+        folder_name = name_from(self._workspace.name) if self._workspace else "run"
+        self.site = check_name("site", site)
+        self.job = check_name("job", job) if job else folder_name
+        if rank < 0:
+            msg = f"rank {rank} is negative; ranks count from 0"
+            raise ConfigurationError(msg)
+        self.rank = rank
+        self.run = check_name("run", run) if run else f"{self.job}-{secrets.token_hex(2)}"
+
+    @property
+    def workspace(self) -> Path | None:
+        """The folder of the bus, or None if its journal is in memory."""
+        return self._workspace
+
+    @property
+    def address(self) -> BusAddress:
+        """What a process that this one starts needs to publish on the same workspace.
+
+        Raises:
+            ConfigurationError: The bus has no workspace.
+        """
+        if self._workspace is None:
+            msg = "a bus in memory has no address; give it a workspace"
+            raise ConfigurationError(msg)
+        return BusAddress(
+            workspace=str(self._workspace), site=self.site, job=self.job, rank=self.rank, run=self.run
+        )
+
+    def _make_journal(self) -> LocalJournal:
+        origin = Origin(
+            site=self.site,
+            rank=self.rank,
+            incarnation=new_incarnation(),
+            job=self.job,
+            attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        )
+        if self._workspace is None:
+            return MemoryJournal(origin)
+        _make_writable(self._workspace)
+        return SqliteJournal(self._workspace / "journal", origin)
+
+    @contextmanager
+    def background(self) -> Iterator[Self]:
+        """Run the bus on a loop in a thread of its own, for a script that has none.
+
+        The body runs in the calling thread; leaving it drains the bus, as `async with` does.
+        """
+        with start_blocking_portal(name="trackbus") as portal, portal.wrap_async_context_manager(self):
+            token = _current.enter(self)
+            try:
+                yield self
+            finally:
+                _current.leave(self, token)
+
+
+def _make_writable(workspace: Path) -> None:
+    probe = workspace / f".probe-{secrets.token_hex(4)}"
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        msg = f"the workspace {workspace} can't be written: {error.strerror}; choose another folder with --workspace"
+        raise WorkspaceError(msg) from error
+
+
+@cache
+def _bus_of_environment() -> Bus | None:
+    text = os.environ.get(ENVIRONMENT)
+    if not text:
+        return None
+    try:
+        address = msgspec.json.decode(text, type=BusAddress)
+    except msgspec.MsgspecError as error:
+        msg = f"{ENVIRONMENT} is not the address of a bus: {error}"
+        raise ConfigurationError(msg) from error
+    bus = EventBus(
+        address.workspace, site=address.site, job=address.job, rank=address.rank, run=address.run or None
+    )
+    bus.open()
+    atexit.register(_leave, bus)
+    return bus
+
+
+def _leave(bus: Bus) -> None:
+    bus.stop()
+    bus.close()
+
+
+_current.set_environment_opener(_bus_of_environment)
