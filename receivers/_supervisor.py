@@ -1,0 +1,338 @@
+"""The parent half: starts a worker, watches it, ends it, starts it again. It never touches the data.
+
+The law of the shutdown: order to drain, wait for the worker's word or the bus's deadline, SIGTERM, `TERM_SECONDS`,
+SIGKILL to its process group and to the processes that its SDK started, wait until all are gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+from pydantic import BaseModel, ConfigDict, PositiveFloat
+
+from receivers import _processes
+from receivers._control import Beat, Done, Drain, Failed, Flush, Inbox, News, Phase, Settled, Start, pack
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from eventbus.abc import Feed
+
+TERM_SECONDS = 2.0
+"""Grace between SIGTERM and SIGKILL."""
+
+CHECK_SECONDS = 0.25
+"""How often deadlines are looked at."""
+
+BACK_OFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pause before each further start in a row; any progress starts over. Jittered, so that workers don't move in step."""
+
+LOG_BYTES = 1 << 20
+"""A worker's log is started anew beyond this size."""
+
+_logger = logging.getLogger("trackbus.receivers")
+
+
+class WorkerPolicy(BaseModel):
+    """Deadlines of a worker process, in seconds.
+
+    Attributes:
+        start_timeout: From the start to the first look into the journal, and for opening a run: SDKs take 0.5 to 6 s
+            to import, and a fresh MLflow store up to 20 s to create.
+        process_timeout: For one batch, or for closing a run: beyond it the SDK hangs.
+        heartbeat_timeout: Without a sign of life: the process is stopped or its GIL is stuck.
+        orphan_timeout: How long a worker goes on when its parent has died.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start_timeout: PositiveFloat = 60.0
+    process_timeout: PositiveFloat = 30.0
+    heartbeat_timeout: PositiveFloat = 10.0
+    orphan_timeout: PositiveFloat = 30.0
+
+
+@dataclass(slots=True)
+class Watch:
+    """Says whether a worker is overdue. Pure: it is given the news and the time."""
+
+    policy: WorkerPolicy
+    phase: str = "starting"
+    phase_since: float = 0.0
+    last_beat: float | None = None
+
+    def hear(self, news: News, now: float) -> None:
+        """Take note of a message."""
+        self.last_beat = now
+        if isinstance(news, Phase):
+            self.phase, self.phase_since = news.name, now
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it is busy with what takes long and is no sign of trouble."""
+        return self.phase in ("starting", "standing by", "opening")
+
+    def overdue(self, now: float) -> str | None:
+        """Return what the worker has failed to do in time, or None."""
+        if self.last_beat is not None and now - self.last_beat > self.policy.heartbeat_timeout:
+            return f"gave no sign of life for {self.policy.heartbeat_timeout:g} s"
+        limit = self._limit()
+        if limit is not None and now - self.phase_since > limit:
+            return f"was {self.phase} for more than {limit:g} s"
+        return None
+
+    def _limit(self) -> float | None:
+        if self.phase in ("starting", "opening"):
+            return self.policy.start_timeout
+        return self.policy.process_timeout if self.phase in ("batch", "closing") else None
+
+
+@dataclass(slots=True)
+class Health:
+    """What the supervisor knows of its workers.
+
+    Attributes:
+        state: What the worker does now.
+        restarts: How often it was started again.
+        failures: Why it was, by cause.
+        counts: The consumer's totals by (kind, name) since it exists.
+        baseline: The same when this supervisor's first worker began.
+    """
+
+    state: str = "new"
+    restarts: int = 0
+    failures: dict[str, int] = field(default_factory=dict[str, int])
+    counts: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    baseline: dict[tuple[str, str], int] | None = None
+
+    def settle(self, counts: dict[tuple[str, str], int]) -> None:
+        """Take the totals that a worker reports."""
+        if self.baseline is None:
+            self.baseline = counts
+        self.counts = counts
+
+    def fail(self, reason: str) -> None:
+        """Count a failure."""
+        self.failures[reason] = self.failures.get(reason, 0) + 1
+
+    def since_start(self) -> dict[tuple[str, str], int]:
+        """Return what this supervisor's workers did."""
+        baseline = self.baseline or {}
+        return {key: value - baseline.get(key, 0) for key, value in self.counts.items()}
+
+
+class Supervisor:
+    """Keeps one worker delivering until its bus drains.
+
+    Args:
+        feed: The subscription that it works for.
+        make_start: Makes the start order.
+        environment: What the worker's environment needs beyond the parent's.
+        policy: Deadlines.
+        health: Where it writes what it knows.
+        python: Interpreter of the worker.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        make_start: Callable[[], Start],
+        environment: Mapping[str, str],
+        policy: WorkerPolicy,
+        health: Health,
+        python: str = sys.executable,
+    ) -> None:
+        self._feed = feed
+        self._make_start = make_start
+        self._environment = environment
+        self._policy = policy
+        self._health = health
+        self._python = python
+        self._attempt = 0
+        self._done = False
+        self.ready = anyio.Event()
+
+    async def run(self) -> None:
+        """Start workers until one has drained."""
+        while not self._done:
+            start = self._make_start()
+            try:
+                await self._run_worker(start)
+            except _WorkerLost as lost:
+                self._health.fail(str(lost))
+                _logger.warning("the worker of %s %s; it is started again", start.name, lost)
+            if not self._done:
+                self._health.restarts += 1
+                await self._back_off()
+        self._health.state = "drained"
+
+    async def _back_off(self) -> None:
+        self._health.state = "waiting to start again"
+        pause = BACK_OFF_SECONDS[min(self._attempt, len(BACK_OFF_SECONDS) - 1)]
+        self._attempt += 1
+        await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret hangs on it
+
+    async def _run_worker(self, start: Start) -> None:
+        async with self._worker(start) as (process, ours):
+            ours.setblocking(False)
+            await _send(ours, start)
+            watch = Watch(self._policy, phase_since=time.monotonic())
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._give_orders, ours, tasks.cancel_scope)
+                try:
+                    await self._listen(ours, watch)
+                finally:
+                    tasks.cancel_scope.cancel()
+            if self._done:
+                await self._wait_for_exit(process)
+
+    async def _give_orders(self, ours: socket.socket, scope: anyio.CancelScope) -> None:
+        """Pass on what the bus wants; a worker that is gone is noticed by the one who listens."""
+        del scope
+        wanted = 0
+        while True:
+            if self._feed.draining:
+                await _send(ours, Drain())
+                await anyio.sleep_forever()
+            if self._feed.wanted > wanted:
+                wanted = self._feed.wanted
+                await _send(ours, Flush())
+            await self._feed.wait_for_orders(CHECK_SECONDS)
+
+    async def _listen(self, ours: socket.socket, watch: Watch) -> None:
+        inbox: Inbox[News] = Inbox(News)  # type: ignore[arg-type] - a union is what msgspec decodes
+        while not self._done:
+            with anyio.move_on_after(CHECK_SECONDS):
+                await anyio.wait_readable(ours)
+                self._hear_all(_receive(ours, inbox), watch)
+                continue
+            overdue = watch.overdue(time.monotonic())
+            if overdue:
+                raise _WorkerLost(overdue)
+
+    def _hear_all(self, messages: list[News], watch: Watch) -> None:
+        for news in messages:
+            watch.hear(news, time.monotonic())
+            self._health.state = watch.phase
+            self._hear(news, watch)
+
+    def _hear(self, news: News, watch: Watch) -> None:
+        if isinstance(news, Settled):
+            self._health.settle({(kind, name): value for kind, name, value in news.counts})
+            self._attempt = 0
+            self._feed.moved(news.cursor)
+            self.ready.set()
+        elif isinstance(news, Beat) and watch.is_starting:
+            self._feed.touch()
+        elif isinstance(news, Failed):
+            raise _WorkerLost(f"failed: {news.reason}")
+        elif isinstance(news, Done):
+            self._done = True
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _worker(self, start: Start) -> AsyncIterator[tuple[anyio.abc.Process, socket.socket]]:
+        ours, theirs = socket.socketpair()
+        marker = str(Path(start.cursors) / f"{start.name}.db")
+        with ours:
+            process = await self._spawn(start, theirs, marker)
+            try:
+                yield process, ours
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _end(process, marker)
+
+    async def _spawn(self, start: Start, theirs: socket.socket, marker: str) -> anyio.abc.Process:
+        log = _open_log(Path(start.workspace), start.name)
+        environment = {**os.environ, **_import_path(), **self._environment, _processes.MARKER: marker}
+        with theirs:
+            try:
+                return await anyio.open_process(
+                    [self._python, "-P", "-m", "receivers._worker", str(theirs.fileno())],
+                    stdin=-3,  # subprocess.DEVNULL
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=[theirs.fileno()],
+                )
+            finally:
+                os.close(log)
+
+    async def _wait_for_exit(self, process: anyio.abc.Process) -> None:
+        """Let a worker that has drained end by itself: SDKs have exit handlers."""
+        with anyio.move_on_after(TERM_SECONDS):
+            await process.wait()
+
+
+class _WorkerLost(Exception):
+    """Raised when a worker has died, hangs or talks nonsense; the text completes "the worker ..."."""
+
+
+async def _end(process: anyio.abc.Process, marker: str) -> None:
+    """End a worker and everything it started."""
+    if process.returncode is None:
+        _processes.signal_group(process.pid, signal.SIGTERM)
+        with anyio.move_on_after(TERM_SECONDS):
+            await process.wait()
+    _processes.signal_group(process.pid, signal.SIGKILL)
+    await process.wait()
+    await process.aclose()
+    await anyio.to_thread.run_sync(_processes.end_marked_processes, marker)
+
+
+async def _send(ours: socket.socket, message: Start | Flush | Drain) -> None:
+    data = pack(message)
+    while data:
+        try:
+            data = data[ours.send(data) :]
+        except BlockingIOError:
+            await anyio.wait_writable(ours)
+        except OSError:  # the worker is gone: the listener hears of it
+            return
+
+
+def _receive(ours: socket.socket, inbox: Inbox[News]) -> list[News]:
+    try:
+        data = ours.recv(65536)
+    except OSError:
+        data = b""
+    if not data:
+        msg = "died"
+        raise _WorkerLost(msg)
+    try:
+        return inbox.feed(data)
+    except (ValueError, msgspec.MsgspecError) as error:
+        msg = f"sent nonsense: {error}"
+        raise _WorkerLost(msg) from error
+
+
+def _import_path() -> dict[str, str]:
+    """Let the worker import what the parent imported: trackbus may run from a source tree."""
+    root = Path(__file__).resolve().parent.parent
+    if "site-packages" in root.parts:
+        return {}
+    existing = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{root}{os.pathsep}{existing}" if existing else str(root)}
+
+
+def _open_log(workspace: Path, name: str) -> int:
+    path = workspace / "workers" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = os.O_TRUNC if path.exists() and path.stat().st_size > LOG_BYTES else 0
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | fresh, 0o600)

@@ -1,0 +1,231 @@
+"""The child half: reads the journal and fills one tracker. Started `python -P -m receivers._worker FD`.
+
+The main thread delivers; a second one says every second that the process lives. When the parent dies, the worker
+stores what was logged, ends the lost runs as KILLED and is gone within `orphan_timeout`, by a watchdog that needs no GIL.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import eventbus.tracking  # noqa: F401 - registers the event types that receivers understand
+from eventbus._event import registered_event
+from eventbus._topic import Scope, Selector
+from eventbus.journals._reader import JournalReader
+from eventbus.journals.consumer import ConsumerFile, ConsumerLock
+from receivers import _processes
+from receivers._batch import Batcher
+from receivers._control import Beat, Done, Drain, Failed, Flush, Phase, Settled, Start, WorkerChannel
+from receivers._delivery import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eventbus.abc import Cursor, StoredRecord
+    from receivers.abc import Sink
+
+BEAT_SECONDS = 1.0
+"""How often the worker says that it lives."""
+
+POLL_SECONDS = 0.05
+"""How often an idle worker looks into the journal."""
+
+ENDED_SECONDS = 1.0
+"""How often an idle worker looks whether a writer has vanished."""
+
+WATCHDOG_SECONDS = 60.0
+"""The C-level watchdog ends a process whose threads have not run for so long: only a stuck GIL does that."""
+
+_logger = logging.getLogger("trackbus.worker")
+
+
+class Heart(threading.Thread):
+    """Says every second that the process lives, and winds up the watchdog."""
+
+    def __init__(self, channel: WorkerChannel, orphan_timeout: float) -> None:
+        super().__init__(name="trackbus-heart", daemon=True)
+        self._channel = channel
+        self._orphan_timeout = orphan_timeout
+
+    def run(self) -> None:
+        """Beat until the parent is lost; then leave the process its last seconds."""
+        while not self._channel.parent_lost.wait(BEAT_SECONDS):
+            faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True)
+            self._channel.send(Beat())
+        faulthandler.dump_traceback_later(self._orphan_timeout, exit=True)
+
+
+class Worker:
+    """Delivers until it is told to drain, or until its parent is lost and everything is stored."""
+
+    def __init__(self, channel: WorkerChannel, start: Start, delivery: Delivery, reader: JournalReader) -> None:
+        self._channel = channel
+        self._start = start
+        self._delivery = delivery
+        self._reader = reader
+        self._batcher = Batcher(start.flush_policy())
+        self._read_to: Cursor = {}
+        self._hurry = False
+        self._target: Cursor | None = None
+        self._looked_at = 0.0
+
+    def run(self) -> None:
+        """Work until the end."""
+        self._delivery.recover()
+        self._read_to = dict(self._delivery.read_to)
+        self._report()
+        self._phase("idle")
+        while not self._is_done():
+            self._obey(self._channel.receive(self._wait_seconds()))
+            self._turn()
+        self._finish()
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        self._batcher.add(self._read(), now)
+        moved = False
+        if self._is_due(now):
+            self._delivery.deliver(self._batcher.take())
+            moved = True
+        elif self._delivery.outstanding:
+            moved = self._delivery.flush()
+        elif now - self._looked_at > ENDED_SECONDS:
+            self._looked_at = now
+            self._delivery.end_lost_runs()
+        if moved:
+            self._report()
+        self._phase("idle")
+
+    def _read(self) -> list[StoredRecord]:
+        records = self._reader.read(self._read_to, self._batcher.room) if self._batcher.room else []
+        self._read_to.update({record.header.key: record.seq for record in records})
+        return records
+
+    def _is_due(self, now: float) -> bool:
+        wait = self._batcher.wait(now)
+        return wait is not None and (wait == 0.0 or self._hurry or self._is_leaving())
+
+    def _wait_seconds(self) -> float:
+        due = self._batcher.wait(time.monotonic())
+        if due is not None and (due == 0.0 or self._is_leaving()):
+            return 0.0
+        return POLL_SECONDS
+
+    def _is_leaving(self) -> bool:
+        return self._target is not None or self._channel.parent_lost.is_set()
+
+    def _obey(self, order: object) -> None:
+        self._hurry = isinstance(order, Flush) or (self._hurry and self._batcher.wait(0.0) is not None)
+        if isinstance(order, Drain):
+            self._target = self._reader.ends()
+
+    def _is_done(self) -> bool:
+        if self._channel.parent_lost.is_set() and self._target is None:
+            self._target = self._reader.ends()
+        if self._target is None:
+            return False
+        cursor = self._delivery.cursor
+        return all(cursor.get(partition, 0) >= end for partition, end in self._target.items())
+
+    def _finish(self) -> None:
+        orphaned = self._channel.parent_lost.is_set()
+        self._delivery.end_lost_runs("" if orphaned else self._start.partition)
+        self._delivery.leave()
+        self._report()
+        self._channel.send(Done())
+
+    def _report(self) -> None:
+        self._channel.send(Settled(self._delivery.cursor, self._delivery.counts))
+
+    def _phase(self, name: str) -> None:
+        self._channel.send(Phase(name))
+
+
+def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
+    """Import the sink that a start order names and return what makes one for a run."""
+    sink_type = _load(start.sink)
+    config = _load(start.config_type).model_validate_json(start.config)
+    workspace = Path(start.workspace)
+    return lambda: sink_type(config, workspace)
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def selectors_of(start: Start) -> list[Selector]:
+    """Return the subscriptions that a start order names."""
+    return [
+        Selector(pattern, registered_event(event) if event else None, None if scope is None else Scope(scope))
+        for pattern, event, scope in start.selectors
+    ]
+
+
+def _acquire(channel: WorkerChannel, lock: ConsumerLock) -> bool:
+    """Stand by until no other process works on the consumer's file; tell whether the lock is ours."""
+    while not lock.try_acquire():
+        if channel.parent_lost.is_set():
+            return False
+        channel.send(Phase("standing by"))
+        channel.receive(POLL_SECONDS * 4)
+    return True
+
+
+def work(channel: WorkerChannel, start: Start) -> None:
+    """Deliver what a start order asks for."""
+    lock = ConsumerLock(Path(start.cursors), start.name)
+    if not _acquire(channel, lock):
+        return
+    _processes.end_marked_processes(os.environ.get(_processes.MARKER, ""))
+    channel.send(Phase("starting"))
+    make_sink = make_sink_factory(start)
+    reader = JournalReader(Path(start.journal))
+    with ConsumerFile(Path(start.cursors), start.name) as file:
+        announced: Callable[[str], None] = lambda name: channel.send(Phase(name))  # noqa: E731
+        delivery = Delivery(reader, file, selectors_of(start), make_sink, announced)
+        Worker(channel, start, delivery, reader).run()
+
+
+def main() -> None:
+    """Run a worker on the descriptor that the command line names."""
+    parent = os.getppid()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
+    signal.signal(signal.SIGTERM, lambda *_: _on_sigterm(channel, parent))
+    _processes.end_with_parent()
+    if os.getppid() != parent:
+        channel.parent_lost.set()
+    start = channel.receive(WATCHDOG_SECONDS)
+    if not isinstance(start, Start):
+        return
+    Heart(channel, start.orphan_timeout).start()
+    try:
+        work(channel, start)
+    except Exception as error:  # noqa: BLE001 - border: whatever an SDK raises is told to the parent, which starts anew
+        _logger.exception("the worker ends")
+        channel.send(Failed(f"{type(error).__name__}: {error}"))
+        sys.stderr.flush()
+        os._exit(1)  # an SDK's own exit handlers may wait for ever
+
+
+def _on_sigterm(channel: WorkerChannel, parent: int) -> None:
+    """Tell the kernel's word that the parent is dead from the supervisor's order to end."""
+    if os.getppid() == parent:
+        os._exit(143)
+    channel.parent_lost.set()
+
+
+if __name__ == "__main__":
+    main()

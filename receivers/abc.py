@@ -1,0 +1,147 @@
+"""What a new tracker backend implements: a config, and a sink that runs in the worker process.
+
+A sink fills one run of its tracker. The worker numbers the rows of a run from 1; the numbers are a pure function of a
+plan that it commits before it writes. After a crash the same rows come again with the same numbers, in the same
+batches, and the sink leaves out those that its tracker provably has. So redelivery leaves the tracker's content as one
+delivery would have.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from eventbus import Envelope, Event
+    from eventbus.tracking import RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """The run that a sink fills.
+
+    Attributes:
+        id: Id of the run, chosen at the writer.
+        site: Site that it ran at.
+        name: How people call the run.
+        group: What its sibling runs share: the job.
+        started_ns: Wall time of its first record, nanoseconds since the epoch.
+    """
+
+    id: str
+    site: str
+    name: str
+    group: str
+    started_ns: int
+
+    @property
+    def title(self) -> str:
+        """Name of the tracker's run where every site has one of its own."""
+        return f"{self.site}-{self.name}"
+
+
+class Row(NamedTuple):
+    """One record to store, and its number within the run, from 1."""
+
+    number: int
+    envelope: Envelope[Event]
+
+
+class Position(NamedTuple):
+    """How far a tracker provably got with a run.
+
+    Attributes:
+        row: All rows up to this number are stored and survive `kill -9` of every process of ours.
+        token: What the sink needs to find this point again (a file and an offset, say); kept for it with the cursor.
+    """
+
+    row: int
+    token: str = ""
+
+
+class SinkConfig(BaseModel):
+    """Settings of a backend: they travel to the worker as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    kind: ClassVar[str]
+    """Short name of the backend, the receiver's name where none is given."""
+
+    sink: ClassVar[str]
+    """Import path of its sink, `module:Class`."""
+
+    def check(self, workspace: Path) -> None:
+        """Raise a `ConfigurationError` that says what to do if these settings can't work. Imports no SDK."""
+
+    def destination(self, workspace: Path) -> str:
+        """Say in one line where the data go: another destination under an old name is refused. No secrets."""
+        return f"{self.kind}:{workspace}"
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what the worker's environment needs beyond the parent's: time limits, secrets."""
+        return {}
+
+    def look(self, workspace: Path) -> str:
+        """Return the command with which a person looks at the result, or an empty string."""
+        return ""
+
+
+C = TypeVar("C", bound=SinkConfig)
+
+
+class Sink(ABC, Generic[C]):
+    """Fills one run of a tracker; synchronous, and called by one thread.
+
+    Any exception ends the worker: it is started again, and the sink's work goes on from its position.
+
+    Attributes:
+        config: The backend's settings.
+        workspace: Folder that holds the journal, and by default the tracker's files.
+        counts: What was stored otherwise than logged, or not at all, by cause (`merged`, `renamed key`, ...). The
+            worker empties it with each flush and keeps the sums beside the cursor.
+    """
+
+    def __init__(self, config: C, workspace: Path) -> None:
+        self.config = config
+        self.workspace = workspace
+        self.counts: Counter[str] = Counter()
+
+    @abstractmethod
+    def open(self, run: RunInfo, committed: Position) -> int:
+        """Open the run, find what the tracker has of it, and make both agree.
+
+        Args:
+            run: The run to fill.
+            committed: What `flush` returned last before its batch was acknowledged; `Position(0)` for a new run.
+
+        Returns:
+            Number of the last row that is provably stored; at least `committed.row`, which is what a tracker returns
+            that ignores repeated rows.
+        """
+
+    @abstractmethod
+    def write(self, rows: Sequence[Row]) -> None:
+        """Store one batch's rows of this run, in order, leaving out those that `open` said are stored."""
+
+    @abstractmethod
+    def flush(self) -> Position:
+        """Say how far the rows are stored by now; it may be less than what was written. Never waits long."""
+
+    @abstractmethod
+    def close(self, status: RunStatus | None, reason: str = "") -> Position:
+        """Store everything that was written and let go of the run.
+
+        Args:
+            status: How the run ended, or None if the run goes on and only this worker leaves it.
+            reason: Why, for people.
+
+        Returns:
+            The final position: the last row written.
+        """
