@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
+from time import time_ns as now_ns
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import anyio
@@ -17,32 +17,25 @@ import anyio.lowlevel
 
 from eventbus import _current
 from eventbus._codec import decode
+from eventbus._drain import DrainPolicy, drain
 from eventbus._event import Envelope, Event, Origin
 from eventbus._feed import ConsumerFeed
 from eventbus._receipt import Receipt
 from eventbus._report import Line, Report
+from eventbus._routing import Router
 from eventbus._subscription import QUEUE_EVENTS, Overflow, Subscription
 from eventbus._topic import Scope, Selector, Topic
 from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBatch
-from eventbus.errors import BadInputError, BusStateError, DecodeError, NotDeliveredError, SubscriptionError
+from eventbus.errors import BusStateError, DecodeError, NotDeliveredError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
     from anyio.abc import TaskGroup
 
 E = TypeVar("E", bound=Event)
-
-DRAIN_IDLE_SECONDS = 10.0
-"""A drain ends after so long without progress: a tracker that hangs must not hang the exit."""
-
-DRAIN_SECONDS = 60.0
-"""A drain ends after so long in all; what is left stays in the journal."""
-
-DRAIN_CHECK_SECONDS = 0.05
-"""How often a drain looks for progress."""
 
 _logger = logging.getLogger("trackbus.bus")
 
@@ -54,32 +47,22 @@ class Bus:
 
     Args:
         open_journal: Opens the journal when the bus is entered.
-        drain_idle_timeout: Seconds without progress after which a drain ends.
-        drain_timeout: Seconds after which a drain ends in any case.
+        drain_policy: Deadlines of the drain.
     """
 
-    def __init__(
-        self,
-        open_journal: Callable[[], LocalJournal],
-        *,
-        drain_idle_timeout: float = DRAIN_IDLE_SECONDS,
-        drain_timeout: float = DRAIN_SECONDS,
-    ) -> None:
+    def __init__(self, open_journal: Callable[[], LocalJournal], drain_policy: DrainPolicy | None = None) -> None:
         self._open_journal = open_journal
-        self._drain_idle_timeout = drain_idle_timeout
-        self._drain_timeout = drain_timeout
+        self._drain_policy = drain_policy or DrainPolicy()
         self._journal: LocalJournal | None = None
         self._tasks: TaskGroup | None = None
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # keeps journal order and delivery order the same
+        self._router = Router()
+        self._plain_routes = self._router.plain
+        self._feeds = self._router.feeds
         self._accepting = False
         self._drained = True
-        self._published = 0
         self._refused: Counter[str] = Counter()
         self._marks: Cursor | None = None
-        self._routes: dict[tuple[type[Event], str, Scope], tuple[Subscription, ...]] = {}
-        self._subscriptions: list[Subscription] = []
-        self._blocking: tuple[Subscription, ...] = ()
-        self._feeds: list[ConsumerFeed] = []
         self._lines: dict[str, Line] = {}
         self._at_close: list[Callable[[BaseException | None], None]] = []
 
@@ -105,11 +88,12 @@ class Bus:
             msg = "a bus is entered once; make another EventBus for the same workspace"
             raise BusStateError(msg)
         self._journal = self._open_journal()
+        self._append = self._journal.append_nowait
         self._accepting = True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         _current.leave(self, self._context)
         tasks = self._entered_tasks()
         try:
@@ -119,10 +103,9 @@ class Bus:
         finally:
             tasks.cancel_scope.cancel()
             try:
-                swallowed = await tasks.__aexit__(kind, error, traceback)
+                await tasks.__aexit__(None, None, None)  # the body's own error passes by as it is, in no group
             finally:
                 self.close()
-        return swallowed
 
     def stop(self, error: BaseException | None = None) -> None:
         """Run what was registered with `at_close`, then take no more events."""
@@ -190,48 +173,35 @@ class Bus:
         Raises:
             BadInputError: `event` is not an event or can't be encoded.
         """
-        if not isinstance(event, Event):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
-            msg = f"publish takes an Event, not {type(event).__name__}; define a class that derives from eventbus.Event"
-            raise BadInputError(msg)
-        name = topic or event.event_topic
+        route = self._plain_routes.get(type(event)) if topic is None and scope is Scope.LOCAL else None
+        name, subscriptions = route or self._router.resolve(event, topic, scope)
+        is_full = False
         with self._lock:
             if not self._accepting:
                 return self._refuse("the bus is closed" if self._journal else "the bus is not open")
             try:
-                envelope = self.journal.append_nowait(event, name, scope, run, time_ns or time.time_ns())
+                envelope = self._append(event, name, scope, run, time_ns or now_ns())
             except RefusedError as error:
                 return self._refuse(str(error))
-            self._published += 1
-            self._dispatch(envelope)
-        if self._blocking and threading.get_ident() != self._thread:
+            for subscription in subscriptions:
+                is_full |= subscription.offer(envelope)
+            for feed in self._feeds:
+                feed.wake()
+        if is_full:
             self._wait_for_room_in_thread()
         return Receipt(self, envelope.seq)
 
-    def _dispatch(self, envelope: Envelope[Event]) -> None:
-        key = (type(envelope.event), envelope.topic, envelope.scope)
-        routes = self._routes.get(key)
-        if routes is None:
-            routes = self._resolve(*key)
-        for subscription in routes:
-            subscription.offer(envelope)
-        for feed in self._feeds:
-            feed.wake()
-
-    def _resolve(self, event_type: type[Event], topic: str, scope: Scope) -> tuple[Subscription, ...]:
-        matching = (one for one in self._subscriptions if one.selector.matches(topic, event_type, scope))
-        routes = self._routes[event_type, topic, scope] = tuple(matching)
-        return routes
-
     def _refuse(self, reason: str) -> Receipt:
-        with self._lock:
-            self._refused[reason] += 1
-            if self._refused[reason] == 1:
-                _logger.warning("an event was refused: %s; more of the same are only counted", reason)
+        """Count a refusal; the lock is held."""
+        self._refused[reason] += 1
+        if self._refused[reason] == 1:
+            _logger.warning("an event was refused: %s; more of the same are only counted", reason)
         return Receipt(self, 0, reason)
 
     def _wait_for_room_in_thread(self) -> None:
-        for subscription in self._blocking:
-            subscription.wait_for_room()
+        for subscription in self._router.blocking:
+            if subscription.is_full and threading.get_ident() != self._thread:
+                subscription.wait_for_room()
 
     async def accept(self, batch: RelayedBatch) -> int:
         """Take a stretch of another bus's journal, once, and hand it to the handlers.
@@ -245,8 +215,8 @@ class Bus:
         known = self._marks.get(key, 0)
         self._marks[key] = mark = await self.journal.append(batch)
         with self._lock:
-            for envelope in _decoded(batch, known) if self._subscriptions else ():
-                self._dispatch(envelope)
+            if self._router.subscriptions:
+                self._router.dispatch_all(_decoded(batch, known))
             for feed in self._feeds:
                 feed.wake()
         return mark
@@ -325,39 +295,25 @@ class Bus:
             self._add_consumer(selector, handler)
             return None
         subscription = Subscription(
-            self._new_name(name or getattr(handler, "__qualname__", type(handler).__name__), numbered=name is None),
+            self._router.free_name(name) if name else self._router.numbered_name(handler),
             selector,
             handler,
             overflow=overflow,
             queue_events=queue_events,
             envelopes=envelopes,
         )
-        self._add_subscription(subscription)
+        with self._lock:
+            self._router.add(subscription)
+        self._on_loop(lambda: self._entered_tasks().start_soon(subscription.run))
         return subscription
 
-    def _add_subscription(self, subscription: Subscription) -> None:
-        with self._lock:
-            self._subscriptions.append(subscription)
-            self._blocking = tuple(one for one in self._subscriptions if one.may_block)
-            self._routes.clear()
-        self._on_loop(lambda: self._entered_tasks().start_soon(subscription.run))
-
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
-        self._new_name(consumer.name)
+        self._router.free_name(consumer.name)
         feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace)
         consumer.check(feed)
         with self._lock:
             self._feeds.append(feed)
         self._on_loop(lambda: self._entered_tasks().start_soon(feed.run))
-
-    def _new_name(self, name: str, *, numbered: bool = False) -> str:
-        taken = {one.name for one in self._subscriptions} | {feed.name for feed in self._feeds}
-        if name not in taken:
-            return name
-        if not numbered:
-            msg = f"a subscription named {name!r} exists; give this one another name: name='...'"
-            raise SubscriptionError(msg)
-        return next(other for i in range(2, len(taken) + 3) if (other := f"{name}-{i}") not in taken)
 
     def _entered_tasks(self) -> TaskGroup:
         if self._tasks is None:
@@ -375,7 +331,7 @@ class Bus:
 
     async def wait_for_room(self) -> None:
         """Return when no blocking handler is over its bound."""
-        for subscription in self._blocking:
+        for subscription in self._router.blocking:
             if subscription.is_full:
                 await subscription.wait_for_room_async()
 
@@ -385,11 +341,12 @@ class Bus:
         Raises:
             NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
         """
+        feeds = self._feeds
         with anyio.move_on_after(timeout):
-            for feed in self._feeds:
+            for feed in feeds:
                 await feed.wait_reached(self.origin.partition, seq)
             return
-        lagging = [feed.name for feed in self._feeds if not feed.has_reached(self.origin.partition, seq)]
+        lagging = [feed.name for feed in feeds if not feed.has_reached(self.origin.partition, seq)]
         msg = f"not stored after {timeout} s by {', '.join(lagging)}; the events stay in the journal"
         raise NotDeliveredError(msg)
 
@@ -406,33 +363,10 @@ class Bus:
         anyio.from_thread.run(self.wait_delivered, seq, timeout, token=self._token)
 
     async def _drain(self) -> None:
-        for subscription in self._subscriptions:
-            subscription.close()
-        for feed in self._feeds:
-            feed.begin_drain()
-        started = last_progress = time.monotonic()
-        progress = -1
-        while self._is_busy():
-            now = time.monotonic()
-            current = self._progress()
-            if current != progress:
-                progress, last_progress = current, now
-            if now - started > self._drain_timeout or now - last_progress > self._drain_idle_timeout:
-                self._drained = False
-                break
-            await anyio.sleep(DRAIN_CHECK_SECONDS)
-        await self._account()
-
-    def _is_busy(self) -> bool:
-        queued = any(one.statistics().queued for one in self._subscriptions)
-        return queued or any(not feed.finished for feed in self._feeds)
-
-    def _progress(self) -> int:
-        return sum(one.progress for one in self._subscriptions) + sum(feed.progress for feed in self._feeds)
-
-    async def _account(self) -> None:
-        """Write down what was not delivered: the journal is still open."""
-        for subscription in self._subscriptions:
+        """Drain, then write down what was not delivered while the journal is still open."""
+        router = self._router
+        self._drained = await drain(router.subscriptions, self._feeds, self._drain_policy)
+        for subscription in router.subscriptions:
             subscription.abandon()
         for feed in self._feeds:
             self._lines[feed.name] = feed.line(left=await feed.count_left())
@@ -441,9 +375,9 @@ class Bus:
 
     def report(self) -> Report:
         """Return what became of the events, per subscription; final once the bus is left."""
-        handlers: Iterable[Line] = (_handler_line(one) for one in self._subscriptions)
+        handlers = (_handler_line(one) for one in self._router.subscriptions)
         consumers = (self._lines.get(feed.name) or feed.line(left=0) for feed in self._feeds)
-        return Report(self._published, dict(self._refused), (*consumers, *handlers), self._drained)
+        return Report(self.journal.last_seq, dict(self._refused), (*consumers, *handlers), self._drained)
 
 
 def _handler_line(subscription: Subscription) -> Line:
@@ -451,7 +385,7 @@ def _handler_line(subscription: Subscription) -> Line:
     return Line(subscription.name, counts.delivered, counts.dropped, counts.failed, counts.queued)
 
 
-def _decoded(batch: RelayedBatch, known: int) -> Iterable[Envelope[Event]]:
+def _decoded(batch: RelayedBatch, known: int) -> Iterator[Envelope[Event]]:
     for seq, body in batch.records:
         if seq <= known:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import anyio.lowlevel
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -29,20 +30,18 @@ class Publisher(Protocol):
         ...
 
 
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """The answer to a log call. Ignore it, await it, or ask it.
 
     Attributes:
+        publisher: The bus that took the event.
         seq: Number of the event in its bus's own partition; 0 if it was refused.
         refused: Why the environment did not let the journal take it, or None. It is counted, and never raised.
     """
 
-    __slots__ = ("_publisher", "refused", "seq")
-
-    def __init__(self, publisher: Publisher, seq: int, refused: str | None = None) -> None:
-        self._publisher = publisher
-        self.seq = seq
-        self.refused = refused
+    publisher: Publisher
+    seq: int
+    refused: str | None = None
 
     def __await__(self) -> Generator[None, None, Receipt]:
         """Return when the event is in the journal and blocking handlers have room."""
@@ -51,7 +50,7 @@ class Receipt:
     async def _stored(self) -> Receipt:
         if self.seq % YIELD_EVERY == 0:
             await anyio.lowlevel.checkpoint()
-        await self._publisher.wait_for_room()
+        await self.publisher.wait_for_room()
         return self
 
     def wait(self, timeout: float | None = None) -> Receipt:
@@ -68,7 +67,7 @@ class Receipt:
         Raises:
             NotDeliveredError: It took longer; the message names who lags.
         """
-        await self._publisher.wait_delivered(self.seq, timeout)
+        await self.publisher.wait_delivered(self.seq, timeout)
         return self
 
     def wait_delivered(self, timeout: float | None = None) -> Receipt:
@@ -78,7 +77,7 @@ class Receipt:
             NotDeliveredError: It took longer; the message names who lags.
             BusStateError: Called on the bus's own loop, which would wait for itself.
         """
-        self._publisher.wait_delivered_in_thread(self.seq, timeout)
+        self.publisher.wait_delivered_in_thread(self.seq, timeout)
         return self
 
     def __repr__(self) -> str:

@@ -65,9 +65,13 @@ class HandlerStatistics(msgspec.Struct, kw_only=True):
 
 
 class WakeUp:
-    """Wakes one waiting task, from any thread; costs nothing while the task is busy."""
+    """Wakes one waiting task, from any thread; costs nothing while the task is busy.
 
-    __slots__ = ("_event", "_idle", "_soon", "_thread")
+    Attributes:
+        idle: Whether the task waits: only then a wake-up does anything.
+    """
+
+    __slots__ = ("_event", "_soon", "_thread", "idle")
 
     def __init__(self) -> None:
         token = anyio.lowlevel.current_token().native_token
@@ -75,13 +79,13 @@ class WakeUp:
         self._soon: Callable[..., object] = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
         self._thread = threading.get_ident()
         self._event = anyio.Event()
-        self._idle = False
+        self.idle = False
 
     def __call__(self) -> None:
         """Wake the task if it waits."""
-        if not self._idle:
+        if not self.idle:
             return
-        self._idle = False
+        self.idle = False
         if threading.get_ident() == self._thread:
             self._event.set()
         else:
@@ -90,14 +94,14 @@ class WakeUp:
     def arm(self) -> None:
         """Say that the task is about to wait: look at the queue once more after this, then `wait`."""
         self._event = anyio.Event()
-        self._idle = True
+        self.idle = True
 
     async def wait(self) -> None:
         """Wait for the wake-up."""
         try:
             await self._event.wait()
         finally:
-            self._idle = False
+            self.idle = False
 
 
 class Subscription:
@@ -130,10 +134,11 @@ class Subscription:
         self._bound = queue_events
         self._envelopes = envelopes
         self._queue: deque[Envelope[Event]] = deque()
-        self._counts = HandlerStatistics()
+        self._delivered = self._dropped = self._failed = 0
         self._room = threading.Event()
         self._stalled = False
         self._closing = False
+        self.finished = False
         self._wake = WakeUp()
 
     @property
@@ -149,23 +154,26 @@ class Subscription:
     @property
     def progress(self) -> int:
         """A number that grows as long as the subscription gets on."""
-        return self._counts.delivered + self._counts.failed
+        return self._delivered + self._failed
 
-    def offer(self, envelope: Envelope[Event]) -> None:
-        """Queue one record. Called by the bus, in the order of the journal."""
+    def offer(self, envelope: Envelope[Event]) -> bool:
+        """Queue one record, in the order of the journal; tell whether the publisher should wait for room."""
         queue = self._queue
         queue.append(envelope)
-        if len(queue) > self._bound:
-            self._handle_overflow()
-        self._wake()
+        if self._wake.idle:
+            self._wake()
+        if len(queue) <= self._bound:
+            return False
+        self._handle_overflow()
+        return self.is_full
 
     def _handle_overflow(self) -> None:
         if self._overflow is Overflow.DROP_OLDEST:
             self._queue.popleft()
-            self._counts.dropped += 1
+            self._dropped += 1
         elif self._stalled or len(self._queue) > 2 * self._bound:  # nobody waited: a stalled handler, or its own loop
             self._queue.pop()
-            self._counts.dropped += 1
+            self._dropped += 1
         else:
             self._room.clear()
 
@@ -189,6 +197,7 @@ class Subscription:
             while self._queue:
                 await self._deliver_queued()
             if self._closing:
+                self.finished = True
                 return
             self._wake.arm()
             if not self._queue and not self._closing:
@@ -198,19 +207,19 @@ class Subscription:
         if not self._is_async:
             await anyio.to_thread.run_sync(self._deliver_in_thread, abandon_on_cancel=True)
             return
-        queue, handler = self._queue, self._handler
+        queue, handler, whole = self._queue, self._handler, self._envelopes
         for _ in range(YIELD_EVERY):
             if not queue:
-                return
+                break
             envelope = queue.popleft()
             try:
-                await handler(envelope if self._envelopes else envelope.event)  # type: ignore[misc] - async, as checked
+                await handler(envelope if whole else envelope.event)  # type: ignore[misc] - async, as checked
+                self._delivered += 1
             except Exception as error:  # noqa: BLE001 - border: a handler's error is counted and touches no other
                 self._count_failure(error)
-            else:
-                self._counts.delivered += 1
+        else:
+            await anyio.lowlevel.checkpoint()
         self._make_room()
-        await anyio.lowlevel.checkpoint()
 
     def _deliver_in_thread(self) -> None:
         queue = self._queue
@@ -220,10 +229,9 @@ class Subscription:
             envelope = queue.popleft()
             try:
                 self._handler(envelope if self._envelopes else envelope.event)
+                self._delivered += 1
             except Exception as error:  # noqa: BLE001 - border: a handler's error is counted and touches no other
                 self._count_failure(error)
-            else:
-                self._counts.delivered += 1
             self._make_room()
 
     def _make_room(self) -> None:
@@ -232,8 +240,8 @@ class Subscription:
             self._room.set()
 
     def _count_failure(self, error: Exception) -> None:
-        self._counts.failed += 1
-        if self._counts.failed == 1:
+        self._failed += 1
+        if self._failed == 1:
             _logger.warning("handler %s raised; later errors are only counted", self.name, exc_info=error)
 
     def close(self) -> None:
@@ -243,12 +251,17 @@ class Subscription:
 
     def abandon(self) -> None:
         """Count what the drain had no time for."""
-        self._counts.dropped += len(self._queue)
+        self._dropped += len(self._queue)
         self._queue.clear()
         self._room.set()
 
     def statistics(self) -> HandlerStatistics:
         """Return the counts so far."""
-        counts = msgspec.structs.replace(self._counts, queued=len(self._queue))
-        counts.accepted = counts.delivered + counts.failed + counts.dropped + counts.queued
-        return counts
+        queued = len(self._queue)
+        return HandlerStatistics(
+            accepted=self._delivered + self._failed + self._dropped + queued,
+            delivered=self._delivered,
+            dropped=self._dropped,
+            failed=self._failed,
+            queued=queued,
+        )

@@ -127,6 +127,11 @@ class LocalJournal(Journal):
     def header(self) -> PartitionHeader:
         """What stands once in the own partition."""
 
+    @property
+    @abstractmethod
+    def last_seq(self) -> int:
+        """Number of the own partition's last record, 0 while there is none."""
+
     @abstractmethod
     def append_nowait(self, event: Event, topic: str, scope: Scope, run: str, time_ns: int) -> Envelope[Event]:
         """Append one record and return it in its envelope. Legal from any thread; the bus serialises the calls.

@@ -19,7 +19,8 @@ import msgspec
 from anyio.from_thread import start_blocking_portal
 
 from eventbus import _current
-from eventbus._bus import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, Bus
+from eventbus._bus import Bus
+from eventbus._drain import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, DrainPolicy
 from eventbus._event import Origin
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.journals import MemoryJournal, SqliteJournal
@@ -94,9 +95,7 @@ class EventBus(Bus):
         drain_idle_timeout: float = DRAIN_IDLE_SECONDS,
         drain_timeout: float = DRAIN_SECONDS,
     ) -> None:
-        super().__init__(
-            self._make_journal, drain_idle_timeout=drain_idle_timeout, drain_timeout=drain_timeout
-        )
+        super().__init__(self._make_journal, DrainPolicy(drain_idle_timeout, drain_timeout))
         self._workspace = None if workspace is None else Path(workspace).resolve()
         folder_name = name_from(self._workspace.name) if self._workspace else "run"
         self.site = check_name("site", site)

@@ -36,7 +36,7 @@ class MemoryJournal(LocalJournal):
 
     folder = None
 
-    def __init__(self, origin: Origin, *, max_events: int = 100_000) -> None:
+    def __init__(self, origin: Origin, *, max_events: int = 1000) -> None:
         self.origin = origin
         self._header = PartitionHeader(origin=origin, created_ns=time.time_ns())
         self._own: deque[Envelope[Event]] = deque(maxlen=max_events)
@@ -48,6 +48,11 @@ class MemoryJournal(LocalJournal):
     def header(self) -> PartitionHeader:
         """What stands once in the own partition."""
         return self._header
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the own partition's last record."""
+        return self._seq
 
     def append_nowait(self, event: Event, topic: str, scope: Scope, run: str, time_ns: int) -> Envelope[Event]:
         """Append one record; it is encoded only when somebody reads it back."""

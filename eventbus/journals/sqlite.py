@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import anyio
 import anyio.to_thread
@@ -108,7 +109,7 @@ class SqliteJournal(LocalJournal):
         self.folder: Path = folder
         self.origin = origin
         self._cursors = cursors or folder.parent / "cursors"
-        self._pid = os.getpid()
+        self._forked = False
         self._mirrors: dict[str, _Mirror] = {}
         self._reader = JournalReader(folder)
         self._limiter = anyio.CapacityLimiter(1)  # the reader and the mirrors serve one thread at a time
@@ -117,17 +118,23 @@ class SqliteJournal(LocalJournal):
         except (OSError, sqlite3.Error) as error:
             msg = f"the journal in {folder} can't be written: {error}; choose another --workspace or free the disk"
             raise JournalError(msg) from error
+        _open_journals.add(self)
 
     @property
     def header(self) -> PartitionHeader:
         """What stands once in the own partition."""
         return self._own.header
 
+    @property
+    def last_seq(self) -> int:
+        """Number of the own partition's last record."""
+        return self._own.end
+
     def append_nowait(self, event: Event, topic: str, scope: Scope, run: str, time_ns: int) -> Envelope[Event]:
         """Append one record in a transaction of its own: it survives `kill -9` once this returns."""
         body = encode(event, topic, scope, run, time_ns)
         own = self._own
-        if own.closed or self._pid != os.getpid():
+        if own.closed or self._forked:
             raise RefusedError("the journal is closed" if own.closed else "a forked child may not write it")
         seq = own.end + 1
         try:
@@ -181,3 +188,18 @@ class SqliteJournal(LocalJournal):
         self._mirrors.clear()
         self._own.close()
         self._reader.close()
+
+    def forbid(self) -> None:
+        """Take no more records: a forked child must never touch its parent's files."""
+        self._forked = True
+
+
+_open_journals: WeakSet[SqliteJournal] = WeakSet()
+
+
+def _forbid_all() -> None:
+    for journal in _open_journals:
+        journal.forbid()
+
+
+os.register_at_fork(after_in_child=_forbid_all)

@@ -1,0 +1,51 @@
+"""Leaving a bus: wait for what was accepted, for as long as it gets on, and no longer than stated."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventbus._feed import ConsumerFeed
+    from eventbus._subscription import Subscription
+
+DRAIN_IDLE_SECONDS = 10.0
+"""A drain ends after so long without progress: a tracker that hangs must not hang the exit."""
+
+DRAIN_SECONDS = 60.0
+"""A drain ends after so long in all; what is left stays in the journal."""
+
+CHECK_SECONDS = 0.02
+"""How often a drain looks for progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainPolicy:
+    """Deadlines of a drain, in seconds: without progress, and in all."""
+
+    idle_timeout: float = DRAIN_IDLE_SECONDS
+    timeout: float = DRAIN_SECONDS
+
+
+async def drain(subscriptions: Sequence[Subscription], feeds: Sequence[ConsumerFeed], policy: DrainPolicy) -> bool:
+    """Let every subscription finish; tell whether all did before a deadline."""
+    for subscription in subscriptions:
+        subscription.close()
+    for feed in feeds:
+        feed.begin_drain()
+    started = last_progress = time.monotonic()
+    progress = -1
+    while any(not one.finished for one in (*subscriptions, *feeds)):
+        now = time.monotonic()
+        current = sum(one.progress for one in (*subscriptions, *feeds))
+        if current != progress:
+            progress, last_progress = current, now
+        if now - started > policy.timeout or now - last_progress > policy.idle_timeout:
+            return False
+        await anyio.sleep(CHECK_SECONDS)
+    return True

@@ -1,0 +1,84 @@
+"""Which handlers get a record: resolved once per kind of record, then one look-up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eventbus._event import Event
+from eventbus._feed import ConsumerFeed
+from eventbus._topic import Scope
+from eventbus.errors import BadInputError, SubscriptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from eventbus._event import Envelope
+    from eventbus._subscription import Subscription
+
+Route = tuple[str, tuple["Subscription", ...]]
+"""Name of the topic, and the handlers of its records of one type and scope."""
+
+
+class Router:
+    """The subscriptions of a bus, and the routes to them."""
+
+    def __init__(self) -> None:
+        self.subscriptions: list[Subscription] = []
+        self.feeds: list[ConsumerFeed] = []
+        self.blocking: tuple[Subscription, ...] = ()
+        self.plain: dict[type[Event], Route] = {}  # local records on their class's own topic: the hot path
+        self._others: dict[tuple[type[Event], str, int], Route] = {}
+
+    def add(self, subscription: Subscription) -> None:
+        """Add a handler's subscription; the bus holds its lock."""
+        self.subscriptions.append(subscription)
+        self.blocking = tuple(one for one in self.subscriptions if one.may_block)
+        self.plain.clear()
+        self._others.clear()
+
+    def resolve(self, event: Event, topic: str | None, scope: Scope) -> Route:
+        """Return the topic and the handlers of a record.
+
+        Raises:
+            BadInputError: `event` is none.
+        """
+        cls = type(event)
+        if not isinstance(event, Event):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+            msg = f"publish takes an Event, not {cls.__name__}; define a class that derives from eventbus.Event"
+            raise BadInputError(msg)
+        name = topic or cls.event_topic
+        route = self._others.get((cls, name, scope.value))
+        if route is None:
+            matching = (one for one in self.subscriptions if one.selector.matches(name, cls, scope))
+            route = self._others[cls, name, scope.value] = (name, tuple(matching))
+        if scope is Scope.LOCAL and name == cls.event_topic:
+            self.plain[cls] = route
+        return route
+
+    def dispatch_all(self, envelopes: Iterable[Envelope[Event]]) -> None:
+        """Hand relayed records to their handlers."""
+        for envelope in envelopes:
+            _, subscriptions = self.resolve(envelope.event, envelope.topic, envelope.scope)
+            for subscription in subscriptions:
+                subscription.offer(envelope)
+
+    def free_name(self, name: str) -> str:
+        """Return `name`, or refuse it if it is taken.
+
+        Raises:
+            SubscriptionError: A subscription of that name exists.
+        """
+        if name in self._names():
+            msg = f"a subscription named {name!r} exists; give this one another name: name='...'"
+            raise SubscriptionError(msg)
+        return name
+
+    def numbered_name(self, handler: Any) -> str:
+        """Return a name for a handler that nobody named."""
+        name = str(getattr(handler, "__qualname__", type(handler).__name__))
+        taken = self._names()
+        numbers = (f"{name}-{i}" for i in range(2, len(taken) + 3))
+        return name if name not in taken else next(other for other in numbers if other not in taken)
+
+    def _names(self) -> set[str]:
+        return {one.name for one in self.subscriptions} | {feed.name for feed in self.feeds}
