@@ -29,7 +29,7 @@ from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBa
 from eventbus.errors import BusStateError, DecodeError, NotDeliveredError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -304,7 +304,7 @@ class Bus:
         )
         with self._lock:
             self._router.add(subscription)
-        self._on_loop(lambda: self._entered_tasks().start_soon(subscription.run))
+        self._on_loop(subscription.run)
         return subscription
 
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
@@ -313,7 +313,7 @@ class Bus:
         consumer.check(feed)
         with self._lock:
             self._feeds.append(feed)
-        self._on_loop(lambda: self._entered_tasks().start_soon(feed.run))
+        self._on_loop(feed.run)
 
     def _entered_tasks(self) -> TaskGroup:
         if self._tasks is None:
@@ -321,11 +321,13 @@ class Bus:
             raise BusStateError(msg)
         return self._tasks
 
-    def _on_loop(self, call: Callable[[], None]) -> None:
+    def _on_loop(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a subscription's task; legal from any thread."""
+        start = self._entered_tasks().start_soon
         if threading.get_ident() == self._thread:
-            call()
+            start(run)
         else:
-            anyio.from_thread.run_sync(call, token=self._token)
+            anyio.from_thread.run_sync(start, run, token=self._token)
 
     # --- waiting and draining -----------------------------------------------------------------------------------
 

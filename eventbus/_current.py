@@ -1,4 +1,4 @@
-"""Which bus a writer uses when none is named: the innermost one entered here, else the only one open in this process."""
+"""Which bus a writer uses when none is named: the innermost one entered here, else the only one in this process."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def current_bus() -> Bus:
     for opener in _from_environment:
         if (named := opener()) is not None:
             return named
-    msg = "no bus is open; make writers inside `async with EventBus(...)` or `with EventBus(...).background()`, or pass bus="
+    msg = "no bus is open; use `async with EventBus(...)` or `with EventBus(...).background()`, or pass bus="
     raise NoBusError(msg)

@@ -33,7 +33,11 @@ class ConsumerFeed:
     """A consumer's subscription; implements `eventbus.abc.Feed`."""
 
     def __init__(
-        self, selectors: tuple[Selector, ...], consumer: Consumer, journal: LocalJournal, workspace: Path | None
+        self,
+        selectors: tuple[Selector, ...],
+        consumer: Consumer,
+        journal: LocalJournal,
+        workspace: Path | None,
     ) -> None:
         self.name = consumer.name
         self.selectors = selectors

@@ -45,7 +45,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
     def __await__(self) -> Generator[None, None, Receipt]:
         """Return when the event is in the journal and blocking handlers have room."""
-        return self._stored().__await__()  # type: ignore[return-value] - a coroutine's generator yields what its loop wants
+        return self._stored().__await__()
 
     async def _stored(self) -> Receipt:
         if self.seq % YIELD_EVERY == 0:

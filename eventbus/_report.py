@@ -75,7 +75,14 @@ class Report:
             head += "; the drain ended at its deadline: what is left stays in the journal"
         rows = [("receiver", "delivered", "dropped", "failed", "left", "")]
         rows += [
-            (line.name, str(line.delivered), str(line.dropped), str(line.failed), str(line.left), "; ".join(line.notes))
+            (
+                line.name,
+                str(line.delivered),
+                str(line.dropped),
+                str(line.failed),
+                str(line.left),
+                "; ".join(line.notes),
+            )
             for line in self.lines
         ]
         return "\n".join([head, *_align(rows)])

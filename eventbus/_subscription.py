@@ -74,7 +74,7 @@ class WakeUp:
     __slots__ = ("_event", "_soon", "_thread", "idle")
 
     def __init__(self) -> None:
-        token = anyio.lowlevel.current_token().native_token
+        token: Any = anyio.lowlevel.current_token().native_token
         # The loop's own way in, asyncio's or trio's: the one thing of either that anyio has no non-waiting form of.
         self._soon: Callable[..., object] = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
         self._thread = threading.get_ident()

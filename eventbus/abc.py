@@ -120,7 +120,7 @@ class LocalJournal(Journal):
     """
 
     origin: Origin
-    folder: Path | None
+    folder: Path | None = None
 
     @property
     @abstractmethod

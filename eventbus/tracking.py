@@ -20,9 +20,7 @@ MAX_KEYS = 1000
 MAX_KEY_LENGTH = 250
 """Characters of a key: what MLflow, the narrowest tracker, accepts."""
 
-Key = Annotated[
-    str, StringConstraints(min_length=1, max_length=MAX_KEY_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$")
-]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """Name of a metric, parameter, tag or text: printable, 1 to 250 characters."""
 
 Step = Annotated[int, Field(ge=0, lt=2**63)]

@@ -27,7 +27,7 @@ from eventbus.journals import MemoryJournal, SqliteJournal
 from eventbus.journals._partition import new_incarnation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from eventbus.abc import LocalJournal
 
@@ -58,7 +58,9 @@ def check_name(what: str, name: str) -> str:
         ConfigurationError: It is not; the message says what is.
     """
     if not NAME.fullmatch(name):
-        msg = f"{what} {name!r} is not a name: use 1 to 63 letters, digits, '_' and '-', beginning with a letter or digit"
+        msg = (
+            f"{what} {name!r} is not a name: use 1 to 63 letters, digits, '_' and '-', beginning with a letter or digit"
+        )
         raise ConfigurationError(msg)
     return name
 
@@ -121,9 +123,7 @@ class EventBus(Bus):
         if self._workspace is None:
             msg = "a bus in memory has no address; give it a workspace"
             raise ConfigurationError(msg)
-        return BusAddress(
-            workspace=str(self._workspace), site=self.site, job=self.job, rank=self.rank, run=self.run
-        )
+        return BusAddress(workspace=str(self._workspace), site=self.site, job=self.job, rank=self.rank, run=self.run)
 
     def _make_journal(self) -> LocalJournal:
         origin = Origin(
@@ -139,7 +139,7 @@ class EventBus(Bus):
         return SqliteJournal(self._workspace / "journal", origin)
 
     @contextmanager
-    def background(self) -> Iterator[Self]:
+    def background(self) -> Generator[Self]:
         """Run the bus on a loop in a thread of its own, for a script that has none.
 
         The body runs in the calling thread; leaving it drains the bus, as `async with` does.
@@ -173,9 +173,7 @@ def _bus_of_environment() -> Bus | None:
     except msgspec.MsgspecError as error:
         msg = f"{ENVIRONMENT} is not the address of a bus: {error}"
         raise ConfigurationError(msg) from error
-    bus = EventBus(
-        address.workspace, site=address.site, job=address.job, rank=address.rank, run=address.run or None
-    )
+    bus = EventBus(address.workspace, site=address.site, job=address.job, rank=address.rank, run=address.run or None)
     bus.open()
     atexit.register(_leave, bus)
     return bus

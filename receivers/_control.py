@@ -9,11 +9,14 @@ import select
 import socket
 import struct
 import threading
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
 from receivers._batch import FlushPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_MESSAGE_BYTES = 16 << 20
 """A longer message is no message: whoever sends it is treated as dead."""
@@ -95,14 +98,17 @@ class Done(msgspec.Struct, tag=True):
 Order = Start | Flush | Drain
 News = Phase | Beat | Settled | Failed | Done
 
-M = TypeVar("M", Order, News)
+decode_order = msgspec.msgpack.Decoder[Order](Order).decode
+decode_news = msgspec.msgpack.Decoder[News](News).decode
+
+M = TypeVar("M")
 
 
 class Inbox(Generic[M]):
     """Puts received bytes together into messages."""
 
-    def __init__(self, expected: type[M]) -> None:
-        self._decode = msgspec.msgpack.Decoder(expected).decode
+    def __init__(self, decode: Callable[[bytes], M]) -> None:
+        self._decode = decode
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[M]:
@@ -147,7 +153,7 @@ class WorkerChannel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._inbox: Inbox[Order] = Inbox(Order)  # type: ignore[arg-type] - a union is what msgspec decodes
+        self._inbox = Inbox(decode_order)
         self._lock = threading.Lock()
         self._waiting: list[Order] = []
         self.parent_lost = threading.Event()

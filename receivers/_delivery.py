@@ -304,4 +304,3 @@ def _split_after_end(rows: list[Row]) -> Iterator[list[Row]]:
             part = []
     if part:
         yield part
-

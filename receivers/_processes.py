@@ -29,7 +29,7 @@ def marked_processes(consumer: str) -> list[int]:
     """Return the pids of other living processes that belong to a consumer's worker."""
     wanted = f"{MARKER}={consumer}".encode()
     try:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     except FileNotFoundError:
         return []
     return [pid for pid in pids if pid != os.getpid() and _is_marked(pid, wanted)]

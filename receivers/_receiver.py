@@ -53,7 +53,7 @@ class Receiver(Consumer):
         self.worker_policy = worker or WorkerPolicy()
         self._python = python or sys.executable
         self._health = Health()
-        self._ready: anyio.Event | None = None
+        self._ready = anyio.Event()
 
     def check(self, feed: Feed) -> None:
         """Refuse what can't work: a journal in memory, settings that are wrong, a cursor of another destination."""
@@ -69,16 +69,14 @@ class Receiver(Consumer):
             lambda: self._start_order(feed),
             self.config.environment(),
             self.worker_policy,
-            self._health,
-            self._python,
+            health=self._health,
+            ready=self._ready,
+            python=self._python,
         )
-        self._ready = supervisor.ready
         await supervisor.run()
 
     async def ready(self) -> None:
         """Return when the worker has imported its SDK and looked into the journal."""
-        while self._ready is None:
-            await anyio.sleep(0.01)
         await self._ready.wait()
 
     def statistics(self) -> ConsumerStatistics:
@@ -107,7 +105,11 @@ class Receiver(Consumer):
             name=self.name,
             partition=feed.journal.origin.partition,
             selectors=[
-                (one.pattern, one.event_type.event_name if one.event_type else "", one.only and one.only.value)
+                (
+                    one.pattern,
+                    one.event_type.event_name if one.event_type else "",
+                    one.only and one.only.value,
+                )
                 for one in feed.selectors
             ],
             sink=self.config.sink,

@@ -25,10 +25,10 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 
 from receivers import _processes
-from receivers._control import Beat, Done, Drain, Failed, Flush, Inbox, News, Phase, Settled, Start, pack
+from receivers._control import Beat, Done, Drain, Failed, Flush, Inbox, News, Phase, Settled, Start, decode_news, pack
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from eventbus.abc import Feed
 
@@ -119,11 +119,13 @@ class Health:
     counts: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     baseline: dict[tuple[str, str], int] | None = None
 
-    def settle(self, counts: dict[tuple[str, str], int]) -> None:
-        """Take the totals that a worker reports."""
+    def settle(self, counts: dict[tuple[str, str], int]) -> bool:
+        """Take the totals that a worker reports; tell whether they have grown."""
+        grown = counts != self.counts
         if self.baseline is None:
             self.baseline = counts
         self.counts = counts
+        return grown
 
     def fail(self, reason: str) -> None:
         """Count a failure."""
@@ -144,6 +146,7 @@ class Supervisor:
         environment: What the worker's environment needs beyond the parent's.
         policy: Deadlines.
         health: Where it writes what it knows.
+        ready: Set when a worker has looked into the journal.
         python: Interpreter of the worker.
     """
 
@@ -153,7 +156,9 @@ class Supervisor:
         make_start: Callable[[], Start],
         environment: Mapping[str, str],
         policy: WorkerPolicy,
+        *,
         health: Health,
+        ready: anyio.Event,
         python: str = sys.executable,
     ) -> None:
         self._feed = feed
@@ -164,18 +169,19 @@ class Supervisor:
         self._python = python
         self._attempt = 0
         self._done = False
-        self.ready = anyio.Event()
+        self._ready = ready
 
     async def run(self) -> None:
         """Start workers until one has drained."""
         while not self._done:
             start = self._make_start()
             try:
-                await self._run_worker(start)
-            except _WorkerLost as lost:
-                self._health.fail(str(lost))
+                lost = await self._run_worker(start)
+            except OSError as error:  # no process, no descriptor, no memory: the next try may find some
+                lost = f"can't be started: {error}"
+            if lost is not None:
+                self._health.fail(lost)
                 _logger.warning("the worker of %s %s; it is started again", start.name, lost)
-            if not self._done:
                 self._health.restarts += 1
                 await self._back_off()
         self._health.state = "drained"
@@ -186,68 +192,74 @@ class Supervisor:
         self._attempt += 1
         await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret hangs on it
 
-    async def _run_worker(self, start: Start) -> None:
+    async def _run_worker(self, start: Start) -> str | None:
+        """Run one worker to its end; return why it was lost, or None when it has drained."""
         async with self._worker(start) as (process, ours):
-            ours.setblocking(False)
             await _send(ours, start)
             watch = Watch(self._policy, phase_since=time.monotonic())
+            lost: str | None = None
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._give_orders, ours, tasks.cancel_scope)
-                try:
-                    await self._listen(ours, watch)
-                finally:
-                    tasks.cancel_scope.cancel()
-            if self._done:
+                tasks.start_soon(self._give_orders, ours)
+                lost = await self._listen(ours, watch)
+                tasks.cancel_scope.cancel()
+            if lost is None:
                 await self._wait_for_exit(process)
+            return lost
 
-    async def _give_orders(self, ours: socket.socket, scope: anyio.CancelScope) -> None:
+    async def _give_orders(self, ours: socket.socket) -> None:
         """Pass on what the bus wants; a worker that is gone is noticed by the one who listens."""
-        del scope
         wanted = 0
-        while True:
-            if self._feed.draining:
-                await _send(ours, Drain())
-                await anyio.sleep_forever()
+        while not self._feed.draining:
             if self._feed.wanted > wanted:
                 wanted = self._feed.wanted
                 await _send(ours, Flush())
             await self._feed.wait_for_orders(CHECK_SECONDS)
+        await _send(ours, Drain())
 
-    async def _listen(self, ours: socket.socket, watch: Watch) -> None:
-        inbox: Inbox[News] = Inbox(News)  # type: ignore[arg-type] - a union is what msgspec decodes
+    async def _listen(self, ours: socket.socket, watch: Watch) -> str | None:
+        """Hear a worker out; return why it is lost, or None when it has drained."""
+        inbox = Inbox(decode_news)
         while not self._done:
             with anyio.move_on_after(CHECK_SECONDS):
                 await anyio.wait_readable(ours)
-                self._hear_all(_receive(ours, inbox), watch)
-                continue
-            overdue = watch.overdue(time.monotonic())
-            if overdue:
-                raise _WorkerLost(overdue)
+            lost = self._hear_all(ours, inbox, watch) or watch.overdue(time.monotonic())
+            if lost:
+                return lost
+        return None
 
-    def _hear_all(self, messages: list[News], watch: Watch) -> None:
+    def _hear_all(self, ours: socket.socket, inbox: Inbox[News], watch: Watch) -> str | None:
+        try:
+            data = ours.recv(65536)
+            messages = inbox.feed(data)
+        except BlockingIOError:
+            return None
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            return f"sent nonsense: {error}" if not isinstance(error, OSError) else "died"
         for news in messages:
             watch.hear(news, time.monotonic())
             self._health.state = watch.phase
+            if isinstance(news, Failed):
+                return f"failed: {news.reason}"
             self._hear(news, watch)
+        return None if data or self._done else "died"
 
     def _hear(self, news: News, watch: Watch) -> None:
         if isinstance(news, Settled):
-            self._health.settle({(kind, name): value for kind, name, value in news.counts})
-            self._attempt = 0
+            if self._health.settle({(kind, name): value for kind, name, value in news.counts}):
+                self._attempt = 0
             self._feed.moved(news.cursor)
-            self.ready.set()
+            self._ready.set()
         elif isinstance(news, Beat) and watch.is_starting:
             self._feed.touch()
-        elif isinstance(news, Failed):
-            raise _WorkerLost(f"failed: {news.reason}")
         elif isinstance(news, Done):
             self._done = True
 
     # --- processes ----------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _worker(self, start: Start) -> AsyncIterator[tuple[anyio.abc.Process, socket.socket]]:
+    async def _worker(self, start: Start) -> AsyncGenerator[tuple[anyio.abc.Process, socket.socket]]:
         ours, theirs = socket.socketpair()
+        ours.settimeout(0)  # the loop waits, not the socket
         marker = str(Path(start.cursors) / f"{start.name}.db")
         with ours:
             process = await self._spawn(start, theirs, marker)
@@ -280,10 +292,6 @@ class Supervisor:
             await process.wait()
 
 
-class _WorkerLost(Exception):
-    """Raised when a worker has died, hangs or talks nonsense; the text completes "the worker ..."."""
-
-
 async def _end(process: anyio.abc.Process, marker: str) -> None:
     """End a worker and everything it started."""
     if process.returncode is None:
@@ -305,21 +313,6 @@ async def _send(ours: socket.socket, message: Start | Flush | Drain) -> None:
             await anyio.wait_writable(ours)
         except OSError:  # the worker is gone: the listener hears of it
             return
-
-
-def _receive(ours: socket.socket, inbox: Inbox[News]) -> list[News]:
-    try:
-        data = ours.recv(65536)
-    except OSError:
-        data = b""
-    if not data:
-        msg = "died"
-        raise _WorkerLost(msg)
-    try:
-        return inbox.feed(data)
-    except (ValueError, msgspec.MsgspecError) as error:
-        msg = f"sent nonsense: {error}"
-        raise _WorkerLost(msg) from error
 
 
 def _import_path() -> dict[str, str]:

@@ -15,10 +15,10 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import eventbus.tracking  # noqa: F401 - registers the event types that receivers understand
 from eventbus._event import registered_event
 from eventbus._topic import Scope, Selector
 from eventbus.journals._reader import JournalReader
@@ -30,6 +30,8 @@ from receivers._delivery import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from types import FrameType
 
     from eventbus.abc import Cursor, StoredRecord
     from receivers.abc import Sink
@@ -203,7 +205,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
-    signal.signal(signal.SIGTERM, lambda *_: _on_sigterm(channel, parent))
+    signal.signal(signal.SIGTERM, partial(_on_sigterm, channel, parent))
     _processes.end_with_parent()
     if os.getppid() != parent:
         channel.parent_lost.set()
@@ -213,14 +215,14 @@ def main() -> None:
     Heart(channel, start.orphan_timeout).start()
     try:
         work(channel, start)
-    except Exception as error:  # noqa: BLE001 - border: whatever an SDK raises is told to the parent, which starts anew
+    except Exception as error:  # border: whatever an SDK raises is told to the parent, which starts anew
         _logger.exception("the worker ends")
         channel.send(Failed(f"{type(error).__name__}: {error}"))
         sys.stderr.flush()
         os._exit(1)  # an SDK's own exit handlers may wait for ever
 
 
-def _on_sigterm(channel: WorkerChannel, parent: int) -> None:
+def _on_sigterm(channel: WorkerChannel, parent: int, _number: int, _frame: FrameType | None) -> None:
     """Tell the kernel's word that the parent is dead from the supervisor's order to end."""
     if os.getppid() == parent:
         os._exit(143)

@@ -77,7 +77,7 @@ class SinkConfig(BaseModel):
     sink: ClassVar[str]
     """Import path of its sink, `module:Class`."""
 
-    def check(self, workspace: Path) -> None:
+    def check(self, workspace: Path) -> None:  # noqa: ARG002 - a hook: backends that need nothing leave it empty
         """Raise a `ConfigurationError` that says what to do if these settings can't work. Imports no SDK."""
 
     def destination(self, workspace: Path) -> str:

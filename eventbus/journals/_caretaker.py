@@ -1,7 +1,7 @@
 """One thread per process that does for all partitions what must not happen on a caller's path.
 
-It syncs what was appended, so that a power cut costs at most `SYNC_SECONDS`, and it checkpoints, so that the write-ahead
-log stays small. It ends with the last partition.
+It syncs what was appended, so that a power cut costs at most `SYNC_SECONDS`, and it checkpoints, so that the
+write-ahead log stays small. It ends with the last partition.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import os
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Protocol
 
 SYNC_SECONDS = 0.2
 """What a power cut may cost at strength `process`."""
@@ -53,7 +51,7 @@ class FileCare:
     def checkpoint(self) -> None:
         """Move the log's pages into the file; a busy reader only puts it off."""
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if os.path.getsize(self._wal) > RESTART_WAL_BYTES:
+        if Path(self._wal).stat().st_size > RESTART_WAL_BYTES:
             self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def close(self) -> None:
@@ -111,7 +109,10 @@ class _Caretaker:
 def _care(kept: Kept, *, checkpoint: bool) -> None:
     try:
         kept.care(checkpoint=checkpoint)
-    except (OSError, sqlite3.Error) as error:  # the append path meets the same fault and counts what it refuses
+    except (
+        OSError,
+        sqlite3.Error,
+    ) as error:  # the append path meets the same fault and counts what it refuses
         _logger.warning("journal upkeep failed: %s", error)
 
 

@@ -1,11 +1,12 @@
 """One partition on disk: a SQLite file in WAL mode with one writer and any number of readers.
 
-A site's journal is the folder `<journal>/<site>/` with, per partition, the files `<rank>-<incarnation>-<n>.db` (n counts
-rolled files) and one `<rank>-<incarnation>.lock`, which the writing process holds for as long as it lives.
+A site's journal is the folder `<journal>/<site>/` with, per partition, the files `<rank>-<incarnation>-<n>.db` (n
+counts rolled files) and one `<rank>-<incarnation>.lock`, which the writing process holds for as long as it lives.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -33,6 +34,9 @@ PAGE_BYTES = 1024
 BUSY_TIMEOUT_MS = 5000
 """How long a statement waits for the moment in which a checkpoint holds the file."""
 
+PROBE_SECONDS = 0.1
+"""How long a writer tries to take its lock: a reader that looks whether it is free holds it for microseconds."""
+
 FILE_NAME = re.compile(r"(?P<rank>\d+)-(?P<incarnation>[0-9a-f]+)-(?P<roll>\d+)\.db")
 
 _SCHEMA = f"""
@@ -41,7 +45,10 @@ CREATE TABLE header (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE records (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
 
-_held: set[str] = set()  # locks of this process: opening such a file again would release its lock (POSIX)
+_held: set[tuple[int, int]] = (
+    set()
+)  # locks of this process by inode: closing such a file again would release it (POSIX)
+os.register_at_fork(after_in_child=_held.clear)  # a child inherits the descriptors, not the locks
 
 
 def new_incarnation() -> str:
@@ -76,35 +83,66 @@ def _roll_order(name: str) -> tuple[str, int]:
 
 
 class PartitionLock:
-    """Held by a partition's writer: who finds it free knows that the writer has ended."""
+    """Held by a partition's writer: who finds it free knows that the writer has ended.
+
+    Raises:
+        BlockingIOError: Somebody holds it, this process or another one.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path)
+        self._identity: tuple[int, int] | None = None
+        if _identity(path) in _held:
+            raise BlockingIOError(errno.EAGAIN, "this process writes the partition already", str(path))
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._acquire()
         except OSError:
             os.close(self._fd)
             raise
-        _held.add(self._path)
+        self._identity = _identity(self._fd)
+        _held.add(self._identity)
+
+    def _acquire(self) -> None:
+        deadline = time.monotonic() + PROBE_SECONDS
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PROBE_SECONDS / 20)
+            else:
+                return
 
     def release(self) -> None:
         """Let go: the partition has ended."""
-        if self._path in _held:
-            _held.discard(self._path)
+        if self._identity in _held:
+            _held.discard(self._identity)
             os.close(self._fd)
 
 
+def _identity(path: Path | int) -> tuple[int, int]:
+    """Return what names a file however its path is spelt; (0, 0) if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
 def is_held(path: Path) -> bool:
-    """Tell whether a living process holds a partition's lock."""
-    if str(path) in _held:
+    """Tell whether a living process holds a partition's lock.
+
+    The probe is a shared lock: two that look at once don't take each other for the writer.
+    """
+    if _identity(path) in _held:
         return True
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     else:
@@ -113,12 +151,12 @@ def is_held(path: Path) -> bool:
         os.close(fd)
 
 
-def create_file(path: Path, header: PartitionHeader, *, roll: int, first: int) -> None:
-    """Create a partition's file under a name that readers ignore, then show it whole."""
+def create_file(path: Path, header: PartitionHeader, **more: int) -> None:
+    """Create a partition's file under a name that readers ignore, then show it whole; `more` stands in its header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
-    values = {"format": FORMAT, "header": msgspec.msgpack.encode(header), "roll": roll, "first": first}
+    values = {"format": FORMAT, "header": msgspec.msgpack.encode(header), **more}
     with closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
         connection.executescript(_SCHEMA)
         connection.executemany("INSERT INTO header VALUES (?, ?)", values.items())
@@ -152,7 +190,23 @@ def read_header(connection: sqlite3.Connection) -> PartitionHeader:
     if values.get("format") != FORMAT:
         msg = f"format {values.get('format')}, this version reads {FORMAT}"
         raise sqlite3.DatabaseError(msg)
-    return msgspec.msgpack.decode(values["header"], type=PartitionHeader)
+    try:
+        return msgspec.msgpack.decode(values["header"], type=PartitionHeader)
+    except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        msg = f"its header is damaged: {error}"
+        raise sqlite3.DatabaseError(msg) from error
+
+
+def check_name(path: Path, header: PartitionHeader) -> None:
+    """Refuse a file under another name than its own: a copy would be read as a second set of records.
+
+    Raises:
+        sqlite3.DatabaseError: The name is that of another partition.
+    """
+    match = FILE_NAME.fullmatch(path.name)
+    if match is None or header.key != f"{path.parent.name}/{match['rank']}-{match['incarnation']}":
+        msg = f"it holds the partition {header.key}: a copy?"
+        raise sqlite3.DatabaseError(msg)
 
 
 def ended_before(folder: Path, origin: Origin) -> tuple[str, ...]:

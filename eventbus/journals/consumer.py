@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cursor (partition TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS plans (batch INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (site TEXT, run TEXT, body BLOB NOT NULL, PRIMARY KEY (site, run)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS counts (kind TEXT, name TEXT, value INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counts (kind TEXT, name TEXT, value INTEGER, PRIMARY KEY (kind, name)) WITHOUT ROWID;
 """
 
 
@@ -137,7 +137,12 @@ class ConsumerFile:
         return dict(self._connection.execute("SELECT partition, seq FROM cursor"))
 
     def move(self, cursor: Mapping[str, int]) -> None:
-        """Move the cursor in the open transaction, or in one of its own."""
+        """Move the cursor, all partitions as one, in a transaction of its own."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:
+            self._move(cursor)
+
+    def _move(self, cursor: Mapping[str, int]) -> None:
         self._connection.executemany("INSERT OR REPLACE INTO cursor VALUES (?, ?)", cursor.items())
 
     def plans(self) -> list[Plan]:
@@ -167,7 +172,7 @@ class ConsumerFile:
         self._connection.execute("BEGIN IMMEDIATE")
         with self._connection:
             for plan in plans:
-                self.move(plan.cursor())
+                self._move(plan.cursor())
                 self._connection.execute("DELETE FROM plans WHERE batch = ?", (plan.batch,))
             self._save_runs(runs)
             self._connection.executemany(

@@ -34,8 +34,6 @@ class MemoryJournal(LocalJournal):
         max_events: How many own records are kept; older ones are forgotten, since no cursor on disk needs them.
     """
 
-    folder = None
-
     def __init__(self, origin: Origin, *, max_events: int = 1000) -> None:
         self.origin = origin
         self._header = PartitionHeader(origin=origin, created_ns=time.time_ns())

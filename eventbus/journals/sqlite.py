@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
 
 import anyio
@@ -31,20 +31,45 @@ if TYPE_CHECKING:
 class _Partition:
     """The writing end of one partition. Its owner serialises the appends."""
 
+    first_header: ClassVar[dict[str, int]] = {}
+
     def __init__(self, folder: Path, header: PartitionHeader) -> None:
         self.header = header
         path = files.roll_path(folder, header.origin, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = files.PartitionLock(files.lock_path(path))
-        if not path.exists():
-            files.create_file(path, header, roll=0, first=1)
-        self.connection = files.open_writer(path)
-        self._care = FileCare(path)
+        with contextlib.ExitStack() as undo:
+            self._lock = files.PartitionLock(files.lock_path(path))
+            undo.callback(self._lock.release)
+            if not path.exists():
+                files.create_file(path, header, roll=0, first=1, **self.first_header)
+            self.connection = files.open_writer(path)
+            undo.callback(self.connection.close)
+            self._care = FileCare(path)
+            undo.callback(self._care.close)
+            self.end = self._stored_end()
+            undo.pop_all()
         self._care_lock = threading.Lock()
-        self.end: int = self.connection.execute("SELECT ifnull(max(seq), 0) FROM records").fetchone()[0]
         self._synced = self.end
         self.closed = False
         caretaker.watch(self)
+
+    def _stored_end(self) -> int:
+        return self.connection.execute("SELECT ifnull(max(seq), 0) FROM records").fetchone()[0]
+
+    def insert(self, body: bytes) -> int:
+        """Append one record in a transaction of its own and return its number.
+
+        An interrupt, or a signal handler that logs, may strike between the insert and the count: then the number is
+        taken, and the file says what comes next.
+        """
+        seq = self.end + 1
+        try:
+            self.connection.execute("INSERT INTO records VALUES (?, ?)", (seq, body))
+        except sqlite3.IntegrityError:
+            seq = self._stored_end() + 1
+            self.connection.execute("INSERT INTO records VALUES (?, ?)", (seq, body))
+        self.end = seq
+        return seq
 
     def care(self, *, checkpoint: bool) -> None:
         """Sync and checkpoint; called by the caretaker's thread."""
@@ -74,6 +99,8 @@ class _Partition:
 
 class _Mirror(_Partition):
     """A partition that is appended in batches; its mark moves together with the records."""
+
+    first_header: ClassVar[dict[str, int]] = {"mark": 0}  # from the start, readers can tell it from a writer's own
 
     def __init__(self, folder: Path, header: PartitionHeader) -> None:
         super().__init__(folder, header)
@@ -106,7 +133,7 @@ class SqliteJournal(LocalJournal):
     """
 
     def __init__(self, folder: Path, origin: Origin, *, cursors: Path | None = None) -> None:
-        self.folder: Path = folder
+        self.folder = folder
         self.origin = origin
         self._cursors = cursors or folder.parent / "cursors"
         self._forked = False
@@ -136,12 +163,10 @@ class SqliteJournal(LocalJournal):
         own = self._own
         if own.closed or self._forked:
             raise RefusedError("the journal is closed" if own.closed else "a forked child may not write it")
-        seq = own.end + 1
         try:
-            own.connection.execute("INSERT INTO records VALUES (?, ?)", (seq, body))
+            seq = own.insert(body)
         except sqlite3.Error as error:
             raise RefusedError(str(error)) from error
-        own.end = seq
         return Envelope(event, topic, scope, run, time_ns, self.origin, seq)
 
     async def append(self, batch: RelayedBatch) -> int:
@@ -149,15 +174,23 @@ class SqliteJournal(LocalJournal):
         return await anyio.to_thread.run_sync(self._append, batch, limiter=self._limiter)
 
     def _append(self, batch: RelayedBatch) -> int:
-        key = batch.header.key
-        mirror = self._mirrors.get(key)
-        if mirror is None:
-            mirror = self._mirrors[key] = _Mirror(self.folder, batch.header)
-        mark = mirror.append(batch)
+        if self._own.closed:
+            raise RefusedError("the journal is closed")
+        try:
+            mark = self._mirror(batch.header).append(batch)
+        except (OSError, sqlite3.Error) as error:
+            raise RefusedError(str(error)) from error
         if batch.ended:
-            mirror.close()
-            del self._mirrors[key]
+            self._mirrors.pop(batch.header.key).close()
         return mark
+
+    def _mirror(self, header: PartitionHeader) -> _Mirror:
+        mirror = self._mirrors.get(header.key)
+        if mirror is None:
+            mirror = self._mirrors[header.key] = _Mirror(self.folder, header)
+            for ended in [self._mirrors.pop(key) for key in header.after if key in self._mirrors]:
+                ended.close(ended=False)  # a successor comes when all of it is here
+        return mirror
 
     async def marks(self) -> Cursor:
         """Return the mark of every partition that was appended in batches."""

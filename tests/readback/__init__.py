@@ -1,0 +1,22 @@
+"""Readers of what the trackers keep on disk, written without any code of the rooms they check."""
+
+from readback._jsonl import JsonLine, read_jsonl
+from readback._mlflow import MlflowRun, read_mlflow, read_mlflow_runs
+from readback._rows import Row, torn
+from readback._tensorboard import read_tensorboard
+from readback._wandb import WandbRun, read_wandb, read_wandb_configs, read_wandb_runs
+
+__all__ = [
+    "JsonLine",
+    "MlflowRun",
+    "Row",
+    "WandbRun",
+    "read_jsonl",
+    "read_mlflow",
+    "read_mlflow_runs",
+    "read_tensorboard",
+    "read_wandb",
+    "read_wandb_configs",
+    "read_wandb_runs",
+    "torn",
+]

@@ -1,0 +1,1 @@
+"""Runnable federated training over the bus, the writers and the receivers; nothing imports it."""
