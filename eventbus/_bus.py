@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from functools import partial
 from time import time_ns as now_ns
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -17,7 +18,7 @@ import anyio.lowlevel
 
 from eventbus import _current
 from eventbus._codec import decode
-from eventbus._drain import DrainPolicy, drain
+from eventbus._drain import DrainPolicy, Shield, drain
 from eventbus._event import Envelope, Event, Origin
 from eventbus._feed import ConsumerFeed
 from eventbus._receipt import Receipt
@@ -29,13 +30,14 @@ from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBa
 from eventbus.errors import BusStateError, DecodeError, NotDeliveredError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
     from anyio.abc import TaskGroup
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 _logger = logging.getLogger("trackbus.bus")
 
@@ -55,7 +57,9 @@ class Bus:
         self._drain_policy = drain_policy or DrainPolicy()
         self._journal: LocalJournal | None = None
         self._tasks: TaskGroup | None = None
-        self._lock = threading.Lock()  # keeps journal order and delivery order the same
+        self._shield = Shield()
+        # Keeps journal order and delivery order the same. Reentrant: a signal handler may log while its thread does.
+        self._lock = threading.RLock()
         self._router = Router()
         self._plain_routes = self._router.plain
         self._feeds = self._router.feeds
@@ -101,6 +105,7 @@ class Bus:
             with anyio.CancelScope(shield=True):
                 await self._drain()
         finally:
+            self._shield.lift()
             tasks.cancel_scope.cancel()
             try:
                 await tasks.__aexit__(None, None, None)  # the body's own error passes by as it is, in no group
@@ -174,13 +179,13 @@ class Bus:
             BadInputError: `event` is not an event or can't be encoded.
         """
         route = self._plain_routes.get(type(event)) if topic is None and scope is Scope.LOCAL else None
-        name, subscriptions = route or self._router.resolve(event, topic, scope)
         is_full = False
         with self._lock:
+            name, subscriptions = route or self._router.resolve(event, topic, scope)
             if not self._accepting:
                 return self._refuse("the bus is closed" if self._journal else "the bus is not open")
             try:
-                envelope = self._append(event, name, scope, run, time_ns or now_ns())
+                envelope = self._append(event, name, scope, run, now_ns() if time_ns is None else time_ns)
             except RefusedError as error:
                 return self._refuse(str(error))
             for subscription in subscriptions:
@@ -294,7 +299,8 @@ class Bus:
         if isinstance(handler, Consumer):
             self._add_consumer(selector, handler)
             return None
-        subscription = Subscription(
+        make = partial(
+            Subscription,
             self._router.free_name(name) if name else self._router.numbered_name(handler),
             selector,
             handler,
@@ -302,18 +308,24 @@ class Bus:
             queue_events=queue_events,
             envelopes=envelopes,
         )
+        return self._on_loop(lambda: self._add_subscription(make()))
+
+    def _add_subscription(self, subscription: Subscription) -> Subscription:
         with self._lock:
             self._router.add(subscription)
-        self._on_loop(subscription.run)
+        self._entered_tasks().start_soon(self._shield.cover(subscription.run))
         return subscription
 
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
         self._router.free_name(consumer.name)
         feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace)
         consumer.check(feed)
+        self._on_loop(lambda: self._add_feed(feed))
+
+    def _add_feed(self, feed: ConsumerFeed) -> None:
         with self._lock:
             self._feeds.append(feed)
-        self._on_loop(feed.run)
+        self._entered_tasks().start_soon(self._shield.cover(feed.run))
 
     def _entered_tasks(self) -> TaskGroup:
         if self._tasks is None:
@@ -321,13 +333,11 @@ class Bus:
             raise BusStateError(msg)
         return self._tasks
 
-    def _on_loop(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a subscription's task; legal from any thread."""
-        start = self._entered_tasks().start_soon
+    def _on_loop(self, call: Callable[[], T]) -> T:
+        """Call on the bus's loop; legal from any thread."""
         if threading.get_ident() == self._thread:
-            start(run)
-        else:
-            anyio.from_thread.run_sync(start, run, token=self._token)
+            return call()
+        return anyio.from_thread.run_sync(call, token=self._token)
 
     # --- waiting and draining -----------------------------------------------------------------------------------
 

@@ -63,6 +63,9 @@ def encode(event: Event, topic: str, scope: Scope, run: str, time_ns: int) -> by
         BadInputError: A value can't be encoded (an integer over 64 bits, say) or the record is too large.
     """
     cls = type(event)
+    if not (isinstance(run, str) and isinstance(time_ns, int)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+        msg = f"run= takes text and time_ns= an integer, not {run!r} and {time_ns!r}"
+        raise BadInputError(msg)
     try:
         body = _encode((cls.event_version, cls.event_name, topic, scope.value, run, time_ns, event.__dict__))
     except (TypeError, OverflowError, ValueError, RecursionError) as error:

@@ -19,7 +19,8 @@ _from_environment: list[Callable[[], Bus | None]] = []
 
 def enter(bus: Bus) -> Token[Bus | None]:
     """Make `bus` the innermost one of this context."""
-    _open.append(bus)
+    if bus not in _open:  # in the background it is entered by the loop's thread and by the caller's
+        _open.append(bus)
     return _innermost.set(bus)
 
 

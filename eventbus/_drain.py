@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from eventbus._feed import ConsumerFeed
     from eventbus._subscription import Subscription
@@ -30,6 +30,28 @@ class DrainPolicy:
 
     idle_timeout: float = DRAIN_IDLE_SECONDS
     timeout: float = DRAIN_SECONDS
+
+
+class Shield:
+    """Lets a bus's tasks outlive a cancellation of its body: what the body has logged is drained like anything else."""
+
+    def __init__(self) -> None:
+        self._scopes: list[anyio.CancelScope] = []
+
+    def cover(self, run: Callable[[], Awaitable[None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return what runs the same until the shield is lifted."""
+
+        async def covered() -> None:
+            with anyio.CancelScope(shield=True) as scope:
+                self._scopes.append(scope)
+                await run()
+
+        return covered
+
+    def lift(self) -> None:
+        """Cancel what is still running."""
+        for scope in self._scopes:
+            scope.cancel()
 
 
 async def drain(subscriptions: Sequence[Subscription], feeds: Sequence[ConsumerFeed], policy: DrainPolicy) -> bool:

@@ -7,17 +7,25 @@ itself (where it came from, when, in which order) stands in its envelope.
 from __future__ import annotations
 
 import types
-from datetime import datetime
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin
+from weakref import WeakSet
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
 from eventbus._topic import Scope
 from eventbus.errors import EventDefinitionError
 
-_SCALARS = (str, bytes, bool, int, float, datetime, types.NoneType)
-_CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+_SCALARS = (str, bytes, bool, int, float, AwareDatetime, types.NoneType)
+_CONFIG = ConfigDict(
+    frozen=True,
+    extra="forbid",
+    strict=True,
+    hide_input_in_errors=True,
+    revalidate_instances="subclass-instances",  # a part with fields that its type does not have would not be decoded
+)
 
 
 class Part(BaseModel):
@@ -56,13 +64,14 @@ class Event(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         cls.event_name = name or cls.__qualname__
         cls.event_version = version
-        inherited = cls.event_topic if cls.__bases__[0] is not Event else None
+        inherited = cls.event_topic if cls.event_topic != Event.event_topic else None
         cls.event_topic = topic or inherited or cls.event_name
         _check_fields(cls)
         _register(cls)
 
 
 _registered: dict[str, type[Event]] = {}
+_checked: WeakSet[type[BaseModel]] = WeakSet()
 
 
 def registered_event(name: str) -> type[Event] | None:
@@ -82,13 +91,27 @@ def _register(cls: type[Event]) -> None:
 
 
 def _check_fields(cls: type[BaseModel]) -> None:
+    if cls in _checked:
+        return
+    _checked.add(cls)  # before its fields: a part may hold parts of its own kind
+    problem = next(_problems(cls), None)
+    if problem is not None:
+        _checked.discard(cls)
+        raise EventDefinitionError(problem)
+
+
+def _problems(cls: type[BaseModel]) -> Iterator[str]:
     for field, info in cls.model_fields.items():
         if not _travels(info.annotation):
-            msg = (
+            yield (
                 f"{cls.__name__}.{field}: {info.annotation!r} can't travel; use str, bytes, bool, int, float, "
-                "datetime, Literal, list[...], dict[str, ...] or a Part"
+                "AwareDatetime, Literal, list[...], dict[str, ...] or a Part"
             )
-            raise EventDefinitionError(msg)
+        if info.validation_alias is not None:
+            yield f"{cls.__name__}.{field}: records name the field itself; take its alias away"
+    for name, value in vars(cls).items():
+        if isinstance(value, cached_property):
+            yield f"{cls.__name__}.{name}: a cached property would travel as a field; make it a property"
 
 
 def _travels(annotation: Any) -> bool:

@@ -49,14 +49,13 @@ class ConsumerFeed:
         self.progress = 0
         self._consumer = consumer
         self._cursor: Cursor = {}
-        self._news: WakeUp | None = None
-        self._orders: WakeUp | None = None
+        self._news = WakeUp()
+        self._orders = WakeUp()
         self._moved = anyio.Event()
         self._error = ""
 
     async def run(self) -> None:
         """Run the consumer to its end; its errors touch no other."""
-        self._news, self._orders = WakeUp(), WakeUp()
         try:
             await self._consumer.consume(self)
         except Exception as error:
@@ -91,8 +90,7 @@ class ConsumerFeed:
 
     def wake(self) -> None:
         """Tell that something was published. Legal from any thread."""
-        if self._news is not None:
-            self._news()
+        self._news()
 
     def begin_drain(self) -> None:
         """Order the consumer to store what the journal holds, and to end."""
@@ -101,8 +99,7 @@ class ConsumerFeed:
 
     def _give_orders(self) -> None:
         self.wake()
-        if self._orders is not None:
-            self._orders()
+        self._orders()
 
     def has_reached(self, partition: str, seq: int) -> bool:
         """Tell whether the consumer has stored a partition up to a sequence."""
@@ -157,9 +154,7 @@ class ConsumerFeed:
             return False
 
 
-async def _wait(wake_up: WakeUp | None, timeout: float) -> None:
-    if wake_up is None:
-        return
+async def _wait(wake_up: WakeUp, timeout: float) -> None:
     wake_up.arm()
     with anyio.move_on_after(timeout):
         await wake_up.wait()

@@ -37,15 +37,13 @@ class Router:
         self._others.clear()
 
     def resolve(self, event: Event, topic: str | None, scope: Scope) -> Route:
-        """Return the topic and the handlers of a record.
+        """Return the topic and the handlers of a record; the bus holds its lock.
 
         Raises:
-            BadInputError: `event` is none.
+            BadInputError: `event` is none, or the topic or the scope isn't one.
         """
         cls = type(event)
-        if not isinstance(event, Event):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
-            msg = f"publish takes an Event, not {cls.__name__}; define a class that derives from eventbus.Event"
-            raise BadInputError(msg)
+        _check(event, topic, scope)
         name = topic or cls.event_topic
         route = self._others.get((cls, name, scope.value))
         if route is None:
@@ -56,7 +54,7 @@ class Router:
         return route
 
     def dispatch_all(self, envelopes: Iterable[Envelope[Event]]) -> None:
-        """Hand relayed records to their handlers."""
+        """Hand relayed records to their handlers; the bus holds its lock."""
         for envelope in envelopes:
             _, subscriptions = self.resolve(envelope.event, envelope.topic, envelope.scope)
             for subscription in subscriptions:
@@ -82,3 +80,13 @@ class Router:
 
     def _names(self) -> set[str]:
         return {one.name for one in self.subscriptions} | {feed.name for feed in self.feeds}
+
+
+def _check(event: object, topic: object, scope: object) -> None:
+    """Refuse what a type checker would refuse: not all callers have one."""
+    if not isinstance(event, Event):
+        msg = f"publish takes an Event, not {type(event).__name__}; define a class that derives from eventbus.Event"
+        raise BadInputError(msg)
+    if not (isinstance(scope, Scope) and isinstance(topic, str | None)):
+        msg = f"publish takes topic=<text> and scope=Scope.LOCAL or Scope.FEDERATED, not {topic!r} and {scope!r}"
+        raise BadInputError(msg)

@@ -7,13 +7,17 @@ import logging
 import threading
 import time
 from collections import deque
+from contextlib import suppress
+from contextvars import copy_context
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
-import anyio.to_thread
 import msgspec
+
+from eventbus.errors import SubscriptionError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,7 +58,7 @@ class HandlerStatistics(msgspec.Struct, kw_only=True):
         delivered: The handler returned.
         dropped: Given up because the queue was full, or because the drain ended.
         failed: The handler raised.
-        queued: Waiting now.
+        queued: Waiting now, or being handled.
     """
 
     accepted: int = 0
@@ -68,40 +72,52 @@ class WakeUp:
     """Wakes one waiting task, from any thread; costs nothing while the task is busy.
 
     Attributes:
-        idle: Whether the task waits: only then a wake-up does anything.
+        idle: Whether the task waits: only then it must be woken.
     """
 
-    __slots__ = ("_event", "_soon", "_thread", "idle")
+    __slots__ = ("_called", "_event", "_soon", "_thread", "idle")
 
     def __init__(self) -> None:
-        token: Any = anyio.lowlevel.current_token().native_token
-        # The loop's own way in, asyncio's or trio's: the one thing of either that anyio has no non-waiting form of.
-        self._soon: Callable[..., object] = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
-        self._thread = threading.get_ident()
+        self._soon: Callable[..., object] | None = None
+        self._thread = 0
         self._event = anyio.Event()
+        self._called = False
         self.idle = False
 
     def __call__(self) -> None:
-        """Wake the task if it waits."""
+        """Wake the task if it waits, else let its next wait return at once."""
+        self._called = True
         if not self.idle:
             return
         self.idle = False
         if threading.get_ident() == self._thread:
             self._event.set()
-        else:
-            self._soon(self._event.set)
+        elif self._soon is not None:
+            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                self._soon(self._event.set)
 
     def arm(self) -> None:
         """Say that the task is about to wait: look at the queue once more after this, then `wait`."""
+        if self._soon is None:
+            self._bind()
         self._event = anyio.Event()
         self.idle = True
 
+    def _bind(self) -> None:
+        token: Any = anyio.lowlevel.current_token().native_token
+        # The loop's own way in, asyncio's or trio's: the one thing of either that anyio has no non-waiting form of.
+        self._soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
+        self._thread = threading.get_ident()
+
     async def wait(self) -> None:
-        """Wait for the wake-up."""
+        """Wait until somebody calls, or return at once if somebody has called since the last wait."""
         try:
-            await self._event.wait()
+            if self._called:
+                await anyio.lowlevel.checkpoint()
+            else:
+                await self._event.wait()
         finally:
-            self.idle = False
+            self.idle = self._called = False
 
 
 class Subscription:
@@ -124,6 +140,9 @@ class Subscription:
         queue_events: int,
         envelopes: bool,
     ) -> None:
+        if queue_events < 1:
+            msg = f"queue_events={queue_events}: a queue holds at least one event"
+            raise SubscriptionError(msg)
         self.name = name
         self.selector = selector
         self._handler = handler
@@ -135,9 +154,12 @@ class Subscription:
         self._envelopes = envelopes
         self._queue: deque[Envelope[Event]] = deque()
         self._delivered = self._dropped = self._failed = 0
+        self._in_hand = 0  # 1 while the handler works on an event
         self._room = threading.Event()
+        self._tight = False  # whether a publisher may be waiting for room
         self._stalled = False
         self._closing = False
+        self._abandoned = False
         self.finished = False
         self._wake = WakeUp()
 
@@ -168,14 +190,18 @@ class Subscription:
         return self.is_full
 
     def _handle_overflow(self) -> None:
-        if self._overflow is Overflow.DROP_OLDEST:
-            self._queue.popleft()
-            self._dropped += 1
-        elif self._stalled or len(self._queue) > 2 * self._bound:  # nobody waited: a stalled handler, or its own loop
-            self._queue.pop()
-            self._dropped += 1
-        else:
-            self._room.clear()
+        try:
+            if self._overflow is Overflow.DROP_OLDEST:
+                self._queue.popleft()
+            elif self._stalled or len(self._queue) > 2 * self._bound:  # nobody waited: stalled, or on its own loop
+                self._queue.pop()
+            else:
+                self._room.clear()
+                self._tight = True
+                return
+        except IndexError:  # the handler's thread was faster
+            return
+        self._dropped += 1
 
     def wait_for_room(self) -> None:
         """Hold a publishing thread until the handler has caught up; a handler that does not is waited for once."""
@@ -193,6 +219,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Deliver until the subscription is closed and its queue is empty."""
+        self._token = anyio.lowlevel.current_token()
         while True:
             while self._queue:
                 await self._deliver_queued()
@@ -205,21 +232,24 @@ class Subscription:
 
     async def _deliver_queued(self) -> None:
         if not self._is_async:
-            await anyio.to_thread.run_sync(self._deliver_in_thread, abandon_on_cancel=True)
+            await _run_in_thread(self._deliver_in_thread, self.name)
             return
         queue, handler, whole = self._queue, self._handler, self._envelopes
         for _ in range(YIELD_EVERY):
             if not queue:
                 break
             envelope = queue.popleft()
+            self._in_hand = 1
             try:
                 await handler(envelope if whole else envelope.event)  # type: ignore[misc] - async, as checked
                 self._delivered += 1
             except Exception as error:  # noqa: BLE001 - border: a handler's error is counted and touches no other
                 self._count_failure(error)
+            self._in_hand = 0
+            if self._tight:
+                self._make_room()
         else:
             await anyio.lowlevel.checkpoint()
-        self._make_room()
 
     def _deliver_in_thread(self) -> None:
         queue = self._queue
@@ -227,16 +257,21 @@ class Subscription:
             if not queue:
                 return
             envelope = queue.popleft()
+            self._in_hand = 1
             try:
-                self._handler(envelope if self._envelopes else envelope.event)
+                answer = self._handler(envelope if self._envelopes else envelope.event)
+                if inspect.isawaitable(answer):  # a lambda round a coroutine function
+                    anyio.from_thread.run(_wait_for, answer, token=self._token)
                 self._delivered += 1
             except Exception as error:  # noqa: BLE001 - border: a handler's error is counted and touches no other
                 self._count_failure(error)
-            self._make_room()
+            self._in_hand = 0
+            if self._tight:
+                self._make_room()
 
     def _make_room(self) -> None:
         if len(self._queue) <= self._bound:
-            self._stalled = False
+            self._stalled = self._tight = False
             self._room.set()
 
     def _count_failure(self, error: Exception) -> None:
@@ -251,17 +286,44 @@ class Subscription:
 
     def abandon(self) -> None:
         """Count what the drain had no time for."""
+        self._abandoned = not self.finished
         self._dropped += len(self._queue)
         self._queue.clear()
         self._room.set()
 
     def statistics(self) -> HandlerStatistics:
         """Return the counts so far."""
-        queued = len(self._queue)
+        queued, dropped = len(self._queue), self._dropped
+        if self._abandoned:
+            dropped += self._in_hand
+        else:
+            queued += self._in_hand
         return HandlerStatistics(
-            accepted=self._delivered + self._failed + self._dropped + queued,
+            accepted=self._delivered + self._failed + dropped + queued,
             delivered=self._delivered,
-            dropped=self._dropped,
+            dropped=dropped,
             failed=self._failed,
             queued=queued,
         )
+
+
+async def _wait_for(answer: Awaitable[None]) -> None:
+    await answer
+
+
+async def _run_in_thread(call: Callable[[], None], name: str) -> None:
+    """Run `call` in a thread of its own, and wait for it.
+
+    The thread is a daemon: a handler that hangs must not keep the process from ending, as a pool's thread would.
+    """
+    done, context = WakeUp(), copy_context()
+    done.arm()
+
+    def run() -> None:
+        try:
+            context.run(call)
+        finally:
+            done()
+
+    threading.Thread(target=run, name=f"trackbus handler {name}", daemon=True).start()
+    await done.wait()

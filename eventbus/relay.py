@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
+
 from eventbus._codec import read_frame
 from eventbus._topic import Scope
-from eventbus.abc import Consumer, ConsumerStatistics, RelayedBatch
+from eventbus.abc import Consumer, ConsumerStatistics, RefusedError, RelayedBatch
 from eventbus.errors import DecodeError, SubscriptionError
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 BATCH_EVENTS = 256
 """Records per batch: one transaction at the far side."""
+
+RETRY_SECONDS = 1.0
+"""How long the relay waits before it offers a refused batch again."""
 
 POLL_SECONDS = 0.5
 """How often the relay looks for partitions that other processes write; own records wake it."""
@@ -75,7 +80,7 @@ class Relay(Consumer):
                 await feed.wait_for_news(POLL_SECONDS)
 
     async def _send(self, batch: RelayedBatch, feed: Feed) -> None:
-        mark = await self._target.accept(batch)
+        mark = await self._accepted(batch)
         self._cursor[batch.header.key] = mark
         site = batch.header.origin.site
         self._counts.delivered += len(batch.records)
@@ -83,13 +88,23 @@ class Relay(Consumer):
         self._withheld += batch.withheld
         feed.moved({batch.header.key: mark})
 
+    async def _accepted(self, batch: RelayedBatch) -> int:
+        """Hand a batch over; a far side that refuses it (its disk is full, say) is asked again."""
+        while True:
+            try:
+                return await self._target.accept(batch)
+            except RefusedError as error:
+                cause = f"refused: {error}"
+                self._counts.failed[cause] = self._counts.failed.get(cause, 0) + 1
+                await anyio.sleep(RETRY_SECONDS)
+
     async def _end_own_partition(self, feed: Feed) -> None:
         """Say that the site's own partition ends here: its bus takes no more events."""
         header = feed.journal.header
         mark = self._cursor.get(header.key, 0)
         if mark:
             ended = RelayedBatch(header=header, first=mark + 1, last=mark, records=(), ended=True)
-            await self._target.accept(ended)
+            await self._accepted(ended)
 
     def _batches(self, records: Iterable[StoredRecord], feed: Feed) -> list[RelayedBatch]:
         stretches: dict[str, list[StoredRecord]] = {}

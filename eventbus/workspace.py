@@ -10,6 +10,7 @@ import atexit
 import os
 import re
 import secrets
+import sys
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -180,7 +181,7 @@ def _bus_of_environment() -> Bus | None:
 
 
 def _leave(bus: Bus) -> None:
-    bus.stop()
+    bus.stop(getattr(sys, "last_value", None))  # what the interpreter is ending with, if it is an error
     bus.close()
 
 

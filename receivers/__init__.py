@@ -1,7 +1,22 @@
-"""What fills the trackers: subscribe a receiver, and its worker process does the rest."""
+"""What fills the trackers: subscribe a receiver, and its worker process does the rest.
+
+No tracker's SDK is imported here: each is loaded in its own worker.
+"""
 
 from receivers._batch import FlushPolicy
 from receivers._receiver import Receiver
 from receivers._supervisor import WorkerPolicy
+from receivers.jsonl import JsonlReceiver
+from receivers.mlflow import MLflowReceiver
+from receivers.tensorboard import TensorBoardReceiver
+from receivers.wandb import WandBReceiver
 
-__all__ = ["FlushPolicy", "Receiver", "WorkerPolicy"]
+__all__ = [
+    "FlushPolicy",
+    "JsonlReceiver",
+    "MLflowReceiver",
+    "Receiver",
+    "TensorBoardReceiver",
+    "WandBReceiver",
+    "WorkerPolicy",
+]

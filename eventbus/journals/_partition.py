@@ -41,6 +41,7 @@ FILE_NAME = re.compile(r"(?P<rank>\d+)-(?P<incarnation>[0-9a-f]+)-(?P<roll>\d+)\
 
 _SCHEMA = f"""
 PRAGMA page_size = {PAGE_BYTES};
+BEGIN;
 CREATE TABLE header (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE records (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
@@ -91,7 +92,7 @@ class PartitionLock:
 
     def __init__(self, path: Path) -> None:
         self._identity: tuple[int, int] | None = None
-        if _identity(path) in _held:
+        if _is_held_here(path):
             raise BlockingIOError(errno.EAGAIN, "this process writes the partition already", str(path))
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -99,7 +100,7 @@ class PartitionLock:
         except OSError:
             os.close(self._fd)
             raise
-        self._identity = _identity(self._fd)
+        self._identity = _identity(os.fstat(self._fd))
         _held.add(self._identity)
 
     def _acquire(self) -> None:
@@ -121,13 +122,16 @@ class PartitionLock:
             os.close(self._fd)
 
 
-def _identity(path: Path | int) -> tuple[int, int]:
-    """Return what names a file however its path is spelt; (0, 0) if there is none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return 0, 0
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    """Return what names a file however its path is spelt."""
     return found.st_dev, found.st_ino
+
+
+def _is_held_here(path: Path) -> bool:
+    try:
+        return _identity(path.stat()) in _held
+    except FileNotFoundError:
+        return False
 
 
 def is_held(path: Path) -> bool:
@@ -135,7 +139,7 @@ def is_held(path: Path) -> bool:
 
     The probe is a shared lock: two that look at once don't take each other for the writer.
     """
-    if _identity(path) in _held:
+    if _is_held_here(path):
         return True
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -160,6 +164,7 @@ def create_file(path: Path, header: PartitionHeader, **more: int) -> None:
     with closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
         connection.executescript(_SCHEMA)
         connection.executemany("INSERT INTO header VALUES (?, ?)", values.items())
+        connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
     unfinished.rename(path)
 

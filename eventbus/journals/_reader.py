@@ -184,7 +184,7 @@ class JournalReader:
         """Return up to `limit` records after a cursor, in order within each partition."""
         position = dict(after)
         found: list[StoredRecord] = []
-        waiting = list(self.ready(after))
+        waiting: list[PartitionReader] = list(self.ready(after))
         while waiting and len(found) < limit:
             share = max(1, (limit - len(found)) // len(waiting))  # a busy partition must not keep the others waiting
             waiting = [one for one in waiting if self._take(one, position, min(share, limit - len(found)), found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING
 from eventbus._codec import encode
 from eventbus._event import Envelope, Event, Origin
 from eventbus.abc import Cursor, LocalJournal, PartitionHeader, RelayedBatch, StoredRecord
+from eventbus.errors import BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from eventbus._topic import Scope
+
+_logger = logging.getLogger("trackbus.journal")
 
 
 @dataclass(slots=True)
@@ -85,8 +89,8 @@ class MemoryJournal(LocalJournal):
             yield from (StoredRecord(mirror.header, *record) for record in mirror.records if record[0] > position)
         position = after.get(self._header.key, 0)
         for envelope in list(self._own):
-            if envelope.seq > position:
-                yield StoredRecord(self._header, envelope.seq, _encoded(envelope))
+            if envelope.seq > position and (body := _encoded(envelope)) is not None:
+                yield StoredRecord(self._header, envelope.seq, body)
 
     async def ends(self) -> Cursor:
         """Return the last sequence of every partition."""
@@ -105,5 +109,9 @@ class MemoryJournal(LocalJournal):
         """Nothing is held that would need closing."""
 
 
-def _encoded(envelope: Envelope[Event]) -> bytes:
-    return encode(envelope.event, envelope.topic, envelope.scope, envelope.run, envelope.time_ns)
+def _encoded(envelope: Envelope[Event]) -> bytes | None:
+    try:
+        return encode(envelope.event, envelope.topic, envelope.scope, envelope.run, envelope.time_ns)
+    except BadInputError as error:  # a journal on disk says so at the append; here the others must still be read
+        _logger.warning("record %s is left out: %s", envelope.seq, error)
+        return None

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 from weakref import WeakSet
 
 import anyio
@@ -23,9 +23,14 @@ from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import ConsumerFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from eventbus._topic import Scope
+
+T = TypeVar("T")
+
+INSERT_ATTEMPTS = 100
+"""Only a signal that strikes within the append makes a second one necessary."""
 
 
 class _Partition:
@@ -62,14 +67,17 @@ class _Partition:
         An interrupt, or a signal handler that logs, may strike between the insert and the count: then the number is
         taken, and the file says what comes next.
         """
-        seq = self.end + 1
-        try:
-            self.connection.execute("INSERT INTO records VALUES (?, ?)", (seq, body))
-        except sqlite3.IntegrityError:
-            seq = self._stored_end() + 1
-            self.connection.execute("INSERT INTO records VALUES (?, ?)", (seq, body))
-        self.end = seq
-        return seq
+        for _ in range(INSERT_ATTEMPTS):
+            seq = self.end + 1
+            try:
+                self.connection.execute("INSERT INTO records VALUES (?, ?)", (seq, body))
+            except sqlite3.IntegrityError:
+                self.end = self._stored_end()
+            else:
+                self.end = max(self.end, seq)
+                return seq
+        msg = f"record {self.end + 1} is there already"
+        raise sqlite3.IntegrityError(msg)
 
     def care(self, *, checkpoint: bool) -> None:
         """Sync and checkpoint; called by the caretaker's thread."""
@@ -133,13 +141,13 @@ class SqliteJournal(LocalJournal):
     """
 
     def __init__(self, folder: Path, origin: Origin, *, cursors: Path | None = None) -> None:
-        self.folder = folder
+        self.folder = self._folder = folder
         self.origin = origin
         self._cursors = cursors or folder.parent / "cursors"
         self._forked = False
         self._mirrors: dict[str, _Mirror] = {}
         self._reader = JournalReader(folder)
-        self._limiter = anyio.CapacityLimiter(1)  # the reader and the mirrors serve one thread at a time
+        self._serial = threading.Lock()  # the reader and the mirrors serve one thread at a time, of any loop
         try:
             self._own = _Partition(folder, files.new_header(folder, origin))
         except (OSError, sqlite3.Error) as error:
@@ -171,7 +179,14 @@ class SqliteJournal(LocalJournal):
 
     async def append(self, batch: RelayedBatch) -> int:
         """Append a stretch of another journal's partition, once."""
-        return await anyio.to_thread.run_sync(self._append, batch, limiter=self._limiter)
+        return await self._in_thread(lambda: self._append(batch))
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(self._one_at_a_time, call)
+
+    def _one_at_a_time(self, call: Callable[[], T]) -> T:
+        with self._serial:
+            return call()
 
     def _append(self, batch: RelayedBatch) -> int:
         if self._own.closed:
@@ -187,22 +202,22 @@ class SqliteJournal(LocalJournal):
     def _mirror(self, header: PartitionHeader) -> _Mirror:
         mirror = self._mirrors.get(header.key)
         if mirror is None:
-            mirror = self._mirrors[header.key] = _Mirror(self.folder, header)
+            mirror = self._mirrors[header.key] = _Mirror(self._folder, header)
             for ended in [self._mirrors.pop(key) for key in header.after if key in self._mirrors]:
                 ended.close(ended=False)  # a successor comes when all of it is here
         return mirror
 
     async def marks(self) -> Cursor:
         """Return the mark of every partition that was appended in batches."""
-        return await anyio.to_thread.run_sync(self._reader.marks, limiter=self._limiter)
+        return await self._in_thread(self._reader.marks)
 
     async def read(self, after: Mapping[str, int], limit: int) -> list[StoredRecord]:
         """Return up to `limit` records after a cursor, in order within each partition."""
-        return await anyio.to_thread.run_sync(self._reader.read, after, limit, limiter=self._limiter)
+        return await self._in_thread(lambda: self._reader.read(after, limit))
 
     async def ends(self) -> Cursor:
         """Return the last sequence of every partition."""
-        return await anyio.to_thread.run_sync(self._reader.ends, limiter=self._limiter)
+        return await self._in_thread(self._reader.ends)
 
     async def cursor(self, consumer: str) -> Cursor:
         """Return the committed position of a consumer, empty for a new one."""
@@ -216,11 +231,12 @@ class SqliteJournal(LocalJournal):
 
     def close(self) -> None:
         """Mark the own partition as ended and let go of all files. Legal twice."""
-        for mirror in self._mirrors.values():
-            mirror.close(ended=False)
-        self._mirrors.clear()
-        self._own.close()
-        self._reader.close()
+        with self._serial:
+            for mirror in self._mirrors.values():
+                mirror.close(ended=False)
+            self._mirrors.clear()
+            self._reader.close()  # before the writer: whoever closes a file last, and may write it, tidies it up
+            self._own.close()
 
     def forbid(self) -> None:
         """Take no more records: a forked child must never touch its parent's files."""

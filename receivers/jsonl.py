@@ -1,0 +1,192 @@
+"""One JSON line per record: the reference sink, and the simplest thing that keeps every promise.
+
+A run's file is `<folder>/<run id>/<site>.jsonl`. Every event of every type is stored, with all its fields:
+
+| In the line | What it is |
+| --- | --- |
+| `number` | number of the row within the run, from 1 |
+| `partition`, `seq` | who wrote the record, and as which of its records: its identity everywhere |
+| `site`, `rank`, `run`, `topic`, `type`, `time_ns` | its envelope |
+| `event` | the event's fields |
+
+NaN and infinities are the strings "NaN", "Infinity" and "-Infinity", bytes are base64, date-times ISO 8601.
+How the run ended is one more line, of type `RunStatus`: a run that was killed and said no goodbye has it too.
+
+The position is the file's length. Whatever stands behind the acknowledged length is cut off when the run is
+opened again, so redelivered rows stand there once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, cast
+
+from eventbus import Envelope, Event, Part
+from eventbus.errors import ConfigurationError, WorkspaceError
+from eventbus.tracking import RunStatus
+from receivers._batch import FlushPolicy
+from receivers._names import file_name
+from receivers._receiver import Receiver
+from receivers._supervisor import WorkerPolicy
+from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
+
+
+class JsonlConfig(SinkConfig):
+    """Settings of the JSON lines.
+
+    Attributes:
+        path: Folder of the files, relative to the workspace; by default `jsonl` there.
+    """
+
+    kind: ClassVar[str] = "jsonl"
+    sink: ClassVar[str] = "receivers.jsonl:JsonlSink"
+
+    path: str | None = None
+
+    def folder(self, workspace: Path) -> Path:
+        """Return the folder that holds a folder per run."""
+        return (workspace / Path(self.path or self.kind).expanduser()).absolute()
+
+    def check(self, workspace: Path) -> None:
+        """Refuse a path that names a file: every run and site has a file of its own."""
+        folder = self.folder(workspace)
+        if folder.suffix == ".jsonl" or folder.is_file():
+            raise ConfigurationError(
+                f"path={self.path!r} names a file; name a folder: it will hold <run id>/<site>.jsonl"
+            )
+
+    def destination(self, workspace: Path) -> str:
+        """Name the folder."""
+        return f"{self.kind}:{self.folder(workspace)}"
+
+    def look(self, workspace: Path) -> str:
+        """Show the last lines of every file."""
+        return f"tail -n 5 {shlex.quote(str(self.folder(workspace)))}/*/*.jsonl"
+
+
+class JsonlSink(Sink[JsonlConfig]):
+    """Appends one line per row to the run's file."""
+
+    _run: RunInfo
+    _file: BinaryIO
+    _row: int
+
+    def open(self, run: RunInfo, committed: Position) -> int:
+        """Cut the file back to its acknowledged length.
+
+        Raises:
+            WorkspaceError: The file is shorter than what was acknowledged: somebody else changed it.
+        """
+        path = self.config.folder(self.workspace) / file_name(run.id) / f"{file_name(run.site)}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        length = int(committed.token or 0)
+        self._run, self._row = run, committed.row
+        self._file = path.open("ab")
+        if (found := self._file.tell()) < length:
+            self._file.close()
+            raise WorkspaceError(_shrunk(path, found, length))
+        self._file.truncate(length)
+        return self._row
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append the rows that are new."""
+        for row in rows:
+            if row.number > self._row:
+                self._file.write(_line(_fields(row)))
+                self._row = row.number
+
+    def flush(self) -> Position:
+        """Hand everything to the operating system."""
+        self._file.flush()
+        return Position(self._row, str(self._file.tell()))
+
+    def close(self, status: RunStatus | None, reason: str = "") -> Position:
+        """Store how the run ended, and close the file."""
+        if status is not None:
+            end = {"type": "RunStatus", "status": status.value, "reason": reason}
+            self._file.write(_line({"site": self._run.site, "run": self._run.id, **end}))
+        position = self.flush()
+        self._file.close()
+        return position
+
+
+def _shrunk(path: Path, found: int, length: int) -> str:
+    return (
+        f"{path} holds {found} bytes, but {length} were stored: restore the file, or replay the run with a "
+        "receiver of another name and folder"
+    )
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    envelope: Envelope[Event] = row.envelope
+    return {
+        "number": row.number,
+        "seq": envelope.seq,
+        "partition": envelope.origin.partition,
+        "site": envelope.site,
+        "rank": envelope.rank,
+        "run": envelope.run,
+        "topic": envelope.topic,
+        "type": envelope.event.event_name,
+        "time_ns": envelope.time_ns,
+        "event": envelope.event.__dict__,
+    }
+
+
+def _line(fields: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(fields, default=_plain, allow_nan=False)
+    except ValueError:  # a number that JSON doesn't know: rare, so only then every value is looked at
+        text = json.dumps(_spelled(fields), default=_plain, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def _plain(value: object) -> Any:
+    """Return the fields of a part and the text of a date or of bytes."""
+    if isinstance(value, Part):
+        return _spelled(value.__dict__)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")  # no event can hold one
+
+
+def _spelled(value: Any) -> Any:
+    """Return the value with its NaNs and infinities as strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _spelled(inner) for key, inner in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_spelled(inner) for inner in cast("list[Any]", value)]
+    return value
+
+
+class JsonlReceiver(Receiver):
+    """Fills files of JSON lines: the reference, and the fastest.
+
+    Args:
+        path: Folder of the files, relative to the workspace; by default `jsonl` there.
+        name: Its name on the bus and the name of its cursor.
+        flush: When batches are written.
+        worker: Deadlines of the worker process.
+        python: Interpreter of the worker, for an SDK that lives in an environment of its own.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        *,
+        name: str | None = None,
+        flush: FlushPolicy | None = None,
+        worker: WorkerPolicy | None = None,
+        python: str | None = None,
+    ) -> None:
+        super().__init__(JsonlConfig(path=path), name=name, flush=flush, worker=worker, python=python)

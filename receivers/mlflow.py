@@ -1,0 +1,332 @@
+"""MLflow: one run per site, through MlflowClient, into SQLite, another database or a tracking server.
+
+A run is found again by its tag `trackbus.run`, `<run id>@<site>`, in the experiment of its group; the tags
+`trackbus.site` and `trackbus.group` tell the rest.
+
+| Event | In MLflow |
+| --- | --- |
+| MetricsLogged | a metric per key with step (none: 0) and time in ms; `main_tag` becomes `<main_tag>/<key>` |
+| ParamsLogged | params. The first value stays; a later one is the tag `trackbus.param.<key>` |
+| ConfigUpdated | params named by their dotted path, lists as JSON; a later value as above |
+| TagsSet | tags; the last value counts |
+| TextLogged, a file | an artifact under its path; a later one of the same path replaces it |
+| TextLogged, a tag | an artifact `text/<key>/<step>-<incarnation>-<seq>.txt`: texts of one step all stay |
+| RunStarted | tags `trackbus.name` and `trackbus.group` |
+| RunFinished | at the end of the run its status FINISHED, FAILED or KILLED, and tag `trackbus.reason` |
+
+What MLflow can't hold is stored as it can, and counted:
+
+* `infinite metric clamped`: MLflow keeps an infinity as 1.797e308. NaN stays NaN.
+* `merged`: points of one key with equal step, value and millisecond are one point there, which is also why
+  redelivered rows change nothing.
+* `renamed key`: MLflow takes letters, digits and `_ - . space : /` in a normal relative path. Anything else
+  becomes its code (`%` is `_x25_`); the tag `trackbus.key.<new key>` holds what was logged.
+* `cut param`, `cut tag`: over 6000 or 8000 characters.
+* `param changed`: see above.
+* `artifact path taken`: a text's path runs through an earlier text; it is stored under `text/taken/`.
+* `unsupported <event>`: not stored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+from pydantic import Field, JsonValue, field_serializer
+
+from eventbus.errors import ConfigurationError, MissingExtraError
+from eventbus.tracking import RunStatus
+from receivers._batch import FlushPolicy
+from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_text, in_ms, mlflow_key
+from receivers._mlflow_uri import check_uri, is_server, one_at_a_time, redacted, redacting
+from receivers._names import escape, file_name, shorten
+from receivers._receiver import Receiver
+from receivers._supervisor import WorkerPolicy
+from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
+
+SECRET_URI = "TRACKBUS_MLFLOW_URI"  # noqa: S105 - the variable's name
+"""Environment variable that carries a tracking URI with a password to the worker."""
+
+REQUEST_SECONDS = 5
+"""A request that takes longer fails and its batch is sent again; MLflow would try for twenty minutes."""
+
+MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 100
+MAX_METRICS_AT_SERVER = 250  # what a busy server stores well within REQUEST_SECONDS; it took 7 s for 1000
+MAX_EXPERIMENT_LENGTH = 500
+MAX_REQUEST_BYTES = 900_000  # MLflow refuses 1 000 000
+FIELD_BYTES = 150  # names and layout of an entry's fields in a request
+
+RUN_TAG = "trackbus.run"
+REASON_TAG = "trackbus.reason"
+
+_OPTIONS = ("experiment_name", "run_name", "experiment_tags", "run_tags")
+
+T = TypeVar("T")
+
+
+class MLflowConfig(SinkConfig):
+    """Settings of MLflow.
+
+    Attributes:
+        tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the
+            workspace.
+        kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`, as NVFLARE names them.
+        artifact_location: Where a new experiment keeps its artifacts; by default `mlartifacts` in the
+            workspace, or what the server says.
+    """
+
+    kind: ClassVar[str] = "mlflow"
+    sink: ClassVar[str] = "receivers.mlflow:MLflowSink"
+
+    tracking_uri: str | None = Field(default=None, repr=False)
+    kw_args: dict[str, JsonValue] | None = None
+    artifact_location: str | None = None
+
+    @field_serializer("tracking_uri")
+    def _without_password(self, uri: str | None) -> str | None:
+        """Keep the password out of what is written down; the worker gets it by its environment."""
+        return uri and redacted(uri)
+
+    def uri(self, workspace: Path) -> str:
+        """Return the tracking URI, with its password."""
+        secret = os.environ.get(SECRET_URI)
+        if secret is not None and redacted(secret) == self.tracking_uri:
+            return secret
+        return self.tracking_uri or f"sqlite:///{(workspace / 'mlflow.db').absolute()}"
+
+    def artifacts(self, workspace: Path) -> str | None:
+        """Return where a new experiment keeps its artifacts; None leaves it to the server."""
+        if self.artifact_location is None and is_server(self.uri(workspace)):
+            return None
+        return self.artifact_location or (workspace / "mlartifacts").absolute().as_uri()
+
+    def option(self, name: str) -> str | None:
+        """Return one of the texts in `kw_args`."""
+        value = (self.kw_args or {}).get(name)
+        return None if value is None else str(value)
+
+    def tags(self, name: str) -> dict[str, str]:
+        """Return one of the dicts in `kw_args`."""
+        value = (self.kw_args or {}).get(name) or {}
+        return {key: as_text(inner) for key, inner in cast("dict[str, object]", value).items()}
+
+    def check(self, workspace: Path) -> None:
+        """Refuse a missing SDK, options that nobody reads, and stores that keep a repeated row twice."""
+        if find_spec("mlflow") is None:
+            raise MissingExtraError("MLflowReceiver needs the package mlflow: pip install 'trackbus[mlflow]'")
+        options = self.kw_args or {}
+        if unknown := sorted(set(options) - set(_OPTIONS)):
+            raise ConfigurationError(f"kw_args: unknown {', '.join(unknown)}; known are {', '.join(_OPTIONS)}")
+        for name in ("experiment_tags", "run_tags"):
+            if not isinstance(options.get(name) or {}, dict):
+                raise ConfigurationError(f"kw_args: {name} must be a dict of tag and value")
+        check_uri(self.uri(workspace))
+
+    def destination(self, workspace: Path) -> str:
+        """Name the store."""
+        return f"{self.kind}:{redacted(self.uri(workspace))}"
+
+    def environment(self) -> Mapping[str, str]:
+        """Make MLflow fail fast instead of retrying for minutes, write at once, and tell nobody."""
+        telemetry = {name: "true" for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK") if name not in os.environ}
+        uri = self.tracking_uri or ""
+        secret = {SECRET_URI: uri} if redacted(uri) != uri else {}
+        return {
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            **telemetry,
+            **secret,
+        }
+
+    def look(self, workspace: Path) -> str:
+        """Start MLflow's pages on the store, or name the server's."""
+        uri = redacted(self.uri(workspace))
+        if is_server(uri):
+            return uri
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+class MLflowSink(Sink[MLflowConfig]):
+    """Fills one run of MLflow. An exact repeat changes nothing there, so rows are simply sent again."""
+
+    _client: Any
+    _found: Any
+    _row: int
+    _last_ms: int | None
+    _running: bool
+    _draft: Draft
+
+    def open(self, run: RunInfo, committed: Position) -> int:
+        """Find the run or create it.
+
+        Raises:
+            MLflowError: The store can't be opened.
+        """
+        self._row, self._last_ms = committed.row, None
+        uri = self.config.uri(self.workspace)
+        with redacting(uri), one_at_a_time(uri):
+            self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
+            experiment = self._experiment(run)
+            self._found = _find_run(self._client, experiment, run) or self._create_run(experiment, run)
+        self._running = self._found.info.status == "RUNNING" and self._found.info.lifecycle_stage == "active"
+        self._draft = Draft(self.counts, self._found.data.params, self._found.data.tags)
+        return self._row
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Send the rows that are new. A run that had ended goes on with them.
+
+        Raises:
+            MLflowError: A request failed; what was stored before it stays, and may be sent again.
+        """
+        fresh = [row for row in rows if row.number > self._row]
+        if not fresh:
+            return
+        for row in fresh:
+            self._draft.add(row.envelope)
+        with redacting(self.config.uri(self.workspace)):
+            self._go_on()
+            self._send(self._draft)
+        self._draft.clear()
+        self._row, self._last_ms = fresh[-1].number, in_ms(fresh[-1].envelope.time_ns)
+
+    def flush(self) -> Position:
+        """Return the last row: MLflow has stored a batch when its call returns."""
+        return Position(self._row)
+
+    def close(self, status: RunStatus | None, reason: str = "") -> Position:
+        """End the run as it ended."""
+        if status is not None:
+            run_id = self._found.info.run_id
+            with redacting(self.config.uri(self.workspace)):
+                if reason:
+                    self._client.set_tag(run_id, REASON_TAG, reason[:MAX_TAG_LENGTH])
+                self._client.set_terminated(run_id, status.value, self._last_ms)
+        return self.flush()
+
+    def _experiment(self, run: RunInfo) -> str:
+        """Return the id of the experiment of the run's group, made anew if need be."""
+        name = shorten(self.config.option("experiment_name") or run.group or "trackbus", MAX_EXPERIMENT_LENGTH)
+        found = self._client.get_experiment_by_name(name) or self._create_experiment(name)
+        if found.lifecycle_stage != "active":
+            self._client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _create_experiment(self, name: str) -> Any:
+        tags = _as_tags(self.config.tags("experiment_tags"))
+        refused = import_module("mlflow.exceptions").MlflowException
+        try:
+            self._client.create_experiment(name, self.config.artifacts(self.workspace), tags)
+        except refused:
+            if self._client.get_experiment_by_name(name) is None:  # else another worker was faster
+                raise
+        return self._client.get_experiment_by_name(name)
+
+    def _create_run(self, experiment: str, run: RunInfo) -> Any:
+        tags = _as_tags(self.config.tags("run_tags"))
+        own_name = self.config.option("run_name")
+        title = f"{run.site}-{own_name}" if own_name else tags.pop("mlflow.runName", run.title)
+        tags |= {RUN_TAG: _identity(run), "trackbus.site": run.site, "trackbus.group": run.group}
+        return self._client.create_run(experiment, in_ms(run.started_ns), tags, shorten(title, MAX_KEY_LENGTH))
+
+    def _go_on(self) -> None:
+        """Set a run that had ended, or that somebody deleted, running again."""
+        if self._running:
+            return
+        info = self._found.info
+        if info.lifecycle_stage != "active":
+            self._client.restore_run(info.run_id)
+        self._client.update_run(info.run_id, status="RUNNING")
+        if REASON_TAG in self._found.data.tags:
+            self._client.delete_tag(info.run_id, REASON_TAG)
+        self._running = True
+
+    def _send(self, draft: Draft) -> None:
+        entities, run_id = import_module("mlflow.entities"), self._found.info.run_id
+        for params in chunks(draft.params.items(), MAX_PARAMS):
+            self._client.log_batch(run_id, params=[entities.Param(*param) for param in params])
+        for tags in chunks(draft.tags.items(), MAX_TAGS):
+            self._client.log_batch(run_id, tags=[entities.RunTag(*tag) for tag in tags])
+        at_server = is_server(self.config.uri(self.workspace))
+        for points in chunks(draft.metrics, MAX_METRICS_AT_SERVER if at_server else MAX_METRICS):
+            self._client.log_batch(run_id, metrics=[entities.Metric(*point) for point in points])
+        for path, text in draft.texts:
+            self._send_text(path, text)
+
+    def _send_text(self, path: str, text: str) -> None:
+        run_id = self._found.info.run_id
+        try:
+            self._client.log_text(run_id, text, path)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            self.counts["artifact path taken"] += 1
+            self._client.log_text(run_id, text, f"text/taken/{file_name(path)}")
+
+
+def _identity(run: RunInfo) -> str:
+    return escape(f"{run.id}@{run.site}", r"['\"\\]")
+
+
+def _find_run(client: Any, experiment: str, run: RunInfo) -> Any:
+    everything = import_module("mlflow.entities").ViewType.ALL
+    wanted = f"tags.`{RUN_TAG}` = '{_identity(run)}'"
+    found = client.search_runs([experiment], wanted, everything, max_results=1)
+    return found[0] if found else None
+
+
+def _as_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {mlflow_key(key): value[:MAX_TAG_LENGTH] for key, value in tags.items()}
+
+
+def chunks(entries: Iterable[T], most: int) -> Iterator[list[T]]:
+    """Split entries so that each request holds at most `most` of them and is not too large."""
+    chunk: list[T] = []
+    size = 0
+    for entry in entries:
+        bytes_of_entry = len(json.dumps(entry)) + FIELD_BYTES
+        if chunk and (len(chunk) == most or size + bytes_of_entry > MAX_REQUEST_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(entry)
+        size += bytes_of_entry
+    if chunk:
+        yield chunk
+
+
+class MLflowReceiver(Receiver):
+    """Fills MLflow: a SQLite store in the workspace, or any tracking URI.
+
+    Args:
+        tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the workspace.
+        kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`.
+        artifact_location: Where a new experiment keeps its artifacts; by default `mlartifacts` in the workspace.
+        name: Its name on the bus and the name of its cursor.
+        flush: When batches are written.
+        worker: Deadlines of the worker process.
+        python: Interpreter of the worker, for an SDK that lives in an environment of its own.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        kw_args: dict[str, Any] | None = None,
+        artifact_location: str | None = None,
+        *,
+        name: str | None = None,
+        flush: FlushPolicy | None = None,
+        worker: WorkerPolicy | None = None,
+        python: str | None = None,
+    ) -> None:
+        super().__init__(
+            MLflowConfig(tracking_uri=tracking_uri, kw_args=kw_args, artifact_location=artifact_location),
+            name=name,
+            flush=flush,
+            worker=worker,
+            python=python,
+        )

@@ -1,0 +1,69 @@
+"""What the look-alikes of the trackers' SDKs have in common: each holds one writer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from eventbus import Receipt, Scope
+from writers._writer import TrackingWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from eventbus._bus import Bus
+    from writers._intake import OnBadInput
+
+
+class LookAlike:
+    """Base of the look-alikes.
+
+    Args:
+        bus: Where to publish; by default the current bus.
+        run: Id of the run; by default the bus's own, so that all writers of a bus log to one run.
+        scope: Whether what is logged stays at its site or may cross to the server.
+        on_bad_input: Whether what can't be recorded raises, or is left out and counted.
+
+    Attributes:
+        tracking: The writer that it is made of.
+
+    Raises:
+        NoBusError: No bus is given and none is open.
+        AmbiguousBusError: No bus is given and several are open.
+        BusStateError: The bus is not entered.
+        ConfigurationError: The run's name is not legal, or an option is not known.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: Bus | None = None,
+        run: str | None = None,
+        scope: Scope = Scope.LOCAL,
+        on_bad_input: OnBadInput = "raise",
+    ) -> None:
+        self.tracking = TrackingWriter(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)
+
+    @property
+    def bad_inputs(self) -> Mapping[str, int]:
+        """How much was left out, by key, since it could not be recorded."""
+        return self.tracking.bad_inputs
+
+    def flush(self) -> Receipt:
+        """Return a receipt that covers all that was published on this bus so far. Waits for nothing."""
+        return self.tracking.flush()
+
+    def close(self) -> Receipt:
+        """Do what `flush` does: the run ends with the bus. Legal twice."""
+        return self.tracking.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.tracking.__exit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(run={self.tracking.run!r}, scope={self.tracking.scope.name})"

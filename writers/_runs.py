@@ -1,0 +1,143 @@
+"""The runs that the writers of a bus log to: each begins with its first writer and ends with the bus."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary, ref
+
+from eventbus import Scope
+from eventbus.errors import BadInputError
+from eventbus.tracking import RunFinished, RunStarted, RunStatus
+
+if TYPE_CHECKING:
+    from eventbus._bus import Bus
+
+MAX_REASON = 300
+"""Characters of the reason why a run ended: enough for a message, too little for a dump."""
+
+_SEVERITY = {RunStatus.FINISHED: 0, RunStatus.KILLED: 1, RunStatus.FAILED: 2}
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of one run.
+
+    Attributes:
+        scopes: Those in which its start is in the journal.
+        status: How it ended, where somebody said so.
+        reason: Why.
+    """
+
+    scopes: set[Scope] = field(default_factory=set[Scope])
+    status: RunStatus | None = None
+    reason: str = ""
+
+
+class RunBook:
+    """The runs of one bus. Made by `runs_of`."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = ref(bus)  # the book lives as long as its bus, and must not be what keeps it alive
+        self._runs: dict[str, _Run] = {}
+        self._lock = threading.RLock()
+
+    def start(self, bus: Bus, name: str, scope: Scope) -> str | None:
+        """Publish that a run began, once per run and scope.
+
+        Returns:
+            None if that is in the journal, else why the environment refused it: nothing may come before it.
+        """
+        with self._lock:
+            run = self._runs.setdefault(name, _Run())
+            if scope in run.scopes:
+                return None
+            event = RunStarted(name=name, group=bus.origin.job)
+            refused = bus.publish(event, scope=scope, run=name).refused
+            if refused is None:
+                run.scopes.add(scope)
+            return refused
+
+    def finish(self, name: str, status: RunStatus | str | None, reason: str) -> None:
+        """Say how a run ended; the last word counts. None leaves it to how the bus is left.
+
+        Raises:
+            BadInputError: The status is not known.
+        """
+        if status is None:
+            return
+        with self._lock:
+            run = self._runs.setdefault(name, _Run())
+            run.status, run.reason = _status(status), short(reason)
+
+    def end(self, error: BaseException | None) -> None:
+        """Publish how every run ended; called by the bus when it is left."""
+        bus = self._bus()
+        if bus is None:
+            return
+        with self._lock:
+            for name, run in self._runs.items():
+                if not run.scopes:
+                    continue
+                status, reason = (run.status, run.reason) if run.status else outcome(error)
+                scope = Scope.FEDERATED if Scope.FEDERATED in run.scopes else Scope.LOCAL
+                bus.publish(RunFinished(status=status.value, reason=reason), scope=scope, run=name)
+
+
+_books: WeakKeyDictionary[Bus, RunBook] = WeakKeyDictionary()
+_books_lock = threading.Lock()
+
+
+def runs_of(bus: Bus) -> RunBook:
+    """Return the book of a bus's runs."""
+    with _books_lock:
+        book = _books.get(bus)
+        if book is None:
+            book = _books[bus] = RunBook(bus)
+            bus.at_close(book.end)
+        return book
+
+
+def outcome(error: BaseException | None) -> tuple[RunStatus, str]:
+    """Return what an exception says about the run that it ended: status and reason."""
+    if error is None:
+        return RunStatus.FINISHED, ""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return max((outcome(member) for member in group.exceptions), key=lambda found: _SEVERITY[found[0]])
+    if isinstance(error, SystemExit):
+        return _exit_outcome(error.code)
+    reason = short(f"{type(error).__name__}: {_message(error)}".removesuffix(": "))
+    # What is no Exception is an interrupt or a cancellation; how a loop cancels, only the loop knows.
+    return (RunStatus.FAILED if isinstance(error, Exception) else RunStatus.KILLED), reason
+
+
+def short(reason: str) -> str:
+    """Return a reason on one line, shortened, with nothing in it that can't be encoded."""
+    line = " ".join(reason.encode("utf-8", "replace").decode().split())
+    return line if len(line) <= MAX_REASON else f"{line[: MAX_REASON - 3]}..."
+
+
+def _exit_outcome(code: object) -> tuple[RunStatus, str]:
+    if code in (None, 0):
+        return RunStatus.FINISHED, ""
+    return RunStatus.FAILED, short(f"exit code {code}" if isinstance(code, int) else _message(code))
+
+
+def _message(error: object) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - border: a user's exception that can't describe itself must not stop a close
+        return "no message"
+
+
+def _status(status: RunStatus | str) -> RunStatus:
+    if isinstance(status, RunStatus):
+        return status
+    try:
+        return RunStatus(status)
+    except ValueError as error:
+        known = ", ".join(one.value for one in RunStatus)
+        msg = f"status {status!r} is not known: use one of {known}"
+        raise BadInputError(msg) from error

@@ -1,0 +1,255 @@
+"""The one writer that all others are made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
+
+from eventbus import Receipt, Scope
+from eventbus.errors import BadInputError, ConfigurationError
+from eventbus.workspace import check_name
+from writers._intake import Intake, OnBadInput
+from writers._mode import bus_for
+from writers._runs import runs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from eventbus._bus import Bus
+    from eventbus.tracking import RunStatus, TrackingEvent
+
+LEFT_OUT = "every value of the call was left out as bad input"
+"""Why a receipt is refused where nothing of a call could be recorded, and bad input does not raise."""
+
+
+class TrackingWriter:
+    """Logs numbers, parameters, tags, configuration and texts of one run.
+
+    Every call costs microseconds and returns a `Receipt`: ignore it, await it, or ask it. Nothing that a
+    tracker, a disk or a network does ever raises here; only input that can't be recorded does. Legal from any
+    thread.
+
+    Args:
+        bus: Where to publish; by default the current bus.
+        run: Id of the run, by default the bus's own; writers with the same one log to the same run.
+        scope: Whether what is logged stays at its site (`LOCAL`) or may cross to the server (`FEDERATED`).
+        prefix: Put before the keys of metrics and texts as it stands, for example `train/`.
+        on_bad_input: `raise`: a key, value or step that can't be recorded raises, and nothing of its call is
+            logged. `count`: it is left out, counted in `bad_inputs` and warned about once per key; the rest
+            is logged, without its step if that is what was wrong.
+
+    Raises:
+        NoBusError: No bus is given and none is open.
+        AmbiguousBusError: No bus is given and several are open.
+        BusStateError: The bus is not entered.
+        BadInputError: No key can begin with the prefix.
+        ConfigurationError: The run's name is not legal, or an option is not known.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: Bus | None = None,
+        run: str | None = None,
+        scope: Scope = Scope.LOCAL,
+        prefix: str = "",
+        on_bad_input: OnBadInput = "raise",
+    ) -> None:
+        if not isinstance(scope, Scope):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+            msg = f"scope={scope!r} is not a scope: use Scope.LOCAL or Scope.FEDERATED"
+            raise ConfigurationError(msg)
+        self._bus = bus_for(bus)
+        self._run = _run_name(self._bus, run)
+        self._scope = scope
+        self._intake = Intake(prefix, on_bad_input)
+        self._runs = runs_of(self._bus)
+        self._not_started = self._runs.start(self._bus, self._run, scope)
+
+    def bind(self, *, run: str | None = None, scope: Scope | None = None, prefix: str = "") -> TrackingWriter:
+        """Return a new writer on the same bus; what is not given stays as it is here.
+
+        Args:
+            run: Id of the run that it logs to.
+            scope: How far its records travel.
+            prefix: Put before the keys of its metrics and texts as it stands, after this writer's own prefix.
+
+        Raises:
+            BadInputError: No key can begin with the prefix.
+            ConfigurationError: The run's name is not legal.
+        """
+        return TrackingWriter(
+            bus=self._bus,
+            run=self._run if run is None else run,
+            scope=self._scope if scope is None else scope,
+            prefix=self._intake.prefix + prefix,
+            on_bad_input=self._intake.bad.on_bad_input,
+        )
+
+    # --- what it is -----------------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self._run
+
+    @property
+    def scope(self) -> Scope:
+        """How far its records travel."""
+        return self._scope
+
+    @property
+    def intake(self) -> Intake:
+        """What checks this writer's input and makes events of it."""
+        return self._intake
+
+    @property
+    def bad_inputs(self) -> Mapping[str, int]:
+        """How much was left out, by key, since it could not be recorded."""
+        return self._intake.bad.counts
+
+    def __repr__(self) -> str:
+        return f"TrackingWriter(run={self._run!r}, scope={self._scope.name}, prefix={self._intake.prefix!r})"
+
+    # --- logging --------------------------------------------------------------------------------------------
+
+    def log(
+        self,
+        values: Mapping[str, object],
+        step: object = None,
+        *,
+        time_ns: int | None = None,
+        main_tag: str | None = None,
+    ) -> Receipt:
+        """Log numbers measured at one moment.
+
+        Args:
+            values: Number by key: float, int, bool (as 0 or 1), a numpy scalar, a 0-d array or tensor, or
+                whatever else has a float of its own; NaN and infinities are kept.
+            step: Where on your own axis: an integer from 0. None: receivers store it as 0.
+            time_ns: When, nanoseconds since the epoch; now by default.
+            main_tag: Tag shared by numbers that are drawn in one chart.
+
+        Raises:
+            BadInputError: A key, value or step can't be recorded, and bad input raises.
+        """
+        now = time.time_ns() if time_ns is None else self._intake.moment("time_ns", time_ns, 1)
+        return self.publish(self._intake.metrics(values, step, main_tag), values, now)
+
+    def log_params(self, values: Mapping[str, object]) -> Receipt:
+        """Log parameters of the run: set once, not measured. What is no number and no text becomes its text.
+
+        Raises:
+            BadInputError: A key or value can't be recorded, and bad input raises.
+        """
+        return self.publish(self._intake.params(values), values)
+
+    def set_tags(self, values: Mapping[str, object]) -> Receipt:
+        """Label the run; a later label replaces an earlier one. What is no text becomes its text.
+
+        Raises:
+            BadInputError: A key or value can't be recorded, and bad input raises.
+        """
+        return self.publish(self._intake.tags(values), values)
+
+    def update_config(self, values: Mapping[str, object]) -> Receipt:
+        """Set values of the run's configuration, nested as they are; a later one replaces an earlier one.
+
+        Raises:
+            BadInputError: A key or value can't be recorded, and bad input raises.
+        """
+        return self.publish(self._intake.config(values), values)
+
+    def log_text(
+        self,
+        key: str,
+        text: str,
+        step: object = None,
+        is_file: bool = False,  # noqa: FBT001, FBT002 - callers name it
+    ) -> Receipt:
+        """Log a text of up to 900 000 bytes.
+
+        Args:
+            key: Its tag, or its path within the run.
+            text: The text.
+            step: Where on your own axis; None where there is none.
+            is_file: Whether `key` is the path of a file.
+
+        Raises:
+            BadInputError: The key, the text or the step can't be recorded, and bad input raises.
+        """
+        return self.publish(self._intake.text(key, text, step, is_file=is_file), {key: text})
+
+    def publish(self, events: Sequence[TrackingEvent], given: object, time_ns: int | None = None) -> Receipt:
+        """Publish what the intake made of one call, all at the same time.
+
+        Args:
+            events: The events, in order.
+            given: What the call was given: nothing of it may be lost in silence.
+            time_ns: When, nanoseconds since the epoch; now by default.
+
+        Returns:
+            The last event's receipt, or that of the first one that was refused.
+        """
+        if self._not_started is not None:
+            self._not_started = self._runs.start(self._bus, self._run, self._scope)
+            if self._not_started is not None:
+                return Receipt(self._bus, 0, self._not_started)
+        now = time.time_ns() if time_ns is None else time_ns
+        receipt: Receipt | None = None
+        for event in events:
+            one = self._bus.publish(event, scope=self._scope, run=self._run, time_ns=now)
+            if receipt is None or receipt.refused is None:
+                receipt = one
+        return receipt or Receipt(self._bus, 0, None if _is_empty(given) else LEFT_OUT)
+
+    # --- ending ---------------------------------------------------------------------------------------------
+
+    def finish(self, status: RunStatus | str | None = None, reason: str = "") -> Receipt:
+        """Say how the run ended; it ends when the bus is left, and the last word counts.
+
+        Args:
+            status: `FINISHED`, `FAILED` or `KILLED`. None leaves it to how the bus is left: an exception is
+                FAILED, an interrupt or a cancellation KILLED, else FINISHED.
+            reason: Why, for people.
+
+        Returns:
+            What `flush` returns.
+
+        Raises:
+            BadInputError: The status is not known, and bad input raises.
+        """
+        try:
+            self._runs.finish(self._run, status, reason)
+        except BadInputError as error:
+            self._intake.bad.note("status", error)
+        return self.flush()
+
+    def flush(self) -> Receipt:
+        """Return a receipt that covers all that was published on this bus so far. Waits for nothing.
+
+        Wait for the trackers with `await writer.flush().delivered(timeout)` or `.wait_delivered(timeout)`.
+        """
+        return Receipt(self._bus, self._bus.journal.last_seq)
+
+    def close(self) -> Receipt:
+        """Do what `flush` does: the run ends with the bus. Legal twice, and logging stays legal."""
+        return self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _run_name(bus: Bus, run: str | None) -> str:
+    name = run or getattr(bus, "run", None) or bus.origin.job
+    return check_name("run", name)
+
+
+def _is_empty(given: object) -> bool:
+    return isinstance(given, Mapping) and not given

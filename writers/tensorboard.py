@@ -1,0 +1,121 @@
+"""A look-alike of TensorBoard's `SummaryWriter`: the same methods, and no SDK behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eventbus import Receipt, Scope
+from writers._look_alike import LookAlike
+from writers._values import NS_PER_SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    from eventbus._bus import Bus
+    from writers._intake import OnBadInput
+
+
+class SummaryWriter(LookAlike):
+    """Logs with the methods of `torch.utils.tensorboard.SummaryWriter`; each returns a `Receipt`.
+
+    Where the files go is the receiver's choice: what TensorBoard's constructor takes is accepted, and makes a
+    difference to `get_logdir` alone.
+
+    Args:
+        log_dir: Returned by `get_logdir`.
+        comment: Ends the name that `get_logdir` returns where no `log_dir` is given.
+        purge_step: Accepted. Steps that come again after a restart are recognised without it.
+        max_queue: Accepted. Every call is in the journal when it returns.
+        flush_secs: Accepted, for the same reason.
+        filename_suffix: Accepted.
+        bus: Where to publish; by default the current bus.
+        run: Id of the run; by default the bus's own.
+        scope: Whether what is logged stays at its site or may cross to the server.
+        on_bad_input: Whether what can't be recorded raises, or is left out and counted.
+    """
+
+    def __init__(  # noqa: PLR0917 - TensorBoard's own arguments, in its order
+        self,
+        log_dir: str | PathLike[str] | None = None,
+        comment: str = "",
+        purge_step: int | None = None,
+        max_queue: int = 10,
+        flush_secs: int = 120,
+        filename_suffix: str = "",
+        *,
+        bus: Bus | None = None,
+        run: str | None = None,
+        scope: Scope = Scope.LOCAL,
+        on_bad_input: OnBadInput = "raise",
+    ) -> None:
+        super().__init__(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)
+        self._log_dir = str(log_dir) if log_dir else f"runs/{self.tracking.run}{comment}"
+
+    def add_scalar(  # noqa: PLR0917 - TensorBoard's own arguments, in its order
+        self,
+        tag: str,
+        scalar_value: Any,
+        global_step: Any = None,
+        walltime: float | None = None,
+        new_style: bool = False,
+        double_precision: bool = False,
+    ) -> Receipt:
+        """Log one number.
+
+        Args:
+            tag: Its name.
+            scalar_value: A number, a numpy scalar, or a 0-d array or tensor.
+            global_step: An integer from 0; None is stored as 0.
+            walltime: When, seconds since the epoch; now by default.
+            new_style: Accepted: how a number is stored is the receiver's choice.
+            double_precision: Accepted: the number travels in double precision.
+
+        Raises:
+            BadInputError: The tag, the value or the step can't be recorded, and bad input raises.
+        """
+        return self.tracking.log({tag: scalar_value}, global_step, time_ns=self._moment(walltime))
+
+    def add_scalars(
+        self,
+        main_tag: str,
+        tag_scalar_dict: Mapping[str, Any],
+        global_step: Any = None,
+        walltime: float | None = None,
+    ) -> Receipt:
+        """Log numbers that are drawn in one chart.
+
+        Args:
+            main_tag: Name of the chart.
+            tag_scalar_dict: Number by name within the chart.
+            global_step: An integer from 0; None is stored as 0.
+            walltime: When, seconds since the epoch; now by default.
+
+        Raises:
+            BadInputError: A tag, a value or the step can't be recorded, and bad input raises.
+        """
+        moment = self._moment(walltime)
+        return self.tracking.log(tag_scalar_dict, global_step, time_ns=moment, main_tag=main_tag)
+
+    def add_text(self, tag: str, text_string: str, global_step: Any = None, walltime: float | None = None) -> Receipt:
+        """Log a text.
+
+        Args:
+            tag: Its name.
+            text_string: The text.
+            global_step: An integer from 0; None is stored as 0.
+            walltime: When, seconds since the epoch; now by default.
+
+        Raises:
+            BadInputError: The tag, the text or the step can't be recorded, and bad input raises.
+        """
+        moment = self._moment(walltime)
+        events = self.tracking.intake.text(tag, text_string, global_step)
+        return self.tracking.publish(events, {tag: text_string}, moment)
+
+    def get_logdir(self) -> str:
+        """Return `log_dir` as it was given, else `runs/<run><comment>`; the files are the receiver's."""
+        return self._log_dir
+
+    def _moment(self, walltime: object) -> int | None:
+        return self.tracking.intake.moment("walltime", walltime, NS_PER_SECOND)
