@@ -1,4 +1,4 @@
-"""Log to W&B (offline), MLflow and TensorBoard at once, from a coroutine. Run it: python examples/quickstart.py"""
+"""Log to W&B (offline), MLflow and TensorBoard at once, from a coroutine: `python examples/quickstart.py`."""
 
 import anyio
 

@@ -1,4 +1,4 @@
-"""The same in a script without an event loop, logging from threads. Run it: python examples/script.py"""
+"""Log from the threads of a script that has no event loop: `python examples/script.py`."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -69,7 +69,7 @@ class Drain(msgspec.Struct, tag=True):
 
 
 class Phase(msgspec.Struct, tag=True):
-    """The worker begins something that has a deadline: `starting`, `standing by`, `opening`, `batch`, `closing`, `idle`."""
+    """The worker begins `starting`, `standing by`, `opening`, `batch`, `closing` or `idle`: most have a deadline."""
 
     name: str
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import anyio
 
 from eventbus.abc import Consumer, ConsumerStatistics
-from eventbus.errors import SubscriptionError
+from eventbus.errors import MissingExtraError, SubscriptionError
 from eventbus.journals.consumer import ConsumerFile
 from eventbus.workspace import check_name
 from receivers._batch import FlushPolicy
@@ -58,7 +58,11 @@ class Receiver(Consumer):
     def check(self, feed: Feed) -> None:
         """Refuse what can't work: a journal in memory, settings that are wrong, a cursor of another destination."""
         workspace = _workspace(feed, self.name)
-        self.config.check(workspace)
+        try:
+            self.config.check(workspace)
+        except MissingExtraError:
+            if self._python == sys.executable:  # another interpreter may well have what this one lacks
+                raise
         with ConsumerFile(workspace / "cursors", self.name) as file:
             file.claim(self.config.destination(workspace))
 

@@ -1,7 +1,8 @@
 """The child half: reads the journal and fills one tracker. Started `python -P -m receivers._worker FD`.
 
 The main thread delivers; a second one says every second that the process lives. When the parent dies, the worker
-stores what was logged, ends the lost runs as KILLED and is gone within `orphan_timeout`, by a watchdog that needs no GIL.
+stores what was logged, ends the lost runs as KILLED and is gone within `orphan_timeout`, by a watchdog that needs no
+GIL.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from receivers._delivery import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
     from types import FrameType
 
     from eventbus.abc import Cursor, StoredRecord

@@ -77,7 +77,7 @@ class SinkConfig(BaseModel):
     sink: ClassVar[str]
     """Import path of its sink, `module:Class`."""
 
-    def check(self, workspace: Path) -> None:  # noqa: ARG002 - a hook: backends that need nothing leave it empty
+    def check(self, workspace: Path) -> None:
         """Raise a `ConfigurationError` that says what to do if these settings can't work. Imports no SDK."""
 
     def destination(self, workspace: Path) -> str:
@@ -88,7 +88,7 @@ class SinkConfig(BaseModel):
         """Return what the worker's environment needs beyond the parent's: time limits, secrets."""
         return {}
 
-    def look(self, workspace: Path) -> str:
+    def look(self, workspace: Path) -> str:  # noqa: ARG002 - a hook: a backend without a page has nothing to say
         """Return the command with which a person looks at the result, or an empty string."""
         return ""
 

@@ -302,6 +302,8 @@ def chunks(entries: Iterable[T], most: int) -> Iterator[list[T]]:
 class MLflowReceiver(Receiver):
     """Fills MLflow: a SQLite store in the workspace, or any tracking URI.
 
+    Batches are smaller than elsewhere: a busy tracking server must store one well within the deadline.
+
     Args:
         tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the workspace.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`.
@@ -311,6 +313,8 @@ class MLflowReceiver(Receiver):
         worker: Deadlines of the worker process.
         python: Interpreter of the worker, for an SDK that lives in an environment of its own.
     """
+
+    default_flush = FlushPolicy(max_items=500)
 
     def __init__(
         self,

@@ -74,9 +74,7 @@ class BestModel:
         """What the file holds; None before the first model was kept."""
         return self._best
 
-    def offer(
-        self, state: Mapping[str, torch.Tensor], *, round_number: int, metrics: Mapping[str, float]
-    ) -> bool:
+    def offer(self, state: Mapping[str, torch.Tensor], *, round_number: int, metrics: Mapping[str, float]) -> bool:
         """Keep a model if it beats the best so far; of equals the earlier stays. NaN and infinity beat none.
 
         It blocks until the file is synced: call it off the event loop.

@@ -1,4 +1,4 @@
-"""Workers that hang, crash, are stopped or killed: the trainer does not notice, nothing is lost, nothing comes twice."""
+"""Workers hang, crash, are stopped or killed: the trainer does not notice, nothing is lost, nothing comes twice."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ async def test_a_worker_that_is_killed_or_stopped_from_outside_is_replaced(
 async def test_a_tracker_that_hangs_for_ever_touches_neither_training_nor_the_other_receiver(tmp_path: Path) -> None:
     with anyio.fail_after(60):
         async with EventBus(tmp_path, site="site-1", drain_idle_timeout=2, drain_timeout=6) as bus:
-            bus.subscribe(TRACKING, receiver(HangingConfig(at="write", after_rows=100, deaf=True, path=str(tmp_path / "hung")), "hung"))
+            hanging = HangingConfig(at="write", after_rows=100, deaf=True, path=str(tmp_path / "hung"))
+            bus.subscribe(TRACKING, receiver(hanging, "hung"))
             healthy = receiver(JsonlConfig(), "healthy")
             bus.subscribe(TRACKING, healthy)
             await healthy.ready()

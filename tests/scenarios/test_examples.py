@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from scenarios.stores import TRACKERS, stored_metrics
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -7,11 +7,11 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from scenarios.stores import TRACKERS, stored_metrics
 
 from eventbus import EventBus, Relay, Scope
 from eventbus.tracking import TRACKING
 from receivers import MLflowReceiver, TensorBoardReceiver, WandBReceiver
+from scenarios.stores import TRACKERS, stored_metrics
 from writers import SummaryWriter
 
 SITES = ("site-1", "site-2")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from readback import read_mlflow_runs, read_wandb_runs
+
 from scenarios.stores import TRACKERS, Points, stored_metrics
 
 KILLS = 3
@@ -47,7 +48,7 @@ def read_for(process: subprocess.Popen[bytes], seconds: float) -> int:
     assert process.stdout is not None
     returned, deadline = 0, time.monotonic() + seconds
     while time.monotonic() < deadline:
-        returned += len(process.stdout.read1(4096))
+        returned += len(os.read(process.stdout.fileno(), 4096))
     return returned
 
 
@@ -59,7 +60,7 @@ def test_every_log_call_that_had_returned_is_stored_exactly_once(tmp_path: Path)
         run = f"run-{kill}"
         trainer = start(tmp_path, run, steps=10**9)
         assert trainer.stdout is not None
-        returned[run] = len(trainer.stdout.read(1)) + read_for(trainer, moments.uniform(0.2, 6.0))
+        returned[run] = len(os.read(trainer.stdout.fileno(), 1)) + read_for(trainer, moments.uniform(0.2, 6.0))
         os.kill(trainer.pid, signal.SIGKILL)
         returned[run] += len(trainer.communicate()[0])
     last = start(tmp_path, "run-last", STEPS_OF_THE_LAST)

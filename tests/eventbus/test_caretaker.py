@@ -1,0 +1,118 @@
+"""What happens off the caller's path: the write-ahead log stays small, and the thread ends with the last bus."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eventbus import EventBus
+from eventbus.journals._caretaker import CHECKPOINT_SECONDS, RESTART_WAL_BYTES, SYNC_SECONDS
+from eventbus.tracking import MetricsLogged
+
+NAME = "trackbus-caretaker"
+
+
+def caretakers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == NAME]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    """Look until it is so; False if it never is."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        threading.Event().wait(0.01)
+    return True
+
+
+def open_bus(workspace: Path) -> EventBus:
+    bus = EventBus(workspace)
+    bus.open()
+    return bus
+
+
+def test_there_is_one_for_all_buses_and_it_ends_with_the_last(tmp_path: Path) -> None:
+    assert wait_until(lambda: not caretakers())
+    for _ in range(3):  # it comes back
+        buses = [open_bus(tmp_path / str(number)) for number in range(3)]
+        assert len(caretakers()) == 1
+        for bus in buses[1:]:
+            bus.close()
+        assert len(caretakers()) == 1
+        buses[0].close()
+        assert wait_until(lambda: not caretakers())
+
+
+def test_a_thread_that_is_about_to_end_misses_no_newcomer(tmp_path: Path) -> None:
+    for number in range(20):
+        bus = open_bus(tmp_path / str(number % 2))
+        bus.publish(MetricsLogged(values={"loss": 1.0}))
+        (thread,) = [one for one in caretakers() if one.is_alive()]
+        bus.close()
+    assert wait_until(lambda: not thread.is_alive())
+
+
+def test_the_log_is_moved_into_the_file(tmp_path: Path) -> None:
+    bus = open_bus(tmp_path)
+    (path,) = tmp_path.glob("journal/*/*.db")
+    before = path.stat().st_size
+    for number in range(200):
+        bus.publish(MetricsLogged(values={"loss": float(number)}))
+    try:
+        assert wait_until(lambda: path.stat().st_size > before + 5000, CHECKPOINT_SECONDS + SYNC_SECONDS + 5)
+    finally:
+        bus.close()
+    assert not path.with_name(f"{path.name}-wal").exists()
+
+
+def test_the_log_stays_bounded_while_events_pour_in(tmp_path: Path) -> None:
+    """What is logged between two checkpoints may stand in it, and no more, however long it goes on."""
+    events = 50_000
+    bus = open_bus(tmp_path)
+    (path,) = tmp_path.glob("journal/*/*.db")
+    wal = path.with_name(f"{path.name}-wal")
+    event = MetricsLogged(values={"loss": 1.0, "accuracy": 0.5})
+    largest, started, longest_round = 0, time.monotonic(), 0.0
+    for _ in range(events // 500):
+        since = time.monotonic()
+        for _ in range(500):
+            assert not bus.publish(event).refused
+        largest = max(largest, wal.stat().st_size)
+        longest_round = max(longest_round, time.monotonic() - since)
+    seconds = time.monotonic() - started
+    written = path.stat().st_size
+    bus.close()
+
+    per_second = events / seconds * 2000  # at most two pages and their headers each
+    assert largest < RESTART_WAL_BYTES + 3 * per_second * (CHECKPOINT_SECONDS + SYNC_SECONDS + longest_round)
+    assert written > 0
+    assert bus.report().published == events
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_busy_reader_only_puts_it_off(tmp_path: Path, reading: bool) -> None:
+    """A long read transaction keeps the log from starting over; an append never waits for it."""
+    from contextlib import closing
+
+    from eventbus.journals import _partition as files
+
+    bus = open_bus(tmp_path)
+    (path,) = tmp_path.glob("journal/*/*.db")
+    event = MetricsLogged(values={"loss": 1.0})
+    with closing(files.open_reader(path)) as reader:
+        if reading:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM records").fetchone()
+        deadline = time.monotonic() + 2.5 * CHECKPOINT_SECONDS
+        slowest = 0.0
+        while time.monotonic() < deadline:
+            since = time.monotonic()
+            assert not bus.publish(event).refused
+            slowest = max(slowest, time.monotonic() - since)
+    bus.close()
+    assert slowest < 1.0

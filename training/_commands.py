@@ -1,0 +1,162 @@
+"""The commands of `trackbus` and their options. What needs torch is imported by the commands that train."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from eventbus.errors import (
+    ConfigurationError,
+    JournalError,
+    SubscriptionError,
+    TrackbusError,
+    WorkspaceError,
+)
+from training._inspect import print_workspace
+from training._launch import launch
+from training._plan import MAX_SITES, FederationConfig
+from training.cli import EXIT_FAILED, EXIT_USAGE, leave
+from training.trackers import DEFAULT_TRACKERS, TrackerOptions, make_receivers, parse_trackers
+
+WRONG_SET_UP = (ConfigurationError, JournalError, SubscriptionError, ValidationError, WorkspaceError)
+"""What a person can put right by another command; anything else is a failure of the training."""
+
+EXAMPLES = """\
+[bold]Examples[/bold]
+
+trackbus demo  [dim]# a small federation into W&B (offline), MLflow and TensorBoard[/dim]
+
+trackbus run --sites 4 --rounds 5 --trackers tensorboard,mlflow --name exp1
+
+trackbus run --trackers jsonl --workspace /tmp/exp2  [dim]# plain JSON lines, no SDK[/dim]
+
+trackbus run --trackers wandb --wandb-mode online  [dim]# after `wandb login`[/dim]
+
+trackbus report runs/demo  [dim]# what is in the journal, and how far each tracker is[/dim]
+
+All that is logged is in the workspace's journal when the log call returns. A slow or dead tracker never slows the \
+training: what it lacks is stored when the workspace is opened again.
+"""
+
+app = typer.Typer(
+    name="trackbus",
+    help="Train one model at several sites, and see every number in the trackers you already use.",
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Trackers = Annotated[
+    str,
+    typer.Option(metavar="NAMES", help="wandb, mlflow, tensorboard, jsonl, in a list with commas; or none."),
+]
+
+
+def _print_version(is_wanted: bool) -> None:  # noqa: FBT001 - what typer calls it with
+    if is_wanted:
+        typer.echo(f"trackbus {_version()}")
+        raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return version("trackbus")
+    except PackageNotFoundError:
+        return "(run from its source: no version)"
+
+
+@app.callback()
+def options(
+    *,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command; their callbacks do the work."""
+
+
+@app.command(epilog="trackbus demo --workspace /tmp/demo --trackers tensorboard")
+def demo(
+    *,
+    workspace: Annotated[Path, typer.Option(help="Folder for the journal and the trackers' files.")] = Path(
+        "runs/demo"
+    ),
+    trackers: Trackers = DEFAULT_TRACKERS,
+) -> None:
+    """Train the digits at 2 sites for 3 rounds, and track it: some seconds, no account, no download."""
+    _train({"workspace": workspace, "name": "demo"}, trackers, "offline")
+
+
+@app.command(epilog="trackbus run --sites 4 --rounds 5 --epochs 2 --trackers tensorboard,mlflow --name exp1")
+def run(
+    *,
+    sites: Annotated[int, typer.Option(min=1, max=MAX_SITES, help="How many sites.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the sites' models are averaged.")] = 3,
+    trackers: Trackers = DEFAULT_TRACKERS,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the journal and the trackers' files.", show_default="runs/NAME"),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs that a site trains per round.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 16,
+    lr: Annotated[float, typer.Option(help="Learning rate of the sites' SGD.")] = 0.02,
+    seed: Annotated[int, typer.Option(help="The same seed trains the same.")] = 0,
+    name: Annotated[str, typer.Option(help="Name of the job: W&B's project, MLflow's experiment.")] = "federated",
+    wandb_mode: Annotated[
+        str, typer.Option(metavar="MODE", help="offline: files for `wandb sync`. online: needs a key.")
+    ] = "offline",
+) -> None:
+    """Train the digits at several sites, and track it."""
+    settings: dict[str, object] = {
+        "sites": sites,
+        "rounds": rounds,
+        "workspace": workspace or Path("runs", name),
+        "local_epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": lr,
+        "seed": seed,
+        "name": name,
+    }
+    _train(settings, trackers, wandb_mode)
+
+
+@app.command(epilog="trackbus report runs/demo")
+def report(
+    *,
+    workspace: Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Folder of a run, such as runs/demo.")],
+) -> None:
+    """Show what a workspace's journal holds, and how far each tracker is. Changes nothing; needs no torch."""
+    try:
+        print_workspace(workspace)
+    except TrackbusError as error:
+        leave(str(error), EXIT_USAGE)
+
+
+def _train(settings: dict[str, object], trackers: str, wandb_mode: str) -> None:
+    try:
+        names = parse_trackers(trackers)
+        config = FederationConfig.model_validate(settings)
+        receivers = make_receivers(names, TrackerOptions(config.name, wandb_mode), config.workspace)
+        code = launch(config, receivers)
+    except WRONG_SET_UP as error:
+        leave(_sentence(error), EXIT_USAGE)
+    except (TrackbusError, OSError) as error:
+        leave(str(error), EXIT_FAILED)
+    else:
+        raise typer.Exit(code)
+
+
+def _sentence(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc']))}={one['input']!r}: {one['msg'].removeprefix('Value error, ')}"
+        for one in error.errors()
+    )

@@ -1,0 +1,176 @@
+"""What a training looks like on a terminal, and in a file: a bar per site, or plain lines; then what was stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from eventbus.workspace import SERVER
+from training._plan import FederationConfig, RoundDone, RoundMetrics, SiteReady, StepDone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from eventbus import Report
+    from training._plan import FederationResult
+    from training._plan import Progress as Fact
+    from training.trackers import Account
+
+PLAIN_WIDTH = 120
+"""Columns of a table in a file; on a terminal it is as wide as that."""
+
+NAMED_SITES = 4
+"""So many sites are shown one by one in a round's line, more as a range."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Make a console that breaks no long line in a file."""
+    console = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console
+
+
+class Screen:
+    """Shows one training. Its methods are legal from any thread.
+
+    Args:
+        config: What is trained.
+        trackers: Names of the receivers.
+    """
+
+    def __init__(self, config: FederationConfig, trackers: Sequence[str]) -> None:
+        self._config = config
+        self._out = make_console()
+        self._errors = make_console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self._out,
+            transient=True,
+        )
+        self._status = self._bars.add_task("", total=None, note="")
+        self._tasks = {site: self._add_bar(site) for site in config.site_names}
+        self._trackers = ", ".join(trackers)
+
+    def __enter__(self) -> Self:
+        config = self._config
+        what = f"{_count(config.sites, 'site')}, {_count(config.rounds, 'round')}, {config.dataset}"
+        self._print(f"{what} -> {self._trackers or 'no tracker'} in {config.workspace}")
+        if self._out.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the moving part. Legal twice."""
+        if self._bars.live.is_started:
+            self._bars.stop()
+
+    def tell(self, fact: Fact) -> None:
+        """Show what the training tells."""
+        if isinstance(fact, StepDone):
+            self._bars.update(self._tasks[fact.site], completed=fact.done, note=f"loss {fact.loss:#.4g}")
+        elif isinstance(fact, SiteReady):
+            self._bars.update(self._tasks[fact.site], total=fact.steps, visible=True)
+            self.status("training")
+        elif isinstance(fact, RoundDone):
+            self._print(self._round_line(fact.metrics))
+        else:
+            rest = "; storing what the trackers lack" if self._trackers else ""
+            self._print(f"trained in {fact.seconds:.1f} s{rest}")
+            self.status("storing")
+
+    def _add_bar(self, site: str) -> TaskID:
+        return self._bars.add_task(site, total=None, visible=False, note="")
+
+    def status(self, what: str) -> None:
+        """Show what is being done, where there is a terminal."""
+        self._bars.update(self._status, description=what)
+
+    def note(self, text: str) -> None:
+        """Show a warning."""
+        console = self._out if self._out.is_terminal else self._errors
+        console.print(f"trackbus: {text}")
+
+    def _print(self, text: str) -> None:
+        self._out.print(text)
+
+    def _round_line(self, metrics: RoundMetrics) -> str:
+        head = f"round {metrics.round + 1}/{self._config.rounds}"
+        found = f"loss {metrics.loss:#.4g}  accuracy {metrics.accuracy:.3f}"
+        return f"{head}  {found}  ({_sites(metrics)})"
+
+    # --- at the end ---------------------------------------------------------------------------------------------
+
+    def print_events(self, reports: Mapping[str, Report], accounts: Sequence[Account]) -> bool:
+        """Print what became of the events, and return whether all that was published is stored."""
+        if accounts:
+            self._out.print(_table(accounts))
+        notes = [*_notes(reports)]
+        for note in notes:
+            self._print(note)
+        late, dropped = sum(one.late for one in accounts), sum(one.dropped for one in accounts)
+        if late:
+            self._print(f"{late} are late: they stay in the journal, and are stored when the workspace is opened again")
+        self._print_looks(reports)
+        return not (late or dropped) and all(report.complete for report in reports.values())
+
+    def _print_looks(self, reports: Mapping[str, Report]) -> None:
+        server = reports.get(SERVER)
+        looks = [line.look for line in server.lines if line.look] if server else []
+        if looks:
+            self._print("look at it:")
+        for look in looks:
+            self._print(f"  {look}")
+
+    def print_result(self, result: FederationResult) -> None:
+        """Print where the best model is."""
+        if result.best is None:
+            return
+        whose = f"round {result.best.round + 1}" if result.best_is_new else "of an earlier run: none was better"
+        self._print(f"best model: {result.best_path} (accuracy {result.best.value:.3f}, {whose})")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _sites(metrics: RoundMetrics) -> str:
+    found = {site: one.get("validation_accuracy") for site, one in metrics.sites.items()}
+    known = {site: value for site, value in found.items() if value is not None}
+    if len(known) > NAMED_SITES:
+        return f"sites {min(known.values()):.3f} to {max(known.values()):.3f}"
+    return ", ".join(f"{site} {value:.3f}" for site, value in known.items())
+
+
+def _table(accounts: Iterable[Account]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("site", "tracker"):
+        table.add_column(name)
+    for name in ("published", "stored", "late", "dropped"):
+        table.add_column(name, justify="right")
+    for one in accounts:
+        figures = (one.published, one.stored, one.late, one.dropped)
+        style = "" if one.stored == one.published else "yellow"
+        table.add_row(Text(one.site), Text(one.tracker), *map(str, figures), style=style)
+    return table
+
+
+def _notes(reports: Mapping[str, Report]) -> Iterable[str]:
+    """What went otherwise than it should, by site and receiver."""
+    for site, report in reports.items():
+        yield from (f"{site}: {count} refused ({cause})" for cause, count in report.refused.items())
+        yield from (f"{site}: {line.name}: {note}" for line in report.lines for note in line.notes)
+        if not report.drained:
+            yield f"{site}: the time to store the rest was up"
