@@ -8,29 +8,30 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from functools import partial
+from contextlib import ExitStack
 from time import time_ns as now_ns
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+import anyio.to_thread
 
 from eventbus import _current
-from eventbus._codec import decode
 from eventbus._drain import DrainPolicy, Shield, drain
 from eventbus._event import Envelope, Event, Origin
-from eventbus._feed import ConsumerFeed
+from eventbus._feed import ConsumerFeed, check_reached
+from eventbus._fork import call_in_child
 from eventbus._receipt import Receipt
 from eventbus._report import Line, Report
 from eventbus._routing import Router
-from eventbus._subscription import QUEUE_EVENTS, Overflow, Subscription
+from eventbus._subscription import HandlerOptions, Subscription
 from eventbus._topic import Scope, Selector, Topic
 from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBatch
-from eventbus.errors import BusStateError, DecodeError, NotDeliveredError
+from eventbus.errors import BusStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -58,17 +59,25 @@ class Bus:
         self._journal: LocalJournal | None = None
         self._tasks: TaskGroup | None = None
         self._shield = Shield()
-        # Keeps journal order and delivery order the same. Reentrant: a signal handler may log while its thread does.
-        self._lock = threading.RLock()
+        self._make_lock()
+        call_in_child(self._make_lock)
         self._router = Router()
         self._plain_routes = self._router.plain
         self._feeds = self._router.feeds
-        self._accepting = False
+        self._accepting = self._left = False
         self._drained = True
         self._refused: Counter[str] = Counter()
         self._marks: Cursor | None = None
         self._lines: dict[str, Line] = {}
         self._at_close: list[Callable[[BaseException | None], None]] = []
+
+    def _make_lock(self) -> None:
+        """Make the lock that keeps journal order and delivery order the same.
+
+        Reentrant: a signal handler may log while its thread does. Made anew in a forked child, where the thread that
+        held it may be missing.
+        """
+        self._lock = threading.RLock()
 
     # --- lifetime -----------------------------------------------------------------------------------------------
 
@@ -99,30 +108,43 @@ class Bus:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _current.leave(self, self._context)
-        tasks = self._entered_tasks()
         try:
             self.stop(error)
+        finally:
+            await self._finish()
+
+    async def _finish(self) -> None:
+        tasks = self._entered_tasks()
+        try:
             with anyio.CancelScope(shield=True):
-                await self._drain()
+                self._drained, self._lines = await drain(self._router.subscriptions, self._feeds, self._drain_policy)
         finally:
             self._shield.lift()
             tasks.cancel_scope.cancel()
             try:
                 await tasks.__aexit__(None, None, None)  # the body's own error passes by as it is, in no group
             finally:
+                self._tasks = None
+                self._left = True
                 self.close()
 
     def stop(self, error: BaseException | None = None) -> None:
-        """Run what was registered with `at_close`, then take no more events."""
-        for callback in self._at_close:
-            callback(error)
+        """Run what was registered with `at_close`, then take no more events.
+
+        One callback that raises keeps no other from running; its error is raised in the end.
+        """
+        with ExitStack() as last_words:
+            last_words.callback(self._take_no_more)
+            for callback in reversed(self._at_close):  # a stack runs them from its top
+                last_words.callback(callback, error)
+
+    def _take_no_more(self) -> None:
         with self._lock:
             self._accepting = False
 
     def close(self) -> None:
         """Let go of the journal. Legal twice."""
-        with self._lock:
-            self._accepting = False
+        self._take_no_more()
         if self._journal is not None:
             self._journal.close()
 
@@ -215,15 +237,16 @@ class Bus:
             The mark that this bus's journal has reached in that partition.
         """
         if self._marks is None:
-            self._marks = await self.journal.marks()
+            marks = await self.journal.marks()
+            self._marks = marks if self._marks is None else self._marks  # two relays may begin at once
         key = batch.header.key
         known = self._marks.get(key, 0)
         self._marks[key] = mark = await self.journal.append(batch)
         with self._lock:
-            if self._router.subscriptions:
-                self._router.dispatch_all(_decoded(batch, known))
+            self._router.dispatch_batch(batch, known)
             for feed in self._feeds:
                 feed.wake()
+        await self.wait_for_room()
         return mark
 
     # --- subscribing --------------------------------------------------------------------------------------------
@@ -237,10 +260,8 @@ class Bus:
         what: type[E] | Topic[E],
         handler: Callable[[E], Awaitable[None] | None],
         *,
-        name: str | None = None,
-        overflow: Overflow = Overflow.BLOCK,
-        queue_events: int = QUEUE_EVENTS,
         envelopes: Literal[False] = False,
+        **options: Unpack[HandlerOptions],
     ) -> Subscription: ...
 
     @overload
@@ -249,22 +270,13 @@ class Bus:
         what: type[E] | Topic[E],
         handler: Callable[[Envelope[E]], Awaitable[None] | None],
         *,
-        name: str | None = None,
-        overflow: Overflow = Overflow.BLOCK,
-        queue_events: int = QUEUE_EVENTS,
         envelopes: Literal[True],
+        **options: Unpack[HandlerOptions],
     ) -> Subscription: ...
 
     @overload
     def subscribe(
-        self,
-        what: str,
-        handler: Callable[[Event], Awaitable[None] | None],
-        *,
-        name: str | None = None,
-        overflow: Overflow = Overflow.BLOCK,
-        queue_events: int = QUEUE_EVENTS,
-        envelopes: Literal[False] = False,
+        self, what: str, handler: Callable[[Event], Awaitable[None] | None], **options: Unpack[HandlerOptions]
     ) -> Subscription: ...
 
     def subscribe(
@@ -272,43 +284,38 @@ class Bus:
         what: type[Any] | Topic[Any] | str,
         handler: Consumer | Callable[[Any], Awaitable[None] | None],
         *,
-        name: str | None = None,
-        overflow: Overflow = Overflow.BLOCK,
-        queue_events: int = QUEUE_EVENTS,
         envelopes: bool = False,
+        **options: Unpack[HandlerOptions],
     ) -> Subscription | None:
         """Deliver events to a handler, or let a receiver or relay read them from the journal.
 
         Args:
             what: An event class (with its subclasses), a topic, or a pattern of topic names such as `train.*`.
             handler: Called with each event, or a consumer that reads at its own pace.
-            name: Name in the report; by default the handler's or the consumer's own.
-            overflow: What happens when a handler's queue is full.
-            queue_events: Bound of a handler's queue.
             envelopes: Whether the handler takes the whole envelope rather than the event.
+            options: A handler's `name` in the report, the bound `queue_events` of its queue, and what happens when it
+                is full: `overflow`.
 
         Returns:
             The handler's subscription; None for a consumer, which reports itself.
 
         Raises:
-            BusStateError: The bus is not entered.
+            BusStateError: The bus is not entered, or it is being left.
             SubscriptionError: The name is taken, or the consumer can't work on this bus.
         """
         self._entered_tasks()
+        if not self._accepting:
+            msg = "the bus is being left; subscribe before"
+            raise BusStateError(msg)
         selector = Selector.of(what)
         if isinstance(handler, Consumer):
             self._add_consumer(selector, handler)
             return None
-        make = partial(
-            Subscription,
-            self._router.free_name(name) if name else self._router.numbered_name(handler),
-            selector,
-            handler,
-            overflow=overflow,
-            queue_events=queue_events,
-            envelopes=envelopes,
+        name = options.pop("name", None)
+        options["name"] = self._router.free_name(name) if name else self._router.numbered_name(handler)
+        return self._on_loop(
+            lambda: self._add_subscription(Subscription(selector, handler, envelopes=envelopes, **options))
         )
-        return self._on_loop(lambda: self._add_subscription(make()))
 
     def _add_subscription(self, subscription: Subscription) -> Subscription:
         with self._lock:
@@ -353,14 +360,14 @@ class Bus:
         Raises:
             NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
         """
-        feeds = self._feeds
-        with anyio.move_on_after(timeout):
-            for feed in feeds:
-                await feed.wait_reached(self.origin.partition, seq)
+        if self._tasks is not None and threading.get_ident() != self._thread:  # awaited on another loop
+            wait = self.wait_delivered_in_thread
+            await anyio.to_thread.run_sync(wait, seq, timeout, abandon_on_cancel=True)
             return
-        lagging = [feed.name for feed in feeds if not feed.has_reached(self.origin.partition, seq)]
-        msg = f"not stored after {timeout} s by {', '.join(lagging)}; the events stay in the journal"
-        raise NotDeliveredError(msg)
+        with anyio.move_on_after(timeout):
+            for feed in self._feeds:
+                await feed.wait_reached(self.origin.partition, seq)
+        check_reached(self._feeds, self.origin.partition, seq)
 
     def wait_delivered_in_thread(self, seq: int, timeout: float | None = None) -> None:
         """Do what `wait_delivered` does, from a thread without a loop.
@@ -369,39 +376,19 @@ class Bus:
             NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
             BusStateError: Called on the bus's own loop, or on a bus without one.
         """
+        if self._left:
+            check_reached(self._feeds, self.origin.partition, seq)
+            return
         if self._tasks is None or threading.get_ident() == self._thread:
             msg = "this would wait for itself: on the bus's own loop use `await receipt.delivered()`"
             raise BusStateError(msg)
         anyio.from_thread.run(self.wait_delivered, seq, timeout, token=self._token)
 
-    async def _drain(self) -> None:
-        """Drain, then write down what was not delivered while the journal is still open."""
-        router = self._router
-        self._drained = await drain(router.subscriptions, self._feeds, self._drain_policy)
-        for subscription in router.subscriptions:
-            subscription.abandon()
-        for feed in self._feeds:
-            self._lines[feed.name] = feed.line(left=await feed.count_left())
-
     # --- looking ------------------------------------------------------------------------------------------------
 
     def report(self) -> Report:
         """Return what became of the events, per subscription; final once the bus is left."""
-        handlers = (_handler_line(one) for one in self._router.subscriptions)
+        handlers = (one.line() for one in self._router.subscriptions)
         consumers = (self._lines.get(feed.name) or feed.line(left=0) for feed in self._feeds)
-        return Report(self.journal.last_seq, dict(self._refused), (*consumers, *handlers), self._drained)
-
-
-def _handler_line(subscription: Subscription) -> Line:
-    counts = subscription.statistics()
-    return Line(subscription.name, counts.delivered, counts.dropped, counts.failed, counts.queued)
-
-
-def _decoded(batch: RelayedBatch, known: int) -> Iterator[Envelope[Event]]:
-    for seq, body in batch.records:
-        if seq <= known:
-            continue
-        try:
-            yield decode(body, batch.header.origin, seq)
-        except DecodeError as error:
-            _logger.warning("record %s of %s can't be shown to handlers: %s", seq, batch.header.key, error)
+        published = self._journal.last_seq if self._journal else 0
+        return Report(published, dict(self._refused), (*consumers, *handlers), self._drained)

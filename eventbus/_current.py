@@ -45,7 +45,7 @@ def current_bus() -> Bus:
         AmbiguousBusError: Several buses are open, and none of them was entered in this context.
     """
     bus = _innermost.get()
-    if bus is not None:
+    if bus is not None and bus in _open:  # a task that outlives its bus still has it in its context
         return bus
     if len(_open) == 1:
         return _open[0]

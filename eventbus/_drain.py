@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from eventbus._feed import ConsumerFeed
+    from eventbus._report import Line
     from eventbus._subscription import Subscription
 
 DRAIN_IDLE_SECONDS = 10.0
@@ -54,8 +55,24 @@ class Shield:
             scope.cancel()
 
 
-async def drain(subscriptions: Sequence[Subscription], feeds: Sequence[ConsumerFeed], policy: DrainPolicy) -> bool:
-    """Let every subscription finish; tell whether all did before a deadline."""
+async def drain(
+    subscriptions: Sequence[Subscription], feeds: Sequence[ConsumerFeed], policy: DrainPolicy
+) -> tuple[bool, dict[str, Line]]:
+    """Let every subscription finish.
+
+    Returns:
+        Whether all did before a deadline, and what the consumers did, by name: what they left is counted while the
+        journal is still open.
+    """
+    in_time = await _wait_for_all(subscriptions, feeds, policy)
+    for subscription in subscriptions:
+        subscription.abandon()
+    return in_time, {feed.name: await feed.final_line() for feed in feeds}
+
+
+async def _wait_for_all(
+    subscriptions: Sequence[Subscription], feeds: Sequence[ConsumerFeed], policy: DrainPolicy
+) -> bool:
     for subscription in subscriptions:
         subscription.close()
     for feed in feeds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,10 +12,10 @@ import anyio
 from eventbus._codec import read_frame
 from eventbus._report import Line
 from eventbus._subscription import WakeUp
-from eventbus.errors import DecodeError
+from eventbus.errors import DecodeError, NotDeliveredError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from eventbus._topic import Selector
@@ -58,7 +59,7 @@ class ConsumerFeed:
         """Run the consumer to its end; its errors touch no other."""
         try:
             await self._consumer.consume(self)
-        except Exception as error:
+        except Exception as error:  # border: a consumer that fails is reported, and touches no other
             self._error = f"{type(error).__name__}: {error}"
             _logger.exception("consumer %s failed: its events stay in the journal", self.name)
         finally:
@@ -106,14 +107,12 @@ class ConsumerFeed:
         return self._cursor.get(partition, 0) >= seq
 
     async def wait_reached(self, partition: str, seq: int) -> None:
-        """Return when it has; a consumer that failed never does."""
+        """Return when it has, or when the consumer has ended and never will."""
         if self.has_reached(partition, seq):
             return
         self.wanted = max(self.wanted, seq)
         self._give_orders()
-        while not self.has_reached(partition, seq):
-            if self.finished:
-                await anyio.sleep_forever()
+        while not (self.finished or self.has_reached(partition, seq)):
             await self._moved.wait()
 
     def line(self, *, left: int) -> Line:
@@ -135,6 +134,15 @@ class ConsumerFeed:
             values=counts.values,
         )
 
+    async def final_line(self) -> Line:
+        """Return this consumer's part of the final report: the journal is still open."""
+        try:
+            return self.line(left=await self.count_left())
+        except Exception as error:  # border: leaving a bus raises nothing that the environment did; the line says it
+            _logger.exception("what %s has left can't be counted", self.name)
+            line = self.line(left=0)
+            return replace(line, notes=(*line.notes, f"what is left can't be counted: {error}"))
+
     async def count_left(self) -> int:
         """Count the wanted records of the journal that are not stored."""
         cursor, left, deadline = dict(self._cursor), 0, time.monotonic() + COUNT_SECONDS
@@ -152,6 +160,18 @@ class ConsumerFeed:
             return any(selector.admits(frame.topic, frame.in_scope()) for selector in self.selectors)
         except DecodeError:
             return False
+
+
+def check_reached(feeds: Iterable[ConsumerFeed], partition: str, seq: int) -> None:
+    """Refuse to call a record delivered while a consumer has not stored it.
+
+    Raises:
+        NotDeliveredError: Some have not; the message names them.
+    """
+    lagging = [feed.name for feed in feeds if not feed.has_reached(partition, seq)]
+    if lagging:
+        msg = f"not stored by {', '.join(lagging)}; the events stay in the journal"
+        raise NotDeliveredError(msg)
 
 
 async def _wait(wake_up: WakeUp, timeout: float) -> None:

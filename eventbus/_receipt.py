@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import anyio.lowlevel
 import msgspec
 
+from eventbus.errors import NotDeliveredError
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -65,8 +67,9 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             timeout: Seconds to wait, or None for no limit.
 
         Raises:
-            NotDeliveredError: It took longer; the message names who lags.
+            NotDeliveredError: It took longer, and the message names who lags; or the event was refused.
         """
+        self._check_taken()
         await self.publisher.wait_delivered(self.seq, timeout)
         return self
 
@@ -74,11 +77,17 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
         """Do what `delivered` does, from a thread without a loop.
 
         Raises:
-            NotDeliveredError: It took longer; the message names who lags.
+            NotDeliveredError: It took longer, and the message names who lags; or the event was refused.
             BusStateError: Called on the bus's own loop, which would wait for itself.
         """
+        self._check_taken()
         self.publisher.wait_delivered_in_thread(self.seq, timeout)
         return self
+
+    def _check_taken(self) -> None:
+        if self.refused:
+            msg = f"the event was refused and is not in the journal: {self.refused}"
+            raise NotDeliveredError(msg)
 
     def __repr__(self) -> str:
         return f"Receipt(refused={self.refused!r})" if self.refused else f"Receipt(seq={self.seq})"

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from eventbus._codec import decode_frame, read_frame
 from eventbus._event import Event
 from eventbus._feed import ConsumerFeed
 from eventbus._topic import Scope
-from eventbus.errors import BadInputError, SubscriptionError
+from eventbus.errors import BadInputError, DecodeError, SubscriptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from eventbus._event import Envelope
+    from eventbus._event import Origin
     from eventbus._subscription import Subscription
+    from eventbus.abc import RelayedBatch
 
 Route = tuple[str, tuple["Subscription", ...]]
 """Name of the topic, and the handlers of its records of one type and scope."""
+
+_logger = logging.getLogger("trackbus.bus")
 
 
 class Router:
@@ -53,12 +56,26 @@ class Router:
             self.plain[cls] = route
         return route
 
-    def dispatch_all(self, envelopes: Iterable[Envelope[Event]]) -> None:
-        """Hand relayed records to their handlers; the bus holds its lock."""
-        for envelope in envelopes:
-            _, subscriptions = self.resolve(envelope.event, envelope.topic, envelope.scope)
-            for subscription in subscriptions:
-                subscription.offer(envelope)
+    def dispatch_batch(self, batch: RelayedBatch, known: int) -> None:
+        """Hand relayed records beyond the mark `known` to their handlers; the bus holds its lock."""
+        for seq, body in batch.records if self.subscriptions else ():
+            if seq > known:
+                self._dispatch(body, batch.header.origin, seq)
+
+    def _dispatch(self, body: bytes, origin: Origin, seq: int) -> None:
+        topic = None
+        try:
+            frame = read_frame(body)
+            topic = frame.topic
+            envelope = decode_frame(frame, origin, seq)
+        except DecodeError as error:
+            _logger.warning("record %s of %s can't be shown to handlers: %s", seq, origin.partition, error)
+            for subscription in self.subscriptions:
+                subscription.miss(topic)
+            return
+        _, subscriptions = self.resolve(envelope.event, envelope.topic, envelope.scope)
+        for subscription in subscriptions:
+            subscription.offer(envelope)
 
     def free_name(self, name: str) -> str:
         """Return `name`, or refuse it if it is taken.

@@ -10,13 +10,15 @@ from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import msgspec
 
+from eventbus._report import Line
+from eventbus._topic import Scope
 from eventbus.errors import SubscriptionError
 
 if TYPE_CHECKING:
@@ -48,6 +50,14 @@ class Overflow(Enum):
 
     DROP_OLDEST = "drop_oldest"
     """The oldest queued event makes room."""
+
+
+class HandlerOptions(TypedDict, total=False):
+    """What may be said of a handler's subscription: see `EventBus.subscribe`."""
+
+    name: str
+    overflow: Overflow
+    queue_events: int
 
 
 class HandlerStatistics(msgspec.Struct, kw_only=True):
@@ -132,13 +142,13 @@ class Subscription:
 
     def __init__(
         self,
-        name: str,
         selector: Selector,
         handler: Callable[[Any], Awaitable[None] | None],
         *,
-        overflow: Overflow,
-        queue_events: int,
-        envelopes: bool,
+        name: str = "handler",
+        envelopes: bool = False,
+        overflow: Overflow = Overflow.BLOCK,
+        queue_events: int = QUEUE_EVENTS,
     ) -> None:
         if queue_events < 1:
             msg = f"queue_events={queue_events}: a queue holds at least one event"
@@ -238,8 +248,8 @@ class Subscription:
         for _ in range(YIELD_EVERY):
             if not queue:
                 break
+            self._in_hand = 1  # before it leaves the queue: an event is never in neither
             envelope = queue.popleft()
-            self._in_hand = 1
             try:
                 await handler(envelope if whole else envelope.event)  # type: ignore[misc] - async, as checked
                 self._delivered += 1
@@ -254,10 +264,12 @@ class Subscription:
     def _deliver_in_thread(self) -> None:
         queue = self._queue
         for _ in range(YIELD_EVERY):
-            if not queue:
-                return
-            envelope = queue.popleft()
             self._in_hand = 1
+            try:
+                envelope = queue.popleft()
+            except IndexError:
+                self._in_hand = 0
+                return
             try:
                 answer = self._handler(envelope if self._envelopes else envelope.event)
                 if inspect.isawaitable(answer):  # a lambda round a coroutine function
@@ -279,6 +291,11 @@ class Subscription:
         if self._failed == 1:
             _logger.warning("handler %s raised; later errors are only counted", self.name, exc_info=error)
 
+    def miss(self, topic: str | None) -> None:
+        """Count a relayed record that can't be decoded; its topic is known, or not even that."""
+        if topic is None or self.selector.admits(topic, self.selector.only or Scope.LOCAL):
+            self._dropped += 1
+
     def close(self) -> None:
         """Deliver what is queued, then end."""
         self._closing = True
@@ -290,6 +307,11 @@ class Subscription:
         self._dropped += len(self._queue)
         self._queue.clear()
         self._room.set()
+
+    def line(self) -> Line:
+        """Return this handler's part of the report."""
+        counts = self.statistics()
+        return Line(self.name, counts.delivered, counts.dropped, counts.failed, counts.queued)
 
     def statistics(self) -> HandlerStatistics:
         """Return the counts so far."""

@@ -50,9 +50,10 @@ class Relay(Consumer):
         self._cursor: Cursor = {}
 
     def check(self, feed: Feed) -> None:
-        """Refuse to relay a bus to itself."""
-        if feed.journal is self._target.journal:
-            msg = "a relay needs two buses: its target is the bus that it reads"
+        """Refuse to relay a journal to itself."""
+        target = self._target.journal
+        if feed.journal is target or (target.folder is not None and feed.journal.folder == target.folder):
+            msg = "a relay needs two journals; receivers on either bus read this one: give the buses two workspaces"
             raise SubscriptionError(msg)
 
     def statistics(self) -> ConsumerStatistics:
@@ -114,9 +115,13 @@ class Relay(Consumer):
 
     def _batch(self, stretch: list[StoredRecord], feed: Feed) -> RelayedBatch:
         header = stretch[0].header
+        first = self._cursor.get(header.key, 0) + 1
+        if header.key == feed.journal.header.key and stretch[0].seq > first:
+            self._drop("overwritten in memory before it was read", stretch[0].seq - first)
+            first = stretch[0].seq
         return RelayedBatch(
             header=header,
-            first=self._cursor.get(header.key, 0) + 1,
+            first=first,
             last=stretch[-1].seq,
             records=tuple((record.seq, record.body) for record in stretch if self._may_leave(record, feed)),
         )
@@ -126,8 +131,11 @@ class Relay(Consumer):
             frame = read_frame(record.body)
             scope = frame.in_scope()
         except DecodeError:
-            self._counts.dropped["unreadable record"] = self._counts.dropped.get("unreadable record", 0) + 1
+            self._drop("unreadable record", 1)
             return False
         if scope is not Scope.FEDERATED:
             return False
         return any(selector.admits(frame.topic, scope) for selector in feed.selectors)
+
+    def _drop(self, cause: str, count: int) -> None:
+        self._counts.dropped[cause] = self._counts.dropped.get(cause, 0) + count

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import sys
+import threading
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 ENVIRONMENT = "TRACKBUS_BUS"
 """Names the bus of a process that trackbus started: JSON with workspace, site, job, rank and run."""
+
+_opening = threading.Lock()
 
 SERVER = "server"
 """The site that federated records are relayed to."""
@@ -107,7 +110,7 @@ class EventBus(Bus):
             msg = f"rank {rank} is negative; ranks count from 0"
             raise ConfigurationError(msg)
         self.rank = rank
-        self.run = check_name("run", run) if run else f"{self.job}-{secrets.token_hex(2)}"
+        self.run = check_name("run", run) if run else f"{self.job[:58]}-{secrets.token_hex(2)}"
 
     @property
     def workspace(self) -> Path | None:
@@ -164,8 +167,14 @@ def _make_writable(workspace: Path) -> None:
         raise WorkspaceError(msg) from error
 
 
-@cache
 def _bus_of_environment() -> Bus | None:
+    with _opening:
+        return _open_bus_of_environment(os.getpid())
+
+
+@cache
+def _open_bus_of_environment(_pid: int) -> Bus | None:
+    """Open it once per process: a forked child writes a partition of its own."""
     text = os.environ.get(ENVIRONMENT)
     if not text:
         return None
@@ -181,8 +190,10 @@ def _bus_of_environment() -> Bus | None:
 
 
 def _leave(bus: Bus) -> None:
-    bus.stop(getattr(sys, "last_value", None))  # what the interpreter is ending with, if it is an error
-    bus.close()
+    try:
+        bus.stop(getattr(sys, "last_value", None))  # what the interpreter is ending with, if it is an error
+    finally:
+        bus.close()
 
 
 _current.set_environment_opener(_bus_of_environment)

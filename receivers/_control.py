@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 16 << 20
 """A longer message is no message: whoever sends it is treated as dead."""
 
+PUSH_SECONDS = 0.1
+"""How often the last words are tried again."""
+
 _LENGTH = struct.Struct(">I")
 
 
@@ -32,7 +36,8 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
         cursors: Folder of the consumers' files.
         name: The consumer's name.
         partition: The parent's own partition: it has ended once the parent drains.
-        selectors: (pattern, event name or "", scope or None) of each subscription.
+        selectors: (pattern, import path of the event's class or "", scope or None) of each subscription.
+        search_path: Folders to look for a user's modules in, after all others.
         sink: Import path of the sink, `module:Class`.
         config_type: Import path of its settings' class.
         config: The settings, JSON.
@@ -46,6 +51,7 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
     name: str
     partition: str
     selectors: list[tuple[str, str, int | None]]
+    search_path: list[str]
     sink: str
     config_type: str
     config: str
@@ -147,45 +153,79 @@ def pack(message: Order | News) -> bytes:
 class WorkerChannel:
     """The worker's end of the socket. Sending is legal from any of its threads.
 
+    Sending never waits: while the parent does not listen (its loop is busy with a training step), the newest message
+    of each kind is kept and the older ones are forgotten.
+
     Attributes:
         parent_lost: Set when the parent's end is closed.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._socket.settimeout(0)
         self._inbox = Inbox(decode_order)
         self._lock = threading.Lock()
         self._waiting: list[Order] = []
+        self._outbox: dict[type[News], News] = {}
+        self._rest = b""
         self.parent_lost = threading.Event()
 
     def send(self, message: News) -> None:
-        """Send; a lost parent is noted, not raised."""
-        try:
+        """Send, now or when the parent listens; a lost parent is noted, not raised."""
+        with self._lock:
+            self._outbox.pop(type(message), None)
+            self._outbox[type(message)] = message
+            self._push()
+
+    def send_last(self, message: News, timeout: float) -> None:
+        """Send before the process ends: give the parent some seconds to listen."""
+        self.send(message)
+        deadline = time.monotonic() + timeout
+        while (self._rest or self._outbox) and not self.parent_lost.is_set() and time.monotonic() < deadline:
+            self._wait(select.POLLOUT, PUSH_SECONDS)
             with self._lock:
-                self._socket.sendall(pack(message))
+                self._push()
+
+    def _push(self) -> None:
+        try:
+            while self._rest or self._outbox:
+                self._rest = self._rest or pack(self._outbox.pop(next(iter(self._outbox))))
+                self._rest = self._rest[self._socket.send(self._rest) :]
+        except BlockingIOError:
+            return
         except OSError:
             self.parent_lost.set()
 
+    def put_back(self, order: Order) -> None:
+        """Let the next `receive` return an order."""
+        self._waiting.insert(0, order)
+
     def receive(self, timeout: float) -> Order | None:
-        """Return the next order, or None after `timeout` seconds."""
-        if self._waiting:
-            return self._waiting.pop(0)
-        if self.parent_lost.is_set():
-            self.parent_lost_pause(timeout)
-            return None
-        readable, _, _ = select.select([self._socket], [], [], timeout)
-        if not readable:
-            return None
+        """Return the next order, or None after `timeout` seconds; a lost parent gives none."""
+        deadline = time.monotonic() + timeout
+        while not self._waiting:
+            left = max(0.0, deadline - time.monotonic())
+            if self.parent_lost.is_set():
+                time.sleep(left)
+                return None
+            if not self._wait(select.POLLIN, left):
+                return None
+            self._take_in()
+        return self._waiting.pop(0)
+
+    def _take_in(self) -> None:
         try:
             data = self._socket.recv(65536)
+        except BlockingIOError:
+            return
         except OSError:
             data = b""
         if not data:
             self.parent_lost.set()
-            return None
         self._waiting += self._inbox.feed(data)
-        return self._waiting.pop(0) if self._waiting else None
 
-    def parent_lost_pause(self, timeout: float) -> None:
-        """Wait without a parent to listen to."""
-        select.select([], [], [], timeout)
+    def _wait(self, event: int, timeout: float) -> bool:
+        """Wait with `poll`: `select` knows no descriptor beyond 1023, and the number is the parent's."""
+        poll = select.poll()
+        poll.register(self._socket, event)
+        return bool(poll.poll(timeout * 1000))

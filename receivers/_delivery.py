@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eventbus._codec import decode
+from msgspec.structs import replace
+
+from eventbus._codec import decode_frame, read_frame
 from eventbus.errors import DecodeError
 from eventbus.journals.consumer import Plan, RunKey, RunState, Segment
 from eventbus.tracking import MetricsLogged, RunFinished, RunStarted, RunStatus
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
 
     from eventbus._event import Envelope, Event
     from eventbus._topic import Selector
-    from eventbus.abc import Cursor, StoredRecord
+    from eventbus.abc import Cursor, PartitionHeader, StoredRecord
     from eventbus.journals._reader import JournalReader, PartitionReader
     from eventbus.journals.consumer import ConsumerFile
+
+OPEN_RUNS = 64
+"""Sinks that are open at once: each holds files, some a process. The one written to longest ago lets go of its run."""
 
 _logger = logging.getLogger("trackbus.worker")
 
@@ -40,12 +45,12 @@ class _Written:
     counts: Counts = field(default_factory=Counter[tuple[str, str]])
 
 
-@dataclass(slots=True)
-class _Open:
-    """A sink that fills a run now."""
+class _Altered(NamedTuple):
+    """What a sink counted while it wrote a run's rows up to a number: they count once these are stored."""
 
-    sink: Sink[Any]
-    flushed: Position
+    key: RunKey
+    row: int
+    counts: Counts
 
 
 class Delivery:
@@ -74,8 +79,11 @@ class Delivery:
         self._announce = announce
         self._runs = file.runs()
         self._changed: set[RunKey] = set()
-        self._sinks: dict[RunKey, _Open] = {}
+        self._sinks: dict[RunKey, Sink[Any]] = {}
         self._written: list[_Written] = []
+        self._altered: list[_Altered] = []
+        self._uncommitted: Counts = Counter()
+        self._writers: dict[RunKey, set[str]] = {key: {state.partition} for key, state in self._runs.items()}
         self._cursor = file.cursor()
         self._counts: Counts = Counter(file.counts())
         self.read_to: Cursor = dict(self._cursor)
@@ -96,51 +104,69 @@ class Delivery:
         return len(self._written)
 
     def recover(self) -> None:
-        """Write again what was planned before a crash; sinks leave out what their trackers have."""
+        """Write again what was planned before a crash; sinks leave out what their trackers have.
+
+        The rows end where they ended before, unless the consumer is subscribed to something else now.
+        """
+        given: dict[RunKey, int] = {}
         for plan in self._file.plans():
-            records: list[StoredRecord] = []
-            for segment in plan.segments:
-                records += self._reader.partition(segment.partition).between(segment.first, segment.last)
-            self._write(plan, self._number(records, {(site, run): first for site, run, first in plan.starts}))
+            numbered = _Rows()
+            records = [record for segment in plan.segments for record in self._planned(segment, numbered)]
+            starts = {(site, run): max(first, given.get((site, run), 0) + 1) for site, run, first in plan.starts}
+            self._number(records, starts, numbered)
+            given.update({key: rows[-1].number for key, rows in numbered.rows.items()})
             self.read_to.update(plan.cursor())
+            self._write(replace(plan, ends=numbered.ends()), numbered)
         self.flush()
+
+    def _planned(self, segment: Segment, numbered: _Rows) -> list[StoredRecord]:
+        try:
+            return self._reader.partition(segment.partition).between(segment.first, segment.last)
+        except KeyError:
+            numbered.counts["dropped", "partition gone"] += segment.last - segment.first + 1
+            _logger.warning("%s is gone: records %s to %s are lost", segment.partition, segment.first, segment.last)
+            return []
 
     def deliver(self, records: list[StoredRecord]) -> None:
         """Plan one batch and write it."""
-        rows = self._number(records, {})
+        numbered = _Rows()
+        self._number(records, {}, numbered)
         batch = self._written[-1].plan.batch + 1 if self._written else 1
         plan = Plan(
             batch=batch,
             segments=_segments(records),
-            starts=[(*key, numbered[0].number) for key, numbered in rows.rows.items()],
-            ends=[(*key, numbered[-1].number) for key, numbered in rows.rows.items()],
+            starts=[(*key, rows[0].number) for key, rows in numbered.rows.items()],
+            ends=numbered.ends(),
         )
         self.read_to.update(plan.cursor())
-        self._file.add_plan(plan, {key: self._runs[key] for key in rows.rows})
-        self._write(plan, rows)
+        self._file.add_plan(plan, {key: self._runs[key] for key in numbered.rows})
+        self._write(plan, numbered)
         self.flush()
 
     # --- rows ---------------------------------------------------------------------------------------------------
 
-    def _number(self, records: Iterable[StoredRecord], starts: dict[RunKey, int]) -> _Rows:
+    def _number(self, records: Iterable[StoredRecord], starts: dict[RunKey, int], numbered: _Rows) -> None:
         """Decode a batch and number its rows per run, from `starts` or after what the run has."""
-        numbered = _Rows()
         for record in records:
             envelope = self._decode(record, numbered)
             if envelope is None:
                 continue
             key = (envelope.site, envelope.run or f"{envelope.origin.job}-{envelope.origin.incarnation}")
-            state = self._run_state(key, envelope)
+            state = self._state_of(key, envelope)
             rows = numbered.rows.setdefault(key, [])
             number = rows[-1].number + 1 if rows else starts.get(key, state.rows + 1)
+            if number > state.position:  # what is stored has said its part before the crash
+                self._learn(key, envelope, record.header)
             state.rows = max(state.rows, number)
             rows.append(Row(number, envelope))
             numbered.count(envelope)
-        return numbered
 
     def _decode(self, record: StoredRecord, numbered: _Rows) -> Envelope[Event] | None:
         try:
-            envelope = decode(record.body, record.header.origin, record.seq)
+            frame = read_frame(record.body)
+            if not any(one.admits(frame.topic, frame.in_scope()) for one in self._selectors):
+                return None  # its type may be one that only its own subscribers know
+            envelope = decode_frame(frame, record.header.origin, record.seq)
         except DecodeError as error:
             numbered.counts["dropped", "unreadable record"] += 1
             _logger.warning("record %s of %s is left out: %s", record.seq, record.header.key, error)
@@ -148,17 +174,22 @@ class Delivery:
         wanted = any(one.matches(envelope.topic, type(envelope.event), envelope.scope) for one in self._selectors)
         return envelope if wanted else None
 
-    def _run_state(self, key: RunKey, envelope: Envelope[Event]) -> RunState:
+    def _state_of(self, key: RunKey, envelope: Envelope[Event]) -> RunState:
         state = self._runs.get(key)
         if state is None:
             state = RunState(name=key[1], group=envelope.origin.job, started_ns=envelope.time_ns)
             self._runs[key] = state
+        return state
+
+    def _learn(self, key: RunKey, envelope: Envelope[Event], header: PartitionHeader) -> None:
+        """Note what a record says of its run: its name, that it goes on, and who writes it."""
+        state = self._runs[key]
         if isinstance(envelope.event, RunStarted):
             state.name, state.group = envelope.event.name, envelope.event.group or envelope.origin.job
         if not isinstance(envelope.event, RunFinished):
             state.status = None
-        state.partition = envelope.origin.partition
-        return state
+        state.partition = header.key
+        self._writers[key] = self._writers.get(key, set()).difference(header.after) | {header.key}
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -169,42 +200,43 @@ class Delivery:
                 self._write_part(key, part)
 
     def _write_part(self, key: RunKey, rows: list[Row]) -> None:
-        opened = self._sinks.get(key) or self._open(key)
+        if rows[-1].number <= self._runs[key].position:  # it is stored, and the run closed if it ends it
+            return
+        sink = self._sinks.get(key) or self._open(key)
+        self._sinks[key] = self._sinks.pop(key)  # the last one to be let go
         self._announce("batch")
-        opened.sink.write(rows)
+        sink.write(rows)
+        self._altered.append(_Altered(key, rows[-1].number, _taken_counts(sink)))
         last = rows[-1].envelope.event
         if isinstance(last, RunFinished):
             self._close(key, RunStatus(last.status), last.reason)
 
-    def _open(self, key: RunKey) -> _Open:
+    def _open(self, key: RunKey) -> Sink[Any]:
+        while len(self._sinks) >= OPEN_RUNS:
+            self._close(next(iter(self._sinks)), None)
         self._announce("opening")
         state = self._runs[key]
-        committed = Position(state.position, state.token)
         sink = self._make_sink()
         info = RunInfo(id=key[1], site=key[0], name=state.name, group=state.group, started_ns=state.started_ns)
-        row = sink.open(info, committed)
-        opened = self._sinks[key] = _Open(sink, Position(max(row, committed.row), committed.token))
-        return opened
+        sink.open(info, Position(state.position, state.token))
+        self._sinks[key] = sink
+        return sink
 
     def _close(self, key: RunKey, status: RunStatus | None, reason: str = "") -> None:
-        opened = self._sinks.get(key)
-        if opened is None and status is None:
-            return
-        opened = opened or self._open(key)
+        sink = self._sinks.get(key) or self._open(key)
         self._announce("closing")
-        position = opened.sink.close(status, reason)
+        position = sink.close(status, reason)
         del self._sinks[key]
-        self._note(key, position, opened.sink)
+        self._note(key, position, sink)
         if status is not None:
             self._runs[key].status = status.value
+            self._writers[key] = set()
 
     def _note(self, key: RunKey, position: Position, sink: Sink[Any]) -> None:
         state = self._runs[key]
         state.position, state.token = position.row, position.token
         self._changed.add(key)
-        if sink.counts and self._written:
-            self._written[-1].counts.update({("altered", cause): count for cause, count in sink.counts.items()})
-            sink.counts.clear()
+        self._uncommitted.update(_taken_counts(sink))
 
     # --- settling -----------------------------------------------------------------------------------------------
 
@@ -212,62 +244,78 @@ class Delivery:
         """Ask the sinks how far they got and settle what is stored; tell whether the cursor moved."""
         if not self._written:
             return False
-        self._announce("batch")
-        for key, opened in self._sinks.items():
+        for key, sink in self._sinks.items():
             if self._runs[key].position < self._runs[key].rows:
-                opened.flushed = opened.sink.flush()
-                self._note(key, opened.flushed, opened.sink)
+                self._announce("batch")
+                self._note(key, sink.flush(), sink)
         stored = 0
         while stored < len(self._written) and self._is_stored(self._written[stored].plan):
             stored += 1
-        return self._settle(self._written[:stored])
+        if stored:
+            self._settle(stored)
+        return stored > 0
 
     def _is_stored(self, plan: Plan) -> bool:
         return all(self._runs[site, run].position >= last for site, run, last in plan.ends)
 
-    def _settle(self, written: list[_Written]) -> bool:
-        if not written:
-            return False
-        counts: Counts = Counter()
+    def _settle(self, stored: int) -> None:
+        """Commit that the first so many batches are stored, and where all runs stand."""
+        written, self._written = self._written[:stored], self._written[stored:]
+        counts = self._counts_of_stored()
         for one in written:
             counts.update(one.counts)
             self._cursor.update(one.plan.cursor())
         self._file.settle([one.plan for one in written], {key: self._runs[key] for key in self._changed}, counts)
         self._counts.update(counts)
         self._changed.clear()
-        del self._written[: len(written)]
-        return True
+
+    def _counts_of_stored(self) -> Counts:
+        """Take what sinks altered in rows that will not be written again, and what they counted beside."""
+        counts, self._uncommitted = self._uncommitted, Counter()
+        outstanding: list[_Altered] = []
+        for one in self._altered:
+            if self._runs[one.key].position >= one.row:
+                counts.update(one.counts)
+            else:
+                outstanding.append(one)
+        self._altered = outstanding
+        return counts
 
     # --- the ends of runs ---------------------------------------------------------------------------------------
 
     def end_lost_runs(self, ending: str = "") -> None:
-        """Close the runs whose writer has ended without saying how.
+        """Close the runs all of whose writers have ended without saying how.
 
         A partition that was closed in order, and the one named `ending`, end as FINISHED; one whose writer vanished
-        ends as KILLED.
+        ends as KILLED, and so does a run that has one of these.
         """
-        unfinished = {state.partition for state in self._runs.values() if state.status is None}
-        for partition in self._reader.partitions() if unfinished else ():
+        unfinished = {key for key, state in self._runs.items() if state.status is None}
+        writers = {writer for key in unfinished for writer in self._writers[key]}
+        orderly: dict[str, bool] = {}
+        for partition in self._reader.partitions() if writers else ():
             key = partition.header.key
-            if key in unfinished and (key == ending or self._is_over(partition)):
-                self._end_runs_of(key, orderly=key == ending or partition.closed_in_order())
+            if key in writers and (key == ending or self._is_over(partition)):
+                orderly[key] = key == ending or partition.closed_in_order()
+        for key in unfinished:
+            if self._writers[key] <= orderly.keys():
+                self._end_lost_run(key, orderly=all(orderly[writer] for writer in self._writers[key]))
 
     def _is_over(self, partition: PartitionReader) -> bool:
-        return partition.ended() and self._cursor.get(partition.header.key, 0) >= partition.end()
+        return partition.ended() and self.read_to.get(partition.header.key, 0) >= partition.end()
 
-    def _end_runs_of(self, partition: str, *, orderly: bool) -> None:
-        status = RunStatus.FINISHED if orderly else RunStatus.KILLED
-        reason = "" if orderly else "the writing process vanished"
-        keys = [key for key, state in self._runs.items() if state.partition == partition and state.status is None]
-        for key in keys:
-            self._close(key, status, reason)
-        self._file.settle([], {key: self._runs[key] for key in keys}, {})
+    def _end_lost_run(self, key: RunKey, *, orderly: bool) -> None:
+        if orderly:
+            self._close(key, RunStatus.FINISHED)
+        else:
+            self._close(key, RunStatus.KILLED, "the writing process vanished")
+        self._settle(0)
 
     def leave(self) -> None:
         """Let go of the runs that go on without this worker."""
         for key in list(self._sinks):
             self._close(key, None)
         self.flush()
+        self._settle(0)
 
 
 class _Rows:
@@ -277,10 +325,20 @@ class _Rows:
         self.rows: dict[RunKey, list[Row]] = {}
         self.counts: Counts = Counter()
 
+    def ends(self) -> list[tuple[str, str, int]]:
+        """Return per run the number of its last row."""
+        return [(*key, rows[-1].number) for key, rows in self.rows.items()]
+
     def count(self, envelope: Envelope[Event]) -> None:
         self.counts["delivered", envelope.site] += 1
         if isinstance(envelope.event, MetricsLogged):
             self.counts["values", envelope.site] += len(envelope.event.values)
+
+
+def _taken_counts(sink: Sink[Any]) -> Counts:
+    counts: Counts = Counter({("altered", cause): count for cause, count in sink.counts.items()})
+    sink.counts.clear()
+    return counts
 
 
 def _segments(records: Iterable[StoredRecord]) -> list[Segment]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import anyio
+import anyio.to_thread
 
 from eventbus.abc import Consumer, ConsumerStatistics
 from eventbus.errors import MissingExtraError, SubscriptionError
@@ -16,9 +18,7 @@ from receivers._control import Start
 from receivers._supervisor import Health, Supervisor, WorkerPolicy
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from eventbus.abc import Feed
+    from eventbus.abc import Cursor, Feed
     from receivers.abc import SinkConfig
 
 
@@ -63,11 +63,19 @@ class Receiver(Consumer):
         except MissingExtraError:
             if self._python == sys.executable:  # another interpreter may well have what this one lacks
                 raise
+        kinds = {one.event_type for one in feed.selectors if one.event_type} | {type(self.config)}
+        for kind in kinds:
+            _check_importable(kind, self.name)
+        if self._ready.is_set():  # it was subscribed on an earlier bus
+            self._ready = anyio.Event()
         with ConsumerFile(workspace / "cursors", self.name) as file:
             file.claim(self.config.destination(workspace))
 
     async def consume(self, feed: Feed) -> None:
         """Supervise workers until the bus drains."""
+        cursor, counts = await anyio.to_thread.run_sync(self._stored, _workspace(feed, self.name))
+        self._health = Health(counts=counts, baseline=dict(counts))
+        feed.moved(cursor)
         supervisor = Supervisor(
             feed,
             lambda: self._start_order(feed),
@@ -78,6 +86,10 @@ class Receiver(Consumer):
             python=self._python,
         )
         await supervisor.run()
+
+    def _stored(self, workspace: Path) -> tuple[Cursor, dict[tuple[str, str], int]]:
+        with ConsumerFile(workspace / "cursors", self.name) as file:
+            return file.cursor(), file.counts()
 
     async def ready(self) -> None:
         """Return when the worker has imported its SDK and looked into the journal."""
@@ -111,13 +123,14 @@ class Receiver(Consumer):
             selectors=[
                 (
                     one.pattern,
-                    one.event_type.event_name if one.event_type else "",
+                    _import_path(one.event_type) if one.event_type else "",
                     one.only and one.only.value,
                 )
                 for one in feed.selectors
             ],
+            search_path=_own_folders(),
             sink=self.config.sink,
-            config_type=f"{type(self.config).__module__}:{type(self.config).__qualname__}",
+            config_type=_import_path(type(self.config)),
             config=self.config.model_dump_json(),
             workspace=str(workspace),
             max_items=self.flush_policy.max_items,
@@ -135,6 +148,25 @@ def _workspace(feed: Feed, name: str) -> Path:
         )
         raise SubscriptionError(msg)
     return feed.workspace
+
+
+def _import_path(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_importable(kind: type, name: str) -> None:
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        raise SubscriptionError(
+            f"the receiver {name} works in a process of its own, which can't import {_import_path(kind)}; "
+            "move the class to the top level of a module beside the script"
+        )
+
+
+def _own_folders() -> list[str]:
+    """Return where the trainer finds its own modules: the script's folder, no environment's."""
+    environments = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    folders = (str(Path(folder or ".").absolute()) for folder in sys.path)
+    return [folder for folder in folders if not folder.startswith(environments)]
 
 
 def _of_kind(counts: dict[tuple[str, str], int], kind: str) -> dict[str, int]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import os
 import random
+import secrets
 import signal
 import socket
+import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 import msgspec
 from pydantic import BaseModel, ConfigDict, PositiveFloat
@@ -30,7 +31,10 @@ from receivers._control import Beat, Done, Drain, Failed, Flush, Inbox, News, Ph
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from eventbus.abc import Feed
+    from eventbus.abc import Cursor, Feed
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 TERM_SECONDS = 2.0
 """Grace between SIGTERM and SIGKILL."""
@@ -41,8 +45,17 @@ CHECK_SECONDS = 0.25
 BACK_OFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pause before each further start in a row; any progress starts over. Jittered, so that workers don't move in step."""
 
-LOG_BYTES = 1 << 20
-"""A worker's log is started anew beyond this size."""
+PATIENT_ATTEMPTS = 3
+"""A drain waits for a worker that starts, but not for one that was started in vain so often."""
+
+GONE_SECONDS = 5.0
+"""How long a killed process may take to disappear: one that waits for a dead disk takes for ever."""
+
+POLL_SECONDS = 0.02
+"""How often an ending process is looked at."""
+
+CAUSES = 20
+"""Causes of failures that are kept apart: an error that names an address or a time is new each time."""
 
 _logger = logging.getLogger("trackbus.receivers")
 
@@ -129,6 +142,8 @@ class Health:
 
     def fail(self, reason: str) -> None:
         """Count a failure."""
+        if reason not in self.failures and len(self.failures) >= CAUSES:
+            reason = "other causes"
         self.failures[reason] = self.failures.get(reason, 0) + 1
 
     def since_start(self) -> dict[tuple[str, str], int]:
@@ -170,6 +185,8 @@ class Supervisor:
         self._attempt = 0
         self._done = False
         self._ready = ready
+        self._cursor: Cursor = {}
+        self._threads = anyio.CapacityLimiter(1)
 
     async def run(self) -> None:
         """Start workers until one has drained."""
@@ -177,7 +194,8 @@ class Supervisor:
             start = self._make_start()
             try:
                 lost = await self._run_worker(start)
-            except OSError as error:  # no process, no descriptor, no memory: the next try may find some
+            except Exception as error:  # border: no process, descriptor, thread: the next try may find some
+                _logger.exception("the worker of %s can't be run", start.name)
                 lost = f"can't be started: {error}"
             if lost is not None:
                 self._health.fail(lost)
@@ -187,27 +205,31 @@ class Supervisor:
         self._health.state = "drained"
 
     async def _back_off(self) -> None:
+        """Wait before the next start, but not when the drain begins meanwhile: its time is short."""
         self._health.state = "waiting to start again"
         pause = BACK_OFF_SECONDS[min(self._attempt, len(BACK_OFF_SECONDS) - 1)]
         self._attempt += 1
-        await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret hangs on it
+        drained_before = self._feed.draining
+        with anyio.move_on_after(pause * random.uniform(0.5, 1.0)):  # noqa: S311 - no secret hangs on it
+            while self._feed.draining == drained_before:
+                await self._feed.wait_for_orders(pause)
 
     async def _run_worker(self, start: Start) -> str | None:
         """Run one worker to its end; return why it was lost, or None when it has drained."""
         async with self._worker(start) as (process, ours):
-            await _send(ours, start)
             watch = Watch(self._policy, phase_since=time.monotonic())
             lost: str | None = None
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._give_orders, ours)
+                tasks.start_soon(self._give_orders, ours, start)
                 lost = await self._listen(ours, watch)
                 tasks.cancel_scope.cancel()
             if lost is None:
-                await self._wait_for_exit(process)
+                await _wait_for_exit(process, TERM_SECONDS)  # by itself: SDKs have exit handlers
             return lost
 
-    async def _give_orders(self, ours: socket.socket) -> None:
-        """Pass on what the bus wants; a worker that is gone is noticed by the one who listens."""
+    async def _give_orders(self, ours: socket.socket, start: Start) -> None:
+        """Say what to do, then pass on what the bus wants; a worker that is gone is noticed by the one who listens."""
+        await _send(ours, start)
         wanted = 0
         while not self._feed.draining:
             if self._feed.wanted > wanted:
@@ -247,61 +269,74 @@ class Supervisor:
         if isinstance(news, Settled):
             if self._health.settle({(kind, name): value for kind, name, value in news.counts}):
                 self._attempt = 0
-            self._feed.moved(news.cursor)
+            if news.cursor != self._cursor:
+                self._cursor = news.cursor
+                self._feed.moved(news.cursor)
             self._ready.set()
-        elif isinstance(news, Beat) and watch.is_starting:
+        elif self._is_progress(news, watch):
             self._feed.touch()
         elif isinstance(news, Done):
             self._done = True
 
+    def _is_progress(self, news: News, watch: Watch) -> bool:
+        if isinstance(news, Beat):
+            return watch.is_starting and self._attempt < PATIENT_ATTEMPTS
+        return isinstance(news, Phase) and news.name == "closing"  # one of perhaps many runs
+
     # --- processes ----------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _worker(self, start: Start) -> AsyncGenerator[tuple[anyio.abc.Process, socket.socket]]:
-        ours, theirs = socket.socketpair()
-        ours.settimeout(0)  # the loop waits, not the socket
-        marker = str(Path(start.cursors) / f"{start.name}.db")
+    async def _worker(self, start: Start) -> AsyncGenerator[tuple[subprocess.Popen[bytes], socket.socket]]:
+        token = secrets.token_hex(8)
+        log = await self._in_thread(_open_log, Path(start.workspace), start.name)
+        try:
+            ours, theirs = socket.socketpair()
+            ours.settimeout(0)  # the loop waits, not the socket
+            with theirs, ExitStack() as undo:
+                undo.callback(ours.close)
+                process = self._spawn(start, theirs.fileno(), log, token)
+                undo.pop_all()
+        finally:
+            os.close(log)
         with ours:
-            process = await self._spawn(start, theirs, marker)
             try:
                 yield process, ours
             finally:
                 with anyio.CancelScope(shield=True):
-                    await _end(process, marker)
+                    await _end(process)
+                    await self._in_thread(_processes.end_worker_processes, token)
 
-    async def _spawn(self, start: Start, theirs: socket.socket, marker: str) -> anyio.abc.Process:
-        log = _open_log(Path(start.workspace), start.name)
-        environment = {**os.environ, **_import_path(), **self._environment, _processes.MARKER: marker}
-        with theirs:
-            try:
-                return await anyio.open_process(
-                    [self._python, "-P", "-m", "receivers._worker", str(theirs.fileno())],
-                    stdin=-3,  # subprocess.DEVNULL
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,
-                    pass_fds=[theirs.fileno()],
-                )
-            finally:
-                os.close(log)
+    async def _in_thread(self, call: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
+        """Call in a thread that no work of the trainer can take."""
+        return await anyio.to_thread.run_sync(call, *arguments, limiter=self._threads)
 
-    async def _wait_for_exit(self, process: anyio.abc.Process) -> None:
-        """Let a worker that has drained end by itself: SDKs have exit handlers."""
-        with anyio.move_on_after(TERM_SECONDS):
-            await process.wait()
+    def _spawn(self, start: Start, channel: int, log: int, token: str) -> subprocess.Popen[bytes]:
+        """Start a worker from the loop's own thread: the kernel ends a child with the thread that started it."""
+        marks = {_processes.MARKER: str(Path(start.cursors) / f"{start.name}.db"), _processes.WORKER: token}
+        return subprocess.Popen(
+            [self._python, "-P", "-m", "receivers._worker", str(channel)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **_import_path(), **self._environment, **marks},
+            start_new_session=True,
+            pass_fds=[channel],
+        )
 
 
-async def _end(process: anyio.abc.Process, marker: str) -> None:
-    """End a worker and everything it started."""
-    if process.returncode is None:
+async def _wait_for_exit(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with anyio.move_on_after(seconds):
+        while process.poll() is None:  # noqa: ASYNC110 - a process that ends wakes nobody
+            await anyio.sleep(POLL_SECONDS)
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a worker and its process group."""
+    if process.poll() is None:
         _processes.signal_group(process.pid, signal.SIGTERM)
-        with anyio.move_on_after(TERM_SECONDS):
-            await process.wait()
+        await _wait_for_exit(process, TERM_SECONDS)
     _processes.signal_group(process.pid, signal.SIGKILL)
-    await process.wait()
-    await process.aclose()
-    await anyio.to_thread.run_sync(_processes.end_marked_processes, marker)
+    await _wait_for_exit(process, GONE_SECONDS)
 
 
 async def _send(ours: socket.socket, message: Start | Flush | Drain) -> None:
@@ -327,5 +362,4 @@ def _import_path() -> dict[str, str]:
 def _open_log(workspace: Path, name: str) -> int:
     path = workspace / "workers" / f"{name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = os.O_TRUNC if path.exists() and path.stat().st_size > LOG_BYTES else 0
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | fresh, 0o600)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

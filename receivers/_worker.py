@@ -7,12 +7,14 @@ GIL.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -20,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eventbus._event import registered_event
 from eventbus._topic import Scope, Selector
 from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import ConsumerFile, ConsumerLock
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from eventbus.abc import Cursor, StoredRecord
+    from receivers._control import Order
     from receivers.abc import Sink
 
 BEAT_SECONDS = 1.0
@@ -42,11 +44,23 @@ BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.05
 """How often an idle worker looks into the journal."""
 
+STAND_BY_SECONDS = 0.2
+"""How often a worker looks how far the one got that it stands by for."""
+
 ENDED_SECONDS = 1.0
 """How often an idle worker looks whether a writer has vanished."""
 
 WATCHDOG_SECONDS = 60.0
 """The C-level watchdog ends a process whose threads have not run for so long: only a stuck GIL does that."""
+
+LAST_SECONDS = 5.0
+"""How long the last words wait for a parent whose loop is busy."""
+
+LOG_BYTES = 1 << 20
+"""A worker's log starts over beyond this size: an SDK may print without end."""
+
+REASON_CHARACTERS = 500
+"""An SDK's error may hold a whole page."""
 
 _logger = logging.getLogger("trackbus.worker")
 
@@ -64,29 +78,61 @@ class Heart(threading.Thread):
         while not self._channel.parent_lost.wait(BEAT_SECONDS):
             faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True)
             self._channel.send(Beat())
+            _trim_log()
         faulthandler.dump_traceback_later(self._orphan_timeout, exit=True)
+
+
+def _trim_log() -> None:
+    """Let the log start over when it is too long; whoever writes it appends."""
+    with contextlib.suppress(OSError):
+        log = os.fstat(2)
+        if stat.S_ISREG(log.st_mode) and log.st_size > LOG_BYTES:
+            os.ftruncate(2, 0)
+
+
+class Phases:
+    """Tells the parent what the worker does: each beginning restarts a deadline, idleness is told once."""
+
+    def __init__(self, channel: WorkerChannel) -> None:
+        self._channel = channel
+        self._is_idle = False
+
+    def begin(self, name: str) -> None:
+        """Tell that a step begins which has a deadline."""
+        self._is_idle = False
+        self._channel.send(Phase(name))
+
+    def rest(self) -> None:
+        """Tell that nothing is under way."""
+        if not self._is_idle:
+            self._is_idle = True
+            self._channel.send(Phase("idle"))
 
 
 class Worker:
     """Delivers until it is told to drain, or until its parent is lost and everything is stored."""
 
-    def __init__(self, channel: WorkerChannel, start: Start, delivery: Delivery, reader: JournalReader) -> None:
+    def __init__(
+        self, channel: WorkerChannel, start: Start, delivery: Delivery, reader: JournalReader, phases: Phases
+    ) -> None:
         self._channel = channel
+        self._phases = phases
         self._start = start
         self._delivery = delivery
         self._reader = reader
         self._batcher = Batcher(start.flush_policy())
         self._read_to: Cursor = {}
-        self._hurry = False
+        self._wanted: Cursor = {}
         self._target: Cursor | None = None
         self._looked_at = 0.0
 
     def run(self) -> None:
         """Work until the end."""
+        self._report()
         self._delivery.recover()
         self._read_to = dict(self._delivery.read_to)
         self._report()
-        self._phase("idle")
+        self._phases.rest()
         while not self._is_done():
             self._obey(self._channel.receive(self._wait_seconds()))
             self._turn()
@@ -101,12 +147,12 @@ class Worker:
             moved = True
         elif self._delivery.outstanding:
             moved = self._delivery.flush()
-        elif now - self._looked_at > ENDED_SECONDS:
+        if now - self._looked_at > ENDED_SECONDS:
             self._looked_at = now
             self._delivery.end_lost_runs()
         if moved:
             self._report()
-        self._phase("idle")
+        self._phases.rest()
 
     def _read(self) -> list[StoredRecord]:
         records = self._reader.read(self._read_to, self._batcher.room) if self._batcher.room else []
@@ -115,7 +161,7 @@ class Worker:
 
     def _is_due(self, now: float) -> bool:
         wait = self._batcher.wait(now)
-        return wait is not None and (wait == 0.0 or self._hurry or self._is_leaving())
+        return wait is not None and (wait == 0.0 or self._is_leaving() or not self._has_written(self._wanted))
 
     def _wait_seconds(self) -> float:
         due = self._batcher.wait(time.monotonic())
@@ -127,30 +173,29 @@ class Worker:
         return self._target is not None or self._channel.parent_lost.is_set()
 
     def _obey(self, order: object) -> None:
-        self._hurry = isinstance(order, Flush) or (self._hurry and self._batcher.wait(0.0) is not None)
-        if isinstance(order, Drain):
+        if isinstance(order, Flush):
+            self._wanted = self._reader.ends()
+        elif isinstance(order, Drain):
             self._target = self._reader.ends()
 
+    def _has_written(self, target: Cursor) -> bool:
+        written = self._delivery.read_to
+        return all(written.get(partition, 0) >= end for partition, end in target.items())
+
     def _is_done(self) -> bool:
+        """Tell whether all is written: closing the sinks stores it."""
         if self._channel.parent_lost.is_set() and self._target is None:
             self._target = self._reader.ends()
-        if self._target is None:
-            return False
-        cursor = self._delivery.cursor
-        return all(cursor.get(partition, 0) >= end for partition, end in self._target.items())
+        return self._target is not None and self._has_written(self._target)
 
     def _finish(self) -> None:
         orphaned = self._channel.parent_lost.is_set()
         self._delivery.end_lost_runs("" if orphaned else self._start.partition)
         self._delivery.leave()
         self._report()
-        self._channel.send(Done())
 
     def _report(self) -> None:
         self._channel.send(Settled(self._delivery.cursor, self._delivery.counts))
-
-    def _phase(self, name: str) -> None:
-        self._channel.send(Phase(name))
 
 
 def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
@@ -167,36 +212,68 @@ def _load(path: str) -> Any:
 
 
 def selectors_of(start: Start) -> list[Selector]:
-    """Return the subscriptions that a start order names."""
+    """Return the subscriptions that a start order names; importing an event's class makes its records readable."""
     return [
-        Selector(pattern, registered_event(event) if event else None, None if scope is None else Scope(scope))
+        Selector(pattern, _load(event) if event else None, None if scope is None else Scope(scope))
         for pattern, event, scope in start.selectors
     ]
 
 
-def _acquire(channel: WorkerChannel, lock: ConsumerLock) -> bool:
-    """Stand by until no other process works on the consumer's file; tell whether the lock is ours."""
-    while not lock.try_acquire():
-        if channel.parent_lost.is_set():
+class StandBy:
+    """Waits while another process works on the consumer's file, and tells what that one has stored."""
+
+    def __init__(self, channel: WorkerChannel, start: Start) -> None:
+        self._channel = channel
+        self._start = start
+        self._order: Order | None = None
+        self._told: Settled | None = None
+
+    def acquire(self, lock: ConsumerLock) -> bool:
+        """Return True when the lock is ours, False when there is nothing left to wait for."""
+        if lock.try_acquire():
+            return True
+        with ConsumerFile(Path(self._start.cursors), self._start.name) as file:
+            while not lock.try_acquire():
+                if self._channel.parent_lost.is_set() or self._is_drained(file):
+                    return False
+                self._channel.send(Phase("standing by"))
+                self._order = self._channel.receive(STAND_BY_SECONDS) or self._order
+        if self._order is not None:
+            self._channel.put_back(self._order)
+        return True
+
+    def _is_drained(self, file: ConsumerFile) -> bool:
+        """Pass on where the other one stands; once we are to drain, it is enough that our own records are stored."""
+        settled = Settled(file.cursor(), [(kind, name, value) for (kind, name), value in sorted(file.counts().items())])
+        if settled != self._told:
+            self._told = settled
+            self._channel.send(settled)
+        if not isinstance(self._order, Drain):
             return False
-        channel.send(Phase("standing by"))
-        channel.receive(POLL_SECONDS * 4)
-    return True
+        own = self._start.partition
+        end = JournalReader(Path(self._start.journal)).ends().get(own, 0)
+        return settled.cursor.get(own, 0) >= end
 
 
 def work(channel: WorkerChannel, start: Start) -> None:
     """Deliver what a start order asks for."""
+    sys.path += [folder for folder in start.search_path if folder not in sys.path]
     lock = ConsumerLock(Path(start.cursors), start.name)
-    if not _acquire(channel, lock):
-        return
-    _processes.end_marked_processes(os.environ.get(_processes.MARKER, ""))
+    if StandBy(channel, start).acquire(lock):
+        _processes.end_left_behind(os.environ.get(_processes.MARKER, ""))
+        _deliver(channel, start)
+    channel.send_last(Done(), LAST_SECONDS)
+
+
+def _deliver(channel: WorkerChannel, start: Start) -> None:
     channel.send(Phase("starting"))
     make_sink = make_sink_factory(start)
+    selectors = selectors_of(start)
     reader = JournalReader(Path(start.journal))
     with ConsumerFile(Path(start.cursors), start.name) as file:
-        announced: Callable[[str], None] = lambda name: channel.send(Phase(name))  # noqa: E731
-        delivery = Delivery(reader, file, selectors_of(start), make_sink, announced)
-        Worker(channel, start, delivery, reader).run()
+        phases = Phases(channel)
+        delivery = Delivery(reader, file, selectors, make_sink, phases.begin)
+        Worker(channel, start, delivery, reader, phases).run()
 
 
 def main() -> None:
@@ -217,7 +294,8 @@ def main() -> None:
         work(channel, start)
     except Exception as error:  # border: whatever an SDK raises is told to the parent, which starts anew
         _logger.exception("the worker ends")
-        channel.send(Failed(f"{type(error).__name__}: {error}"))
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        channel.send_last(Failed(reason[:REASON_CHARACTERS]), LAST_SECONDS)
         sys.stderr.flush()
         os._exit(1)  # an SDK's own exit handlers may wait for ever
 

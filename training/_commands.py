@@ -40,6 +40,9 @@ trackbus report runs/demo  [dim]# what is in the journal, and how far each track
 
 All that is logged is in the workspace's journal when the log call returns. A slow or dead tracker never slows the \
 training: what it lacks is stored when the workspace is opened again.
+
+Exit codes: 0 all is well; 1 the training failed, or not all is stored yet; 2 the command can't be carried out as \
+given; 130 interrupted.
 """
 
 app = typer.Typer(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from training.checkpoint import BestRecord
     from training.trackers import Account
 
-MAX_SITES = 100
-"""Sites in one process: each needs a thread and some ten open files."""
+MAX_SITES = 50
+"""Sites in one process: each needs a thread and 13 open files, and many shells allow a process no more than 1024."""
 
 Name = Annotated[str, AfterValidator(lambda name: check_name("name", name))]
 """Name of a job or a run."""

@@ -108,9 +108,9 @@ def outcome(error: BaseException | None) -> tuple[RunStatus, str]:
         return max((outcome(member) for member in group.exceptions), key=lambda found: _SEVERITY[found[0]])
     if isinstance(error, SystemExit):
         return _exit_outcome(error.code)
-    reason = short(f"{type(error).__name__}: {_message(error)}".removesuffix(": "))
-    # What is no Exception is an interrupt or a cancellation; how a loop cancels, only the loop knows.
-    return (RunStatus.FAILED if isinstance(error, Exception) else RunStatus.KILLED), reason
+    if not isinstance(error, Exception):  # an interrupt, or a cancellation, whose text is the loop's own business
+        return RunStatus.KILLED, type(error).__name__
+    return RunStatus.FAILED, short(f"{type(error).__name__}: {_message(error)}".removesuffix(": "))
 
 
 def short(reason: str) -> str:

@@ -74,8 +74,13 @@ def partition_files(folder: Path) -> Iterator[Path]:
     except FileNotFoundError:
         return
     for site in sites:
-        names = [name for name in os.listdir(site) if FILE_NAME.fullmatch(name)]
+        names = [name for name in _names(site) if FILE_NAME.fullmatch(name)]
         yield from (Path(site, name) for name in sorted(names, key=_roll_order))
+
+
+def _names(folder: Path | str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
 
 
 def _roll_order(name: str) -> tuple[str, int]:
@@ -217,7 +222,7 @@ def check_name(path: Path, header: PartitionHeader) -> None:
 def ended_before(folder: Path, origin: Origin) -> tuple[str, ...]:
     """Return the keys of the partitions of this site and rank whose writers have ended."""
     site = folder / origin.site
-    names = os.listdir(site) if site.is_dir() else []
+    names = _names(site) if site.is_dir() else []
     matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
     ended = {
         f"{origin.site}/{match['rank']}-{match['incarnation']}"

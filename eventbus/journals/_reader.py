@@ -20,7 +20,13 @@ T = TypeVar("T")
 OPEN_FILES = 100
 """Files that a reader keeps open: each takes three descriptors, and a workspace gathers partitions over the years."""
 
-_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+}
 
 _logger = logging.getLogger("trackbus.journal")
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
-from weakref import WeakSet
 
 import anyio
 import anyio.to_thread
 
 from eventbus._codec import encode
 from eventbus._event import Envelope, Event, Origin
+from eventbus._fork import call_in_child
 from eventbus.abc import Cursor, LocalJournal, PartitionHeader, RefusedError, RelayedBatch, StoredRecord
 from eventbus.errors import JournalError
 from eventbus.journals import _partition as files
@@ -153,7 +152,7 @@ class SqliteJournal(LocalJournal):
         except (OSError, sqlite3.Error) as error:
             msg = f"the journal in {folder} can't be written: {error}; choose another --workspace or free the disk"
             raise JournalError(msg) from error
-        _open_journals.add(self)
+        call_in_child(self.forbid)
 
     @property
     def header(self) -> PartitionHeader:
@@ -230,7 +229,9 @@ class SqliteJournal(LocalJournal):
             file.move(cursor)
 
     def close(self) -> None:
-        """Mark the own partition as ended and let go of all files. Legal twice."""
+        """Mark the own partition as ended and let go of all files. Legal twice; in a forked child, nothing happens."""
+        if self._forked:  # SQLite's files must not be touched through connections that were opened before the fork
+            return
         with self._serial:
             for mirror in self._mirrors.values():
                 mirror.close(ended=False)
@@ -241,14 +242,3 @@ class SqliteJournal(LocalJournal):
     def forbid(self) -> None:
         """Take no more records: a forked child must never touch its parent's files."""
         self._forked = True
-
-
-_open_journals: WeakSet[SqliteJournal] = WeakSet()
-
-
-def _forbid_all() -> None:
-    for journal in _open_journals:
-        journal.forbid()
-
-
-os.register_at_fork(after_in_child=_forbid_all)

@@ -95,10 +95,17 @@ def exactly(value: object) -> object:
     return type(value).__name__, value
 
 
-@given(events, texts, st.sampled_from(Scope), texts, st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1))
+@given(
+    event=events,
+    topic=texts,
+    scope=st.sampled_from(Scope),
+    run=texts,
+    time_ns=st.integers(0, 2**63 - 1),
+    seq=st.integers(1, 2**63 - 1),
+)
 @settings(max_examples=150, deadline=None)
 def test_what_is_encoded_is_decoded(
-    event: Everything, topic: str, scope: Scope, run: str, time_ns: int, seq: int
+    event: Everything, topic: str, scope: Scope, run: str, *, time_ns: int, seq: int
 ) -> None:
     found = decode(encode(event, topic, scope, run, time_ns), ORIGIN, seq)
 
@@ -152,7 +159,9 @@ def test_a_record_over_the_limit_is_refused_and_one_at_the_limit_is_not() -> Non
         encode(Anything(value="x" * (MAX_RECORD_BYTES - overhead + 1)), "t", Scope.LOCAL, "", 1)
 
 
-@pytest.mark.parametrize("address", [("\ud800", "", 1), ("t", "\ud800", 1), ("t", None, 1), ("t", "", 1.5), ("t", "", 2**70)])
+@pytest.mark.parametrize(
+    "address", [("\ud800", "", 1), ("t", "\ud800", 1), ("t", None, 1), ("t", "", 1.5), ("t", "", 2**70)]
+)
 def test_an_address_that_would_not_be_decoded_is_refused(address: tuple[Any, Any, Any]) -> None:
     topic, run, time_ns = address
     with pytest.raises(BadInputError):

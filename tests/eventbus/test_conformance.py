@@ -37,9 +37,7 @@ def make_journal(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 
 
 @pytest.mark.parametrize("check", JOURNAL_CHECKS, ids=lambda check: check.__name__)
-async def test_a_journal_keeps_its_promises(
-    make_journal: Make, check: Callable[[Journal], Awaitable[None]]
-) -> None:
+async def test_a_journal_keeps_its_promises(make_journal: Make, check: Callable[[Journal], Awaitable[None]]) -> None:
     journal = make_journal()
     with anyio.fail_after(20):
         try:
@@ -51,9 +49,7 @@ async def test_a_journal_keeps_its_promises(
 class ForgetfulJournal(MemoryJournal):
     """Numbers from 0, and appends whatever comes twice."""
 
-    def append_nowait(
-        self, event: Event, topic: str, scope: Scope, run: str, time_ns: int
-    ) -> Envelope[Event]:
+    def append_nowait(self, event: Event, topic: str, scope: Scope, run: str, time_ns: int) -> Envelope[Event]:
         envelope = super().append_nowait(event, topic, scope, run, time_ns)
         return Envelope(event, topic, scope, run, time_ns, envelope.origin, envelope.seq - 1)
 

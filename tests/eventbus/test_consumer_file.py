@@ -145,7 +145,9 @@ def test_an_old_name_with_another_destination_is_refused(folder: Path) -> None:
         file.claim("mlflow at http://a")
         file.claim("mlflow at http://a")
     with ConsumerFile(folder, "one") as file:
-        with pytest.raises(SubscriptionError, match=r"'one' .* belongs to mlflow at http://a, not to .*b; give .* name="):
+        with pytest.raises(
+            SubscriptionError, match=r"'one' .* belongs to mlflow at http://a, not to .*b; give .* name="
+        ):
             file.claim("mlflow at http://b")
         file.claim("mlflow at http://a")
 

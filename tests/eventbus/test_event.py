@@ -211,7 +211,7 @@ def test_an_unknown_name_is_nobodys() -> None:
 def test_an_event_is_frozen() -> None:
     event = MetricsLogged(values={"loss": 1.0})
     with pytest.raises(ValidationError, match="frozen"):
-        event.step = 3  # type: ignore[misc] - pyright knows
+        event.step = 3
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import anyio
 import pytest
 
 from eventbus import EventBus, Origin, Scope
 from eventbus._codec import decode
-from eventbus.abc import Cursor, PartitionHeader, StoredRecord
+from eventbus._conformance import foreign_header, relayed
+from eventbus.abc import Cursor, PartitionHeader, RelayedBatch, StoredRecord
 from eventbus.errors import WorkspaceError
 from eventbus.journals import SqliteJournal
 from eventbus.journals import _partition as files
@@ -122,9 +124,7 @@ def test_a_restarted_writer_is_read_after_what_it_wrote_before(tmp_path: Path, s
         partitions = reader.partitions()
         for limit in (7, 1000):
             order = [record.header.key for record in read_all(reader, limit)]
-            assert order == [
-                one.header.key for one in partitions for _ in range(order.count(one.header.key))
-            ]
+            assert order == [one.header.key for one in partitions for _ in range(order.count(one.header.key))]
 
     keys = [one.header.key for one in partitions]
     assert [set(one.header.after) for one in partitions] == [set(), {keys[0]}, {keys[0], keys[1]}]
@@ -367,6 +367,42 @@ def test_a_half_made_partition_is_ignored(tmp_path: Path) -> None:
         assert reader.unreadable == {}
 
 
+def test_a_mirror_has_not_ended_because_its_relay_pauses(tmp_path: Path) -> None:
+    """A server that comes back reads what its sites send later, however long they take to come back too."""
+    header = foreign_header()
+    path = files.lock_path(files.roll_path(tmp_path, header.origin, 0))
+
+    def relay(incarnation: str, batch: RelayedBatch) -> None:
+        with closing(make_journal(tmp_path, incarnation)) as journal:
+            anyio.run(journal.append, batch)
+
+    relay("c1", relayed(header, [1, 2], first=1, last=2))
+    assert not files.is_held(path)
+    with closing(JournalReader(tmp_path)) as reader:
+        assert by_partition(read_all(reader)) == {header.key: [1, 2]}
+        assert not reader.partition(header.key).ended()
+        relay("c2", relayed(header, [3], first=3, last=3))
+        assert by_partition(read_all(reader)) == {header.key: [1, 2, 3]}
+
+        relay("c3", relayed(header, [], first=4, last=3, ended=True))
+        assert reader.partition(header.key).ended()
+        assert reader.partition(header.key).closed_in_order()
+
+
+def test_a_mirror_has_ended_when_its_successor_is_here(tmp_path: Path) -> None:
+    old = foreign_header("f0")
+    new = foreign_header("f1", after=(old.key,))
+    with closing(make_journal(tmp_path)) as journal, closing(JournalReader(tmp_path)) as reader:
+        anyio.run(journal.append, relayed(old, [1], first=1, last=1))
+        reader.partitions()
+        assert not reader.partition(old.key).ended()
+        anyio.run(journal.append, relayed(new, [1], first=1, last=1))
+        assert len(reader.partitions()) == 3
+        assert reader.partition(old.key).ended()
+        assert not reader.partition(old.key).closed_in_order()
+        assert not reader.partition(new.key).ended()
+
+
 def test_a_busy_partition_gets_what_idle_ones_leave(tmp_path: Path) -> None:
     with ExitStack() as stack:
         for rank in range(1, 20):
@@ -468,7 +504,7 @@ def test_two_that_look_at_once_take_nobody_for_the_writer(tmp_path: Path, spawn:
 
 # ------------------------------------------------------------------------------------------------------ descriptors
 def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_closed_bus_leaves_no_descriptor_open(tmp_path: Path) -> None:
@@ -545,7 +581,8 @@ def test_a_forked_child_never_touches_its_parents_partition(tmp_path: Path, run_
 
 
 @pytest.mark.xfail(
-    strict=True, reason="a forked child does not open a partition of its own yet: what it logs is refused, in its own report"
+    strict=True,
+    reason="a forked child does not open a partition of its own yet: what it logs is refused, in its own report",
 )
 def test_a_forked_child_writes_a_partition_of_its_own(tmp_path: Path, run_program: Callable[..., str]) -> None:
     assert run_program(FORKED, tmp_path).split()[0] == "0"

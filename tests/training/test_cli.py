@@ -161,7 +161,7 @@ def test_a_signal_ends_the_training_and_stores_what_was_logged(number: signal.Si
     ("arguments", "message"),
     [
         ("run --sites 0", "'--sites'"),
-        ("run --sites 101", "'--sites'"),
+        ("run --sites 51", "'--sites'"),
         ("run --sites two", "'--sites'"),
         ("run --rounds -1", "'--rounds'"),
         ("run --trackers tensorbord", "unknown tracker 'tensorbord': did you mean 'tensorboard'?"),

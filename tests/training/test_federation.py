@@ -309,7 +309,7 @@ def test_a_cancelled_federation_stores_what_was_logged_and_its_runs_are_killed(t
     "settings",
     [
         {"sites": 0},
-        {"sites": 101},
+        {"sites": 51},
         {"rounds": 0},
         {"batch_size": 0},
         {"learning_rate": 0.0},

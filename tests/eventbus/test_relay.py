@@ -1,0 +1,294 @@
+"""From a site's journal to the server's: only what is federated, in order, each once, whoever is killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from eventbus import Envelope, Event, EventBus, Origin, Relay, Scope, Topic
+from eventbus._bus import Bus
+from eventbus._codec import decode
+from eventbus._drain import DrainPolicy
+from eventbus.abc import Cursor, LocalJournal
+from eventbus.errors import SubscriptionError
+from eventbus.journals import MemoryJournal, SqliteJournal
+from eventbus.testing import FaultyJournal, recording
+
+pytestmark = pytest.mark.anyio
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+class Counted(Event, name="tests.relay.Counted", topic="tests.relay.count"):
+    number: int
+
+
+class Noted(Event, name="tests.relay.Noted", topic="tests.relay.note"):
+    pass
+
+
+COUNTS: Topic[Counted] = Topic(Counted.event_topic, Counted)
+
+FED = Scope.FEDERATED
+
+
+@pytest.fixture(params=["memory", "disk"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return None if request.param == "memory" else tmp_path
+
+
+def make_bus(folder: Path | None, site: str) -> EventBus:
+    return EventBus(None if folder is None else folder / site, site=site)
+
+
+@asynccontextmanager
+async def site_and_server(folder: Path | None) -> AsyncIterator[tuple[EventBus, EventBus, Relay]]:
+    with anyio.fail_after(30):
+        async with make_bus(folder, "server") as server, make_bus(folder, "site-1") as site:
+            relay = Relay(server)
+            site.subscribe(COUNTS.federated, relay)
+            yield site, server, relay
+
+
+async def stored(journal: LocalJournal) -> dict[str, list[int]]:
+    """The numbers that a journal holds, by partition, in the order in which consumers read them."""
+    cursor: Cursor = {}
+    found: dict[str, list[int]] = defaultdict(list)
+    while records := await journal.read(cursor, 50):
+        for record in records:
+            event = decode(record.body, record.header.origin, record.seq).event
+            assert isinstance(event, Counted)
+            found[record.header.key].append(event.number)
+            cursor[record.header.key] = record.seq
+    return dict(found)
+
+
+# ---------------------------------------------------------------------------------------------------- what may leave
+async def test_only_what_is_federated_leaves(folder: Path | None) -> None:
+    async with site_and_server(folder) as (site, server, relay):
+        for number in range(300):
+            site.publish(Counted(number=number), scope=FED if number % 3 == 0 else Scope.LOCAL)
+        await site.publish(Noted()).delivered(10)
+
+        assert await stored(server.journal) == {site.origin.partition: list(range(0, 300, 3))}
+        assert await server.journal.marks() == {site.origin.partition: 301}
+        assert relay.withheld == 201
+        assert relay.statistics().delivered == 100
+        assert relay.statistics().by_site == {"site-1": 100}
+        assert relay.statistics().dropped == {}
+    assert site.report().line("relay").left == 0
+    assert site.report().complete
+
+
+async def test_only_the_subscribed_topic_leaves(folder: Path | None) -> None:
+    async with site_and_server(folder) as (site, server, relay):
+        site.publish(Noted(), scope=FED)
+        site.publish(Counted(number=1), scope=FED)
+        await site.publish(Noted(), scope=FED).delivered(10)
+
+        assert await stored(server.journal) == {site.origin.partition: [1]}
+        assert relay.withheld == 2
+
+
+@pytest.mark.parametrize("what", [COUNTS, Counted, "*"], ids=str)
+async def test_what_is_local_never_leaves_whatever_is_subscribed(
+    folder: Path | None, what: Topic[Counted] | type[Counted] | str
+) -> None:
+    with anyio.fail_after(30):
+        async with make_bus(folder, "server") as server, make_bus(folder, "site-1") as site:
+            site.subscribe(what, Relay(server))
+            site.publish(Counted(number=1))
+            await site.publish(Counted(number=2), scope=FED).delivered(10)
+            assert await stored(server.journal) == {site.origin.partition: [2]}
+
+
+async def test_relayed_records_stay_who_they_are(folder: Path | None) -> None:
+    found: list[Envelope[Counted]] = []
+
+    async def keep(envelope: Envelope[Counted]) -> None:
+        found.append(envelope)
+
+    async with site_and_server(folder) as (site, server, _):
+        server.subscribe(Counted, keep, envelopes=True)
+        site.publish(Counted(number=1))
+        receipt = site.publish(Counted(number=2), scope=FED, run="run", time_ns=7)
+        await receipt.delivered(10)
+    (envelope,) = found
+    assert envelope == Envelope(Counted(number=2), COUNTS.name, FED, "run", 7, site.origin, 2)
+
+
+async def test_handlers_at_the_server_see_each_once_and_in_order(folder: Path | None) -> None:
+    async with site_and_server(folder) as (site, server, _):
+        with recording(server, Counted) as recorder:
+            for number in range(700):
+                await site.publish(Counted(number=number), scope=FED)
+            assert [event.number for event in await recorder.wait_for(700, 20)] == list(range(700))
+
+
+async def test_a_slow_handler_at_the_server_holds_the_relay_and_loses_nothing(folder: Path | None) -> None:
+    got: list[int] = []
+
+    async def slow(event: Counted) -> None:
+        await anyio.sleep(0.0005)
+        got.append(event.number)
+
+    async with site_and_server(folder) as (site, server, _):
+        server.subscribe(Counted, slow, name="slow", queue_events=16)
+        for start in range(0, 600, 100):
+            receipts = [site.publish(Counted(number=number), scope=FED) for number in range(start, start + 100)]
+            await receipts[-1].delivered(20)
+    assert server.report().line("slow").dropped + len(got) == 600
+    assert got == sorted(got)
+
+
+async def test_many_sites_arrive_side_by_side(folder: Path | None) -> None:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(anyio.fail_after(30))
+        server = await stack.enter_async_context(make_bus(folder, "server"))
+        sites: list[EventBus] = []
+        for number in range(1, 4):
+            site = await stack.enter_async_context(make_bus(folder, f"site-{number}"))
+            site.subscribe(COUNTS.federated, Relay(server))
+            sites.append(site)
+        with recording(server, Counted) as recorder:
+            for number in range(200):
+                for site in sites:
+                    site.publish(Counted(number=number), scope=FED)
+            await recorder.wait_for(600, 20)
+        assert await stored(server.journal) == {site.origin.partition: list(range(200)) for site in sites}
+
+
+async def test_leaving_relays_what_was_logged(folder: Path | None) -> None:
+    with anyio.fail_after(30):
+        async with make_bus(folder, "server") as server:
+            async with make_bus(folder, "site-1") as site:
+                site.subscribe(COUNTS.federated, Relay(server))
+                for number in range(500):
+                    site.publish(Counted(number=number), scope=FED)
+            assert await stored(server.journal) == {site.origin.partition: list(range(500))}
+
+
+async def test_what_memory_has_overwritten_is_counted() -> None:
+    origin = Origin(site="site-1", rank=0, incarnation="a1", job="job")
+    with anyio.fail_after(10):
+        async with EventBus(site="server") as server, Bus(lambda: MemoryJournal(origin, max_events=10)) as site:
+            relay = Relay(server)
+            site.subscribe(COUNTS.federated, relay)
+            for number in range(100):
+                site.publish(Counted(number=number), scope=FED)
+    assert relay.statistics().delivered == 10
+    assert sum(relay.statistics().dropped.values()) == 90
+    assert relay.withheld == 0
+    assert not site.report().complete
+
+
+# ------------------------------------------------------------------------------------------------------- what is odd
+async def test_a_journal_is_not_relayed_to_itself(tmp_path: Path) -> None:
+    with anyio.fail_after(10):
+        async with EventBus(tmp_path) as bus, EventBus(tmp_path, site="server") as other:
+            for target in (bus, other):
+                with pytest.raises(SubscriptionError, match="two journals"):
+                    bus.subscribe(COUNTS.federated, Relay(target))
+
+
+async def test_a_far_side_that_refuses_is_asked_again(tmp_path: Path) -> None:
+    journal = FaultyJournal(
+        SqliteJournal(tmp_path / "server", Origin(site="server", rank=0, incarnation="c1", job="j"))
+    )
+    with anyio.fail_after(30):
+        async with Bus(lambda: journal) as server, make_bus(tmp_path, "site-1") as site:
+            relay = Relay(server)
+            site.subscribe(COUNTS.federated, relay)
+            with journal.refusing("disk full"):
+                receipt = site.publish(Counted(number=1), scope=FED)
+                while not journal.refusals:  # noqa: ASYNC110 - the journal announces nothing
+                    await anyio.sleep(0.001)
+            await receipt.delivered(10)
+            assert await stored(journal) == {site.origin.partition: [1]}
+            assert relay.statistics().failed == {"refused: disk full": 1}
+            assert relay.statistics().delivered == 1
+
+
+async def test_a_site_that_left_badly_comes_back_while_the_server_is_up(tmp_path: Path) -> None:
+    """Its last partition was never declared to have ended; what it logs next must not wait for that."""
+    journal = FaultyJournal(
+        SqliteJournal(tmp_path / "server", Origin(site="server", rank=0, incarnation="c1", job="j"))
+    )
+
+    def open_site() -> Bus:
+        origin = Origin(site="site-1", rank=0, incarnation=f"a{len(expected)}", job="job")
+        policy = DrainPolicy(idle_timeout=0.2, timeout=0.5)
+        return Bus(lambda: SqliteJournal(tmp_path / "site", origin), policy)
+
+    expected: dict[str, list[int]] = {}
+    with anyio.fail_after(30):
+        async with Bus(lambda: journal) as server:
+            for number in range(3):
+                async with open_site() as site:
+                    site.subscribe(COUNTS.federated, Relay(server))
+                    await site.publish(Counted(number=number), scope=FED).delivered(10)
+                    expected[site.origin.partition] = [number]
+                    journal.reason = "disk full"
+                journal.reason = None
+                assert await stored(journal) == expected
+
+
+# ----------------------------------------------------------------------------------------------------------- kill -9
+BOTH = """
+    import os, sys
+    import anyio
+    from eventbus import Event, EventBus, Relay, Scope, Topic
+
+    class Counted(Event, name="tests.relay.Counted", topic="tests.relay.count"):
+        number: int
+
+    COUNTS = Topic(Counted.event_topic, Counted)
+
+    async def main(folder, start, count):
+        server, site = EventBus(f"{folder}/server", site="server"), EventBus(f"{folder}/site-1", site="site-1")
+        async with server, site:
+            site.subscribe(COUNTS.federated, Relay(server))
+            for number in range(start, start + count):
+                scope = Scope.FEDERATED if number % 2 else Scope.LOCAL
+                await site.publish(Counted(number=number), scope=scope)
+                os.write(1, b"%d\\n" % number)
+
+    anyio.run(main, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+async def test_each_once_after_kill_9_of_a_process_that_holds_both(tmp_path: Path, spawn: Spawn) -> None:
+    start, last, lasts = 0, 0, list[int]()
+    for count in (50, 900, 1700):
+        child = spawn(BOTH, tmp_path, start, 1_000_000)
+        assert child.stdout is not None
+        for line in child.stdout:
+            last = int(line)
+            if last == start + count:
+                child.send_signal(signal.SIGKILL)
+        assert child.wait(timeout=10) == -signal.SIGKILL
+        lasts.append(last)
+        start = last + 100_000
+    child = spawn(BOTH, tmp_path, start, 10)
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (0, "")
+
+    with anyio.fail_after(30):
+        async with make_bus(tmp_path, "server") as server, make_bus(tmp_path, "site-1") as site:
+            at_site = await stored(site.journal)
+            at_server = await stored(server.journal)
+            assert await server.journal.marks() == await site.journal.ends()
+
+    assert list(at_server) == list(at_site)  # the predecessors' partitions first, as at the site
+    for partition, numbers in at_site.items():
+        assert at_server[partition] == [number for number in numbers if number % 2]
+    for numbers, last in zip(at_site.values(), lasts, strict=False):
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert numbers[-1] in (last, last + 1)

@@ -1,0 +1,505 @@
+"""Delivery against real files, in one process: whatever crashes wherever, the content is that of one delivery."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from readback import read_jsonl
+
+from eventbus import Event, Origin, Scope
+from eventbus._topic import Selector
+from eventbus.journals._reader import JournalReader
+from eventbus.journals.consumer import ConsumerFile, Plan, RunKey, RunState
+from eventbus.journals.sqlite import SqliteJournal
+from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStatus
+from receivers import _delivery
+from receivers._delivery import Delivery
+from receivers.abc import Position, RunInfo, Sink
+from receivers.jsonl import JsonlConfig, JsonlSink
+
+NOWHERE = 10**9
+NAME = "tested"
+
+
+class CrashError(Exception):
+    """The process dies here."""
+
+
+@dataclass
+class Fuse:
+    """Blows after so many steps, counted over sinks and consumer file."""
+
+    left: int = NOWHERE
+
+    def burn(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise CrashError
+
+
+class FragileFile(ConsumerFile):
+    """The real file; the process may die just before or after a transaction."""
+
+    fuse: Fuse
+
+    def add_plan(self, plan: Plan, runs: Mapping[RunKey, RunState]) -> None:
+        self.fuse.burn()
+        super().add_plan(plan, runs)
+        self.fuse.burn()
+
+    def settle(self, plans: Any, runs: Any, counts: Any) -> None:
+        self.fuse.burn()
+        super().settle(plans, runs, counts)
+        self.fuse.burn()
+
+
+class LaggingSink(JsonlSink):
+    """Acknowledges rows late, as W&B does, and counts what it alters; the process may die in every call.
+
+    What it has written and not acknowledged may be there after a crash, or not: the operating system has it.
+    """
+
+    def __init__(self, config: JsonlConfig, workspace: Path, fuse: Fuse, lag: int) -> None:
+        super().__init__(config, workspace)
+        self._fuse = fuse
+        self._lag = lag
+        self._passed: list[Position] = []
+
+    def open(self, run: RunInfo, committed: Position) -> int:
+        self._fuse.burn()
+        row = super().open(run, committed)
+        self._passed = [committed]
+        return row
+
+    def write(self, rows: Any) -> None:
+        for row in rows:
+            self._fuse.burn()
+            super().write([row])
+            if isinstance(row.envelope.event, ParamsLogged):
+                self.counts["renamed key"] += 1
+            self._passed.append(super().flush())
+        self._fuse.burn()
+
+    def flush(self) -> Position:
+        self._fuse.burn()
+        self._passed[-1] = super().flush()  # the file's end, which may have moved by a status
+        return self._passed[max(0, len(self._passed) - 1 - self._lag)]
+
+    def close(self, status: RunStatus | None, reason: str = "") -> Position:
+        self._fuse.burn()
+        self._lag = 0
+        position = super().close(status, reason)
+        self._fuse.burn()
+        return position
+
+    def let_go(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+@dataclass
+class Workbench:
+    """A workspace with partitions, and a consumer that is killed and started again."""
+
+    folder: Path
+    lag: int = 0
+    selector: Selector = field(default_factory=lambda: Selector.of(TRACKING))
+    fuse: Fuse = field(default_factory=Fuse)
+    partitions: list[SqliteJournal] = field(default_factory=list[SqliteJournal])
+    _sinks: list[LaggingSink] = field(default_factory=list[LaggingSink])
+    _file: FragileFile | None = None
+    _delivery: Delivery | None = None
+
+    def partition(self, rank: int = 0) -> SqliteJournal:
+        origin = Origin(site="site-1", rank=rank, incarnation=f"{len(self.partitions):08x}", job="job")
+        self.partitions.append(SqliteJournal(self.folder / "journal", origin))
+        return self.partitions[-1]
+
+    def restart(self) -> None:
+        """Start as after `kill -9`: nothing is kept but the files."""
+        self._let_go()
+        self._delivery = None
+        self._file = FragileFile(self.folder / "cursors", NAME)
+        self._file.fuse = self.fuse
+        reader = JournalReader(self.folder / "journal")
+        delivery = Delivery(reader, self._file, [self.selector], self._sink, lambda _: None)
+        delivery.recover()
+        self._reader, self._delivery = reader, delivery
+
+    def _sink(self) -> Sink[Any]:
+        sink = LaggingSink(JsonlConfig(), self.folder, self.fuse, self.lag)
+        self._sinks.append(sink)
+        return sink
+
+    def _let_go(self) -> None:
+        """Close what the kernel closes for a dead process."""
+        for sink in self._sinks:
+            sink.let_go()
+        self._sinks.clear()
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def delivery(self) -> Delivery:
+        if self._delivery is None:
+            self.restart()
+        assert self._delivery is not None
+        return self._delivery
+
+    def deliver(self, limit: int = 1000) -> int:
+        records = self._read(limit)
+        if records:
+            self.delivery.deliver(records)
+        return len(records)
+
+    def _read(self, limit: int) -> list[Any]:
+        delivery = self.delivery
+        return self._reader.read(delivery.read_to, limit)
+
+    def flush(self) -> None:
+        self.delivery.flush()
+
+    def leave(self) -> None:
+        self.delivery.leave()
+        self.restart()
+
+    def finish(self) -> None:
+        while self.deliver():
+            pass
+        self.delivery.end_lost_runs()
+        self.delivery.leave()
+
+    def survive(self, step: Callable[[], object]) -> None:
+        """Do a step; if the fuse blows, the process is dead and another one starts."""
+        try:
+            step()
+        except CrashError:
+            self.fuse.left = NOWHERE
+            self._delivery = None
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        with ConsumerFile(self.folder / "cursors", NAME) as file:
+            return file.counts()
+
+    def lines(self, run: str) -> list[dict[str, Any]]:
+        lines = read_jsonl(self.folder / "jsonl" / run)
+        assert not [line for line in lines if line.torn]
+        return [line.value for line in lines]
+
+    def steps(self, run: str) -> list[int]:
+        return [line["event"]["step"] for line in self.lines(run) if line["type"] == "MetricsLogged"]
+
+    def statuses(self, run: str) -> list[str]:
+        return [line["status"] for line in self.lines(run) if line["type"] == "RunStatus"]
+
+    def close(self) -> None:
+        for partition in self.partitions:
+            partition.close()
+        self._let_go()
+
+
+@contextmanager
+def workbench(folder: Path, **options: Any) -> Iterator[Workbench]:
+    bench = Workbench(folder, **options)
+    try:
+        yield bench
+    finally:
+        bench.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Workbench]:
+    with workbench(tmp_path) as made:
+        yield made
+
+
+def log(partition: SqliteJournal, event: Event, run: str = "run", topic: str = TRACKING.name) -> None:
+    partition.append_nowait(event, topic, Scope.LOCAL, run, 1)
+
+
+def log_steps(partition: SqliteJournal, *steps: int, run: str = "run") -> None:
+    for step in steps:
+        log(partition, MetricsLogged(values={"loss": float(step)}, step=step), run)
+
+
+def append_junk(bench: Workbench, partition: SqliteJournal) -> None:
+    origin = partition.origin
+    path = bench.folder / "journal" / origin.site / f"{origin.rank}-{origin.incarnation}-0.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO records SELECT ifnull(max(seq), 0) + 1, x'c1' FROM records")
+
+
+def abandon(partition: SqliteJournal) -> None:
+    """End a partition as a killed writer does: unlocked, and without a word."""
+    partition._own.close(ended=False)
+
+
+# --- single situations ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_ended_in_an_outstanding_plan_does_not_end_twice(tmp_path: Path) -> None:
+    with workbench(tmp_path, lag=1) as bench:
+        partition = bench.partition()
+        log_steps(partition, 0, run="lags")
+        log(partition, RunFinished(status="FINISHED"), run="ends")
+        bench.deliver()
+        log_steps(partition, 1, run="lags")
+        bench.deliver()  # settles the first batch and saves where the ended run stands; the second is outstanding
+        log(partition, RunFinished(status="FAILED"), run="ends too")
+        log_steps(partition, 2, run="lags")
+        bench.deliver()
+        log_steps(partition, 3, run="lags")
+        bench.deliver()
+        bench.restart()
+        partition.close()
+        bench.finish()
+        assert bench.steps("lags") == [0, 1, 2, 3]
+        assert bench.statuses("ends") == ["FINISHED"]
+        assert bench.statuses("ends too") == ["FAILED"]
+
+
+def test_a_stored_end_is_not_repeated_when_its_batch_is(tmp_path: Path) -> None:
+    with workbench(tmp_path, lag=1) as bench:
+        partition = bench.partition()
+        log_steps(partition, 0, run="lags")
+        bench.deliver()
+        log(partition, RunFinished(status="FINISHED"), run="ends")
+        log_steps(partition, 1, run="lags")
+        bench.deliver()  # the first is settled, and with it where `ends` stands; this one is not
+        assert bench.delivery.outstanding == 1
+        bench.restart()
+        partition.close()
+        bench.finish()
+        assert bench.statuses("ends") == ["FINISHED"]
+        assert bench.statuses("lags") == ["FINISHED"]
+
+
+def test_a_plan_is_settled_although_the_subscription_has_changed(tmp_path: Path) -> None:
+    with workbench(tmp_path, lag=2) as bench:
+        partition = bench.partition()
+        log_steps(partition, 0)
+        log(partition, ParamsLogged(values={"lr": 0.1}))
+        bench.deliver()
+        bench.selector = Selector.of(MetricsLogged)
+        bench.restart()
+        log_steps(partition, 1)
+        bench.finish()
+        assert bench.delivery.outstanding == 0
+        assert bench.steps("run") == [0, 1]
+
+
+def test_what_a_sink_altered_is_counted_although_nothing_is_outstanding_when_it_closes(bench: Workbench) -> None:
+    class CountsAtTheEnd(JsonlSink):
+        def close(self, status: RunStatus | None, reason: str = "") -> Position:
+            self.counts["merged"] += 3
+            return super().close(status, reason)
+
+    bench._sink = lambda: CountsAtTheEnd(JsonlConfig(), bench.folder)  # type: ignore[method-assign]
+    partition = bench.partition()
+    log_steps(partition, 0)
+    bench.deliver()
+    partition.close()
+    bench.finish()
+    assert bench.counts()["altered", "merged"] == 3
+
+
+def test_a_record_of_another_topic_is_nobodys_loss(bench: Workbench) -> None:
+    partition = bench.partition()
+    log_steps(partition, 0)
+    append_foreign(bench, partition)
+    append_junk(bench, partition)
+    bench.finish()
+    assert {kind: value for (kind, _), value in bench.counts().items()} == {"delivered": 1, "values": 1, "dropped": 1}
+
+
+def append_foreign(bench: Workbench, partition: SqliteJournal) -> None:
+    """Append a record whose class only the trainer knows."""
+    from eventbus._codec import encode
+
+    body = encode(MetricsLogged(values={"own": 1.0}, step=0), "users.own", Scope.LOCAL, "run", 1)
+    origin = partition.origin
+    path = bench.folder / "journal" / origin.site / f"{origin.rank}-{origin.incarnation}-0.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        foreign = body.replace(b"MetricsLogged", b"UnknownLogged")
+        connection.execute("INSERT INTO records SELECT ifnull(max(seq), 0) + 1, ? FROM records", (foreign,))
+
+
+def test_a_planned_partition_that_is_gone_stops_nothing(tmp_path: Path) -> None:
+    with workbench(tmp_path, lag=5) as bench:
+        gone, stays = bench.partition(), bench.partition(rank=1)
+        log_steps(gone, 0, run="gone")
+        log_steps(stays, 1, run="stays")
+        bench.deliver()
+        gone.close()
+        for path in (tmp_path / "journal" / "site-1").glob("0-*"):
+            path.unlink()
+        bench.restart()
+        bench.finish()
+        assert bench.steps("stays") == [1]
+        assert bench.counts()["dropped", "partition gone"] == 1
+
+
+def test_a_run_ends_when_the_last_of_its_writers_has(bench: Workbench) -> None:
+    ranks = [bench.partition(rank=rank) for rank in range(2)]
+    log_steps(ranks[1], 0)
+    log_steps(ranks[0], 1)
+    bench.deliver()
+    ranks[0].close()
+    bench.delivery.end_lost_runs()
+    assert bench.statuses("run") == []
+    abandon(ranks[1])
+    bench.finish()
+    assert bench.statuses("run") == ["KILLED"]
+    assert sorted(bench.steps("run")) == [0, 1]
+
+
+def test_a_killed_run_that_is_resumed_ends_as_its_last_writer_says(bench: Workbench) -> None:
+    first = bench.partition()
+    log_steps(first, 0)
+    bench.deliver()
+    abandon(first)
+    second = bench.partition()  # nobody looked in between
+    log_steps(second, 1)
+    bench.deliver()
+    second.close()
+    bench.finish()
+    assert bench.steps("run") == [0, 1]
+    assert bench.statuses("run") == ["FINISHED"]
+
+
+def test_lost_runs_end_although_another_batch_is_outstanding(tmp_path: Path) -> None:
+    with workbench(tmp_path, lag=100) as bench:
+        lost, lives = bench.partition(), bench.partition(rank=1)
+        log_steps(lost, 0, run="lost")
+        log_steps(lives, 0, run="lives")
+        bench.deliver()
+        abandon(lost)
+        bench.delivery.end_lost_runs()
+        assert bench.delivery.outstanding == 1
+        assert bench.statuses("lost") == ["KILLED"]
+        bench.restart()
+        bench.finish()
+        assert bench.statuses("lost") == ["KILLED"]
+        assert bench.steps("lost") == [0]
+        assert bench.steps("lives") == [0]
+
+
+def test_three_hundred_runs_keep_few_sinks_open(bench: Workbench) -> None:
+    partition = bench.partition()
+    for step in range(2):
+        for run in range(300):
+            log_steps(partition, step, run=f"run-{run}")
+        while bench.deliver(100):
+            assert len(bench.delivery._sinks) <= _delivery.OPEN_RUNS
+    partition.close()
+    bench.finish()
+    assert all(bench.steps(f"run-{run}") == [0, 1] for run in range(300))
+    assert all(bench.statuses(f"run-{run}") == ["FINISHED"] for run in range(300))
+
+
+def test_records_without_a_run_have_one_per_partition(bench: Workbench) -> None:
+    first, second = bench.partition(), bench.partition(rank=1)
+    log_steps(first, 0, run="")
+    log_steps(second, 1, run="")
+    bench.finish()
+    assert bench.steps("job-00000000") == [0]
+    assert bench.steps("job-00000001") == [1]
+
+
+# --- anything, in any order -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Model:
+    """What one undisturbed delivery would store."""
+
+    RUNS: ClassVar = ("a", "b", "c")
+    stored: dict[tuple[str, str], list[int]] = field(default_factory=dict[tuple[str, str], list[int]])
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    ends: Counter[str] = field(default_factory=Counter[str])
+
+    def log(self, partition: SqliteJournal, event: Event, run: str) -> None:
+        log(partition, event, run)
+        self.stored.setdefault((run, partition.origin.partition), []).append(partition.last_seq)
+        self.counts["delivered", "site-1"] += 1
+        self.counts["values", "site-1"] += len(event.values) if isinstance(event, MetricsLogged) else 0
+        self.counts["altered", "renamed key"] += isinstance(event, ParamsLogged)
+        self.ends[run] += isinstance(event, RunFinished)
+
+
+EVENTS: tuple[Event, ...] = (
+    MetricsLogged(values={"loss": 1.0, "acc": 0.5}, step=1),
+    ParamsLogged(values={"lr": 0.1}),
+    RunFinished(status="FINISHED"),
+)
+OPERATIONS = st.one_of(
+    st.tuples(st.just("log"), st.integers(0, 2), st.sampled_from(Model.RUNS), st.sampled_from((0, 0, 0, 1, 2))),
+    st.tuples(st.just("junk"), st.integers(0, 2)),
+    st.tuples(st.just("foreign"), st.integers(0, 2)),
+    st.tuples(st.just("deliver"), st.integers(1, 6)),
+    st.tuples(st.just("flush")),
+    st.tuples(st.just("leave")),
+    st.tuples(st.just("crash"), st.integers(0, 25)),
+)
+
+
+@settings(max_examples=700, deadline=None, suppress_health_check=list(HealthCheck))
+@given(lag=st.integers(0, 4), operations=st.lists(OPERATIONS, min_size=4, max_size=40))
+def test_whatever_crashes_wherever_the_content_is_that_of_one_delivery(
+    lag: int, operations: list[tuple[Any, ...]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, workbench(Path(folder), lag=lag) as bench:
+        model = Model()
+        for rank in range(3):
+            bench.partition(rank)
+        for operation in operations:
+            perform(bench, model, *operation)
+        bench.survive(bench.finish)
+        bench.fuse.left = NOWHERE
+        bench.restart()
+        bench.finish()
+        check(bench, model)
+
+
+def perform(bench: Workbench, model: Model, name: str, *arguments: Any) -> None:
+    if name == "log":
+        rank, run, kind = arguments
+        model.log(bench.partitions[rank], EVENTS[kind], run)
+    elif name == "junk":
+        append_junk(bench, bench.partitions[arguments[0]])
+        model.counts["dropped", "unreadable record"] += 1
+    elif name == "foreign":
+        append_foreign(bench, bench.partitions[arguments[0]])
+    elif name == "crash":
+        bench.fuse.left = arguments[0]
+    else:
+        steps = {"deliver": bench.deliver, "flush": bench.flush, "leave": bench.leave}
+        bench.survive(lambda: steps[name](*arguments))
+
+
+def check(bench: Workbench, model: Model) -> None:
+    for run in Model.RUNS:
+        lines = bench.lines(run)
+        rows = [line for line in lines if "seq" in line]
+        assert [row["number"] for row in rows] == list(range(1, len(rows) + 1))
+        for partition in bench.partitions:
+            key = partition.origin.partition
+            assert [row["seq"] for row in rows if row["partition"] == key] == model.stored.get((run, key), [])
+        for line, following in pairwise([*lines, {"type": ""}]):
+            assert (line["type"] == "RunFinished") == (following["type"] == "RunStatus")
+    counts = bench.counts()
+    altered, expected = counts.pop(("altered", "renamed key"), 0), model.counts.pop(("altered", "renamed key"), 0)
+    assert altered == expected
+    assert +Counter(counts) == +model.counts
+    assert bench.delivery.outstanding == 0
