@@ -5,11 +5,13 @@ carries it to the server's bus, and a worker process each for W&B (offline), MLf
 counts from the first step's order, which waits until the workers have stored a first event, to the last answer.
 """
 
+import contextlib
+import os
 import statistics
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,18 +44,24 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Wall time, CPU of the trainer's process, and CPU of the thread that asks: the bus's loop."""
+    """Wall time; CPU of the trainer's process, of all that it started, and of the thread that asks: the bus's loop."""
 
     wall: float
-    process: float
+    trainer: float
+    workers: float
     loop: float
 
     @classmethod
     def now(cls) -> "Clocks":
-        return cls(time.perf_counter(), time.process_time(), time.thread_time())
+        return cls(time.perf_counter(), time.process_time(), cpu_of_descendants(), time.thread_time())
 
     def since(self, earlier: "Clocks") -> "Clocks":
-        return Clocks(self.wall - earlier.wall, self.process - earlier.process, self.loop - earlier.loop)
+        return Clocks(
+            wall=self.wall - earlier.wall,
+            trainer=self.trainer - earlier.trainer,
+            workers=self.workers - earlier.workers,
+            loop=self.loop - earlier.loop,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,19 @@ class Run:
     @property
     def events(self) -> int:
         return sum({account.site: account.published for account in self.result.accounts}.values())
+
+
+def cpu_of_descendants() -> float:
+    """Return the seconds of CPU that this process's living descendants have used."""
+    stats: dict[int, tuple[int, float]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended in between
+            fields = path.read_text().rpartition(")")[2].split()
+            stats[int(path.parent.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
+    found = {os.getpid()}
+    while more := {pid for pid, (parent, _) in stats.items() if parent in found} - found:
+        found |= more
+    return sum(stats[pid][1] for pid in found - {os.getpid()}) / os.sysconf("SC_CLK_TCK")
 
 
 def receivers() -> list[Receiver]:
@@ -128,16 +149,23 @@ def show_time(table: Table, plain: Sequence[Run], tracked: Sequence[Run]) -> Non
 
 def show_cost(table: Table, plain: Sequence[Run], tracked: Sequence[Run]) -> None:
     """Print what other work on the machine disturbs less than the time."""
-    cpu = ratio([run.later_rounds.process for run in tracked], [run.later_rounds.process for run in plain])
-    table.row("trainer's CPU, with over without", cpu)
-    for name, runs in (("without", plain), ("with", tracked)):
-        share = statistics.median(run.later_rounds.loop / run.later_rounds.wall for run in runs)
-        table.row(f"loop's CPU {name} tracking", f"{share:.1%}", unit="of a core")
+    bare = [run.later_rounds.trainer for run in plain]
+    table.row("trainer's CPU, with over without", ratio([run.later_rounds.trainer for run in tracked], bare))
+    both = [run.later_rounds.trainer + run.later_rounds.workers for run in tracked]
+    table.row("CPU of trainer and workers, with over without", ratio(both, bare))
+    table.row("of it: the bus's loop", f"{per_event(tracked, lambda one: one.loop):.2f}", unit="ms an event")
+    table.row("of it: the workers", f"{per_event(tracked, lambda one: one.workers):.2f}", unit="ms an event")
     table.row("events in a run", tracked[0].events)
     table.row("events a second, median", f"{statistics.median(run.events / run.seconds for run in tracked):.0f}")
     ready = statistics.median(run.result.ready_seconds for run in tracked)
     table.row("until the workers were ready, median", f"{ready:.1f}", unit="s")
     table.claim("every event is in every tracker", problem_with(tracked))
+
+
+def per_event(runs: Sequence[Run], cpu: Callable[[Clocks], float]) -> float:
+    """Return milliseconds of CPU per event, the median run's."""
+    share = (runs[0].result.rounds[-1].round) / len(runs[0].result.rounds)  # of the rounds that the clocks cover
+    return statistics.median(cpu(run.later_rounds) / (run.events * share) for run in runs) * 1e3
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ class Worker:
         self._batcher = Batcher(start.flush_policy())
         self._read_to: Cursor = {}
         self._wanted: Cursor = {}
+        self._has_more = False
         self._target: Cursor | None = None
         self._looked_at = 0.0
 
@@ -155,8 +157,10 @@ class Worker:
         self._phases.rest()
 
     def _read(self) -> list[StoredRecord]:
-        records = self._reader.read(self._read_to, self._batcher.room) if self._batcher.room else []
+        room = self._batcher.room
+        records = self._reader.read(self._read_to, room) if room else []
         self._read_to.update({record.header.key: record.seq for record in records})
+        self._has_more = len(records) >= room
         return records
 
     def _is_due(self, now: float) -> bool:
@@ -165,7 +169,7 @@ class Worker:
 
     def _wait_seconds(self) -> float:
         due = self._batcher.wait(time.monotonic())
-        if due is not None and (due == 0.0 or self._is_leaving()):
+        if self._has_more or (due is not None and (due == 0.0 or self._is_leaving())):
             return 0.0
         return POLL_SECONDS
 
@@ -208,7 +212,7 @@ def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
 
 def _load(path: str) -> Any:
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return attrgetter(name)(importlib.import_module(module))
 
 
 def selectors_of(start: Start) -> list[Selector]:

@@ -52,9 +52,7 @@ def modules() -> tuple[Module, ...]:
 
 def functions() -> Iterator[tuple[Module, Function]]:
     """Every function and method, those inside others too."""
-    return (
-        (module, node) for module in modules() for node in ast.walk(module.tree) if isinstance(node, FUNCTION)
-    )
+    return ((module, node) for module in modules() for node in ast.walk(module.tree) if isinstance(node, FUNCTION))
 
 
 def length(function: Function) -> int:
@@ -150,9 +148,7 @@ def test_most_functions_are_short() -> None:
     long_ones = [f"{where}: {lines} lines" for lines, where in sized if lines >= MOST_LINES]
     middle = median(lines for lines, _ in sized)
 
-    assert middle <= MEDIAN_LINES, (
-        f"the median of {len(sized)} functions is {middle} lines, at most {MEDIAN_LINES}"
-    )
+    assert middle <= MEDIAN_LINES, f"the median of {len(sized)} functions is {middle} lines, at most {MEDIAN_LINES}"
     assert len(long_ones) < len(sized) / 10, (
         f"of {len(sized)} functions, too many have {MOST_LINES} lines or more:\n" + ("\n".join(long_ones))
     )
@@ -169,20 +165,12 @@ def test_no_function_nests_deeper_than_the_budget() -> None:
 # --------------------------------------------------------------------------------------------------- modules
 def test_no_module_is_longer_than_the_budget() -> None:
     sizes = {module.name: len(module.source.splitlines()) for module in modules()}
-    none(
-        f"{name}: {size} lines, at most {MAX_MODULE_LINES}"
-        for name, size in sizes.items()
-        if size > MAX_MODULE_LINES
-    )
+    none(f"{name}: {size} lines, at most {MAX_MODULE_LINES}" for name, size in sizes.items() if size > MAX_MODULE_LINES)
 
 
 def test_folders_are_shallow() -> None:
     depths = {module.name: module.name.count("/") for module in modules()}
-    none(
-        f"{name}: {depth} folders deep, at most {MAX_DEPTH}"
-        for name, depth in depths.items()
-        if depth > MAX_DEPTH
-    )
+    none(f"{name}: {depth} folders deep, at most {MAX_DEPTH}" for name, depth in depths.items() if depth > MAX_DEPTH)
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -207,10 +195,7 @@ def exported(module: Module) -> list[str]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return list(ast.literal_eval(node.value))
     bound = (
-        alias.asname or alias.name
-        for node in module.tree.body
-        if isinstance(node, IMPORT)
-        for alias in node.names
+        alias.asname or alias.name for node in module.tree.body if isinstance(node, IMPORT) for alias in node.names
     )
     return [name for name in bound if not name.startswith("_")]
 
@@ -220,9 +205,7 @@ def may_stand_in_a_window(node: ast.stmt) -> bool:
     if isinstance(node, FUNCTION):
         return node.name == "__getattr__"
     if isinstance(node, ast.If):
-        return ast.unparse(node.test) == "TYPE_CHECKING" and all(
-            isinstance(part, IMPORT) for part in node.body
-        )
+        return ast.unparse(node.test) == "TYPE_CHECKING" and all(isinstance(part, IMPORT) for part in node.body)
     if isinstance(node, ast.Assign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         return all(ast.unparse(target).startswith("_") for target in targets)
@@ -268,9 +251,7 @@ def excused(node: Function | ast.ClassDef) -> bool:
 def is_public(module: Module, name: str) -> bool:
     """Public by its module's name, or shown in a window."""
     private = any(re.match(r"_(?!_)", part) for part in module.name.split("/"))
-    return not private or name.partition(".")[0] in {
-        shown for window in windows() for shown in exported(window)
-    }
+    return not private or name.partition(".")[0] in {shown for window in windows() for shown in exported(window)}
 
 
 def test_what_is_public_has_a_docstring() -> None:

@@ -286,9 +286,7 @@ def test_tensorboard_plugin_named_in_the_first_event_only_is_remembered(tmp_path
     assert metrics(read_tensorboard(tmp_path)) == [("acc", 1, 0.25), ("acc", 1, 0.75)]
 
 
-def test_tensorboard_torn_tail_is_reported_and_whole_rows_are_kept(
-    event_folder: Path, tmp_path: Path
-) -> None:
+def test_tensorboard_torn_tail_is_reported_and_whole_rows_are_kept(event_folder: Path, tmp_path: Path) -> None:
     file = event_file(event_folder)
     whole = read_tensorboard(event_folder)
     size = file.stat().st_size
@@ -316,9 +314,7 @@ def test_tensorboard_flipped_bit_is_reported(event_folder: Path, tmp_path: Path)
 def test_jsonl_lines_come_file_by_file_and_a_torn_one_is_reported(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"loss": NaN}\n{"loss": 0.5')
     (tmp_path / "a").mkdir()
-    separator = json.dumps(
-        {"text": "a\u2028b"}, ensure_ascii=False
-    )  # a line's end for str, not for JSON lines
+    separator = json.dumps({"text": "a\u2028b"}, ensure_ascii=False)  # a line's end for str, not for JSON lines
     (tmp_path / "a" / "x.jsonl").write_text(f"{separator}\n[1]\n", encoding="utf-8")
 
     lines = read_jsonl(tmp_path)

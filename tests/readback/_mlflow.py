@@ -68,9 +68,7 @@ def _check(store: sqlite3.Connection) -> None:
 
 def _metrics(store: sqlite3.Connection) -> Iterator[Row]:
     names = dict(store.execute(_RUN_NAMES))
-    found = store.execute(
-        "SELECT rowid, run_uuid, key, step, value, is_nan, timestamp FROM metrics ORDER BY rowid"
-    )
+    found = store.execute("SELECT rowid, run_uuid, key, step, value, is_nan, timestamp FROM metrics ORDER BY rowid")
     for order, run, key, step, value, is_nan, time_ms in found:
         shown = nan if is_nan else float(value)
         yield Row(names[run], "metric", key, step, shown, order, time_ms * 1_000_000)

@@ -70,7 +70,9 @@ def assert_equal(stored: Series, published: Series, tracker: str) -> None:
 
 def site_of(run: str) -> str:
     """Return the site that a tracker's run belongs to: runs are named `<site>-<run>` or kept in `<run>/<site>`."""
-    (site,) = {site for site in ("server", "site-1", "site-2") if run.startswith(f"{site}-") or run.endswith(f"/{site}")}
+    (site,) = {
+        site for site in ("server", "site-1", "site-2") if run.startswith(f"{site}-") or run.endswith(f"/{site}")
+    }
     return site
 
 

@@ -96,9 +96,7 @@ def test_a_whole_model_comes_back_bit_by_bit(tmp_path: Path) -> None:
 
 def test_tied_and_strided_tensors_are_written_as_plain_ones() -> None:
     weight = torch.arange(6.0).reshape(2, 3)
-    read = decode_state(
-        encode_state({"a": weight, "tied": weight, "turned": weight.T, "scalar": torch.tensor(7)})
-    )
+    read = decode_state(encode_state({"a": weight, "tied": weight, "turned": weight.T, "scalar": torch.tensor(7)}))
     assert torch.equal(read["tied"], weight)
     assert torch.equal(read["turned"], weight.T)
     assert (read["scalar"].item(), read["scalar"].shape) == (7, ())
@@ -144,9 +142,7 @@ def _unknown_type(data: bytes) -> bytes:
     return data.replace(b'"F32"', b'"X32"')
 
 
-@pytest.mark.parametrize(
-    "damage", [_cut_the_end, _cut_the_header, _empty, _pickle, _huge_header, _unknown_type]
-)
+@pytest.mark.parametrize("damage", [_cut_the_end, _cut_the_header, _empty, _pickle, _huge_header, _unknown_type])
 def test_a_damaged_file_is_a_clear_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     best = BestModel(tmp_path)
     _offer(best, 0.5)

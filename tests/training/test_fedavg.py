@@ -56,9 +56,7 @@ def test_the_order_of_the_sites_does_not_matter() -> None:
 
 def test_small_weights_are_not_lost_beside_large_ones() -> None:
     # In float32 the 1.0 would vanish: 1e8 + 1 == 1e8.
-    assert _average(
-        _update("a", 1, 1e8), _update("b", 1, 1.0), _update("c", 1, -1e8)
-    ).item() == pytest.approx(1 / 3)
+    assert _average(_update("a", 1, 1e8), _update("b", 1, 1.0), _update("c", 1, -1e8)).item() == pytest.approx(1 / 3)
 
 
 def test_half_precision_does_not_overflow_on_the_way() -> None:
@@ -81,9 +79,7 @@ def test_batch_norms_counters_are_averaged_and_rounded() -> None:
 
 
 def test_booleans_are_decided_by_the_majority_of_samples() -> None:
-    mean = _average(
-        _update("a", 3, True, False, dtype=torch.bool), _update("b", 2, False, True, dtype=torch.bool)
-    )
+    mean = _average(_update("a", 3, True, False, dtype=torch.bool), _update("b", 2, False, True, dtype=torch.bool))
     assert mean.tolist() == [True, False]
 
 

@@ -149,9 +149,7 @@ def test_no_samples_and_no_batch_are_refused(samples: int, size: int, words: str
     with pytest.raises(ValueError, match=words):
         evaluate(model, data, batch_size=size)
     with pytest.raises(ValueError, match=words):
-        train_epoch(
-            model, data, SGD(model.parameters()), batch_size=size, generator=round_generator(0, "a", 0)
-        )
+        train_epoch(model, data, SGD(model.parameters()), batch_size=size, generator=round_generator(0, "a", 0))
 
 
 def test_every_site_and_round_shuffles_otherwise() -> None:
