@@ -170,8 +170,8 @@ def per_event(runs: Sequence[Run], cpu: Callable[[Clocks], float]) -> float:
 
 def main() -> None:
     args = parser().parse_args()
-    plan = Plan(args.rounds or (2 if args.quick else 8), args.log_every)
-    pairs = args.pairs or (1 if args.quick else 5)
+    plan = Plan(args.rounds or (2 if args.quick else 32), args.log_every)
+    pairs = args.pairs or (1 if args.quick else 3)
     train(Plan(1, 1), tracked=False)  # warms up
     table = Table(f"two sites, {plan.rounds} rounds, every {plan.log_every}. step logged; {pairs} pairs of runs")
     runs = in_turns({"without": lambda: train(plan, tracked=False), "with": lambda: train(plan, tracked=True)}, pairs)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 
+_LOCAL = Scope.LOCAL  # looked up once: publishing is counted in tenths of microseconds
+
 _logger = logging.getLogger("trackbus.bus")
 
 
@@ -65,6 +67,7 @@ class Bus:
         self._plain_routes = self._router.plain
         self._feeds = self._router.feeds
         self._accepting = self._left = False
+        self.crowded = False  # whether a blocking handler may be over its bound
         self._drained = True
         self._refused: Counter[str] = Counter()
         self._marks: Cursor | None = None
@@ -200,7 +203,7 @@ class Bus:
         Raises:
             BadInputError: `event` is not an event or can't be encoded.
         """
-        route = self._plain_routes.get(type(event)) if topic is None and scope is Scope.LOCAL else None
+        route = self._plain_routes.get(type(event)) if topic is None and scope is _LOCAL else None
         is_full = False
         with self._lock:
             name, subscriptions = route or self._router.resolve(event, topic, scope)
@@ -215,6 +218,7 @@ class Bus:
             for feed in self._feeds:
                 feed.wake()
         if is_full:
+            self.crowded = True
             self._wait_for_room_in_thread()
         return Receipt(self, envelope.seq)
 
@@ -353,6 +357,7 @@ class Bus:
         for subscription in self._router.blocking:
             if subscription.is_full:
                 await subscription.wait_for_room_async()
+        self.crowded = any(one.is_full for one in self._router.blocking)
 
     async def wait_delivered(self, seq: int, timeout: float | None = None) -> None:
         """Return when every receiver and relay has stored the own partition up to `seq`.

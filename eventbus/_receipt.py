@@ -19,6 +19,8 @@ YIELD_EVERY = 32
 class Publisher(Protocol):
     """What a receipt needs of its bus."""
 
+    crowded: bool
+
     async def wait_for_room(self) -> None:
         """Return when no blocking handler is over its bound."""
         ...
@@ -47,13 +49,13 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
     def __await__(self) -> Generator[None, None, Receipt]:
         """Return when the event is in the journal and blocking handlers have room."""
-        return self._stored().__await__()
-
-    async def _stored(self) -> Receipt:
-        if self.seq % YIELD_EVERY == 0:
-            await anyio.lowlevel.checkpoint()
-        await self.publisher.wait_for_room()
+        if self.publisher.crowded or self.seq % YIELD_EVERY == 0:  # else there is nothing to wait for
+            yield from self._stored().__await__()
         return self
+
+    async def _stored(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        await self.publisher.wait_for_room()
 
     def wait(self, timeout: float | None = None) -> Receipt:
         """Return when the event is in the journal. For threads; at strength `process` it already is."""

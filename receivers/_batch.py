@@ -24,7 +24,7 @@ class FlushPolicy(BaseModel):
 
     max_items: PositiveInt = 1000
     max_bytes: PositiveInt = 512 * 1024
-    max_delay: PositiveFloat = 0.5
+    max_delay: PositiveFloat = 2.0
 
 
 class Batcher:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 1.0
 """How often the worker says that it lives."""
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.25
 """How often an idle worker looks into the journal."""
 
 STAND_BY_SECONDS = 0.2

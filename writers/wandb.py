@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +16,7 @@ from writers._runs import outcome
 from writers._values import MAX_DEPTH
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from types import TracebackType
 
     from eventbus._bus import Bus
@@ -185,7 +185,7 @@ class WandBConfig:
 
 
 def _mapping(values: Mapping[str, Any] | Namespace) -> Mapping[str, Any]:
-    return vars(values) if isinstance(values, Namespace) else values
+    return values if isinstance(values, Mapping) or not hasattr(values, "__dict__") else vars(values)
 
 
 def _parted(data: Any, intake: Intake) -> tuple[Any, dict[Any, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -118,11 +119,18 @@ class ConsumerFile:
         self._connection.close()
 
     def claim(self, destination: str) -> None:
-        """Remember where this consumer's data go; another destination under an old name is refused.
+        """Remember where this consumer's data go: one name has one destination, and one destination one name.
 
         Raises:
-            SubscriptionError: The file belongs to another destination.
+            SubscriptionError: The file belongs to another destination, or another consumer fills this one.
         """
+        for sibling in self.path.parent.glob("*.db"):
+            if sibling != self.path and _destination_of(sibling) == destination:
+                msg = (
+                    f"{destination} is filled by the receiver {sibling.stem!r} of this workspace, and two would write "
+                    f"over each other; use name={sibling.stem!r}, or another destination"
+                )
+                raise SubscriptionError(msg)
         self._connection.execute("INSERT OR IGNORE INTO meta VALUES ('destination', ?)", (destination,))
         (known,) = self._connection.execute("SELECT value FROM meta WHERE name = 'destination'").fetchone()
         if known != destination:
@@ -203,3 +211,13 @@ class ConsumerLock:
     def close(self) -> None:
         """Let go."""
         os.close(self._fd)
+
+
+def _destination_of(path: Path) -> str | None:
+    """Return where another consumer's data go, if its file says so."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = 'destination'").fetchone()
+    except sqlite3.Error:
+        return None
+    return row[0] if row else None

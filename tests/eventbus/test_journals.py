@@ -566,7 +566,7 @@ FORKED = """
         os._exit(1 if receipt.refused else 0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     last = bus.publish(event)
-    print(status, last.seq)
+    print(status, last.seq, flush=True)
     os._exit(0)  # the partition is not closed
 """
 

@@ -69,17 +69,7 @@ def test_the_fixtures_work_in_a_users_project(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(textwrap.dedent(USERS_TEST))
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "eventbus.pytest_plugin",
-            "--rootdir",
-            str(tmp_path),
-            str(tmp_path),
-        ],
+        [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -185,3 +185,10 @@ async def test_two_receivers_of_one_name_are_refused(tmp_path: Path) -> None:
         bus.subscribe(TRACKING, receiver(JsonlConfig()))
         with pytest.raises(SubscriptionError, match="named 'tested' exists"):
             bus.subscribe(TRACKING, receiver(JsonlConfig()))
+
+
+async def test_two_receivers_never_fill_one_destination(tmp_path: Path) -> None:
+    async with EventBus(tmp_path, site="site-1") as bus:
+        bus.subscribe(TRACKING, receiver(JsonlConfig()))
+        with pytest.raises(SubscriptionError, match="is filled by the receiver 'tested'"):
+            bus.subscribe(TRACKING, receiver(JsonlConfig(), "twin"))
