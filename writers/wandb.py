@@ -185,7 +185,13 @@ class WandBConfig:
 
 
 def _mapping(values: Mapping[str, Any] | Namespace) -> Mapping[str, Any]:
-    return values if isinstance(values, Mapping) or not hasattr(values, "__dict__") else vars(values)
+    # Anything else is left to the intake to refuse by name.
+    return cast("Mapping[str, Any]", vars(values) if _is_namespace(values) else values)
+
+
+def _is_namespace(values: object) -> bool:
+    """Tell what `argparse` parsed, without importing it for those who never use it."""
+    return not isinstance(values, Mapping) and hasattr(values, "__dict__")
 
 
 def _parted(data: Any, intake: Intake) -> tuple[Any, dict[Any, str]]:
