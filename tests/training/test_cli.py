@@ -126,7 +126,7 @@ def test_a_tracker_that_stores_nothing_makes_the_exit_code_1(
     from training._plan import FederationConfig
 
     config = FederationConfig(workspace=tmp_path, sites=1, rounds=1)
-    code = launch(config, [JsonlReceiver(name="dead", python="/nowhere/python"), JsonlReceiver()])
+    code = launch(config, [JsonlReceiver("dead", name="dead", python="/nowhere/python"), JsonlReceiver()])
 
     shown = capsys.readouterr()
     counts = {site: int(count) for site, _, _, count, _, _ in table(shown.out)[1::2]}
