@@ -85,9 +85,9 @@ class Relay(Consumer):
                 await self._linger(feed)
 
     async def _linger(self, feed: Feed) -> None:
-        """Let records gather, unless somebody waits for them: a batch costs as much for one as for many."""
+        """Let records gather on disk, unless somebody waits for them: a batch costs as much for one as for many."""
         own = feed.journal.header.key
-        if not feed.draining and feed.wanted <= self._cursor.get(own, 0):
+        if feed.journal.folder is not None and not feed.draining and feed.wanted <= self._cursor.get(own, 0):
             await feed.wait_for_orders(LINGER_SECONDS)
 
     async def _send(self, batch: RelayedBatch, feed: Feed) -> None:

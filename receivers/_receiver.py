@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import anyio
 import anyio.to_thread
@@ -20,6 +20,15 @@ from receivers._supervisor import Health, Supervisor, WorkerPolicy
 if TYPE_CHECKING:
     from eventbus.abc import Cursor, Feed
     from receivers.abc import SinkConfig
+
+
+class ReceiverOptions(TypedDict, total=False):
+    """What every receiver takes beside its backend's settings: see `Receiver`."""
+
+    name: str | None
+    flush: FlushPolicy | None
+    worker: WorkerPolicy | None
+    python: str | None
 
 
 class Receiver(Consumer):

@@ -25,15 +25,13 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, Unpack, cast
 
 from eventbus import Envelope, Event, Part
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.tracking import RunStatus
-from receivers._batch import FlushPolicy
 from receivers._names import file_name
-from receivers._receiver import Receiver
-from receivers._supervisor import WorkerPolicy
+from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
 
 
@@ -174,19 +172,12 @@ class JsonlReceiver(Receiver):
 
     Args:
         path: Folder of the files, relative to the workspace; by default `jsonl` there.
-        name: Its name on the bus and the name of its cursor.
-        flush: When batches are written.
-        worker: Deadlines of the worker process.
-        python: Interpreter of the worker, for an SDK that lives in an environment of its own.
+        options: `name`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
     def __init__(
         self,
         path: str | None = None,
-        *,
-        name: str | None = None,
-        flush: FlushPolicy | None = None,
-        worker: WorkerPolicy | None = None,
-        python: str | None = None,
+        **options: Unpack[ReceiverOptions],
     ) -> None:
-        super().__init__(JsonlConfig(path=path), name=name, flush=flush, worker=worker, python=python)
+        super().__init__(JsonlConfig(path=path), **options)

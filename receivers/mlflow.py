@@ -36,7 +36,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, Unpack, cast
 
 from pydantic import Field, JsonValue, field_serializer
 
@@ -46,8 +46,7 @@ from receivers._batch import FlushPolicy
 from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_text, in_ms, mlflow_key
 from receivers._mlflow_uri import check_uri, is_server, one_at_a_time, redacted, redacting
 from receivers._names import escape, file_name, shorten
-from receivers._receiver import Receiver
-from receivers._supervisor import WorkerPolicy
+from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
 
 SECRET_URI = "TRACKBUS_MLFLOW_URI"  # noqa: S105 - the variable's name
@@ -308,10 +307,7 @@ class MLflowReceiver(Receiver):
         tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the workspace.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`.
         artifact_location: Where a new experiment keeps its artifacts; by default `mlartifacts` in the workspace.
-        name: Its name on the bus and the name of its cursor.
-        flush: When batches are written.
-        worker: Deadlines of the worker process.
-        python: Interpreter of the worker, for an SDK that lives in an environment of its own.
+        options: `name`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
     default_flush = FlushPolicy(max_items=500)
@@ -321,16 +317,8 @@ class MLflowReceiver(Receiver):
         tracking_uri: str | None = None,
         kw_args: dict[str, Any] | None = None,
         artifact_location: str | None = None,
-        *,
-        name: str | None = None,
-        flush: FlushPolicy | None = None,
-        worker: WorkerPolicy | None = None,
-        python: str | None = None,
+        **options: Unpack[ReceiverOptions],
     ) -> None:
         super().__init__(
-            MLflowConfig(tracking_uri=tracking_uri, kw_args=kw_args, artifact_location=artifact_location),
-            name=name,
-            flush=flush,
-            worker=worker,
-            python=python,
+            MLflowConfig(tracking_uri=tracking_uri, kw_args=kw_args, artifact_location=artifact_location), **options
         )

@@ -37,7 +37,7 @@ from importlib.util import find_spec
 from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Unpack, cast
 
 from eventbus import Envelope, Event
 from eventbus.errors import ConfigurationError, MissingExtraError, WorkspaceError
@@ -51,10 +51,8 @@ from eventbus.tracking import (
     TagsSet,
     TextLogged,
 )
-from receivers._batch import FlushPolicy
 from receivers._names import file_name, flattened, relative_path
-from receivers._receiver import Receiver
-from receivers._supervisor import WorkerPolicy
+from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
 
 FILE_PREFIX = "events.out.tfevents"
@@ -325,19 +323,12 @@ class TensorBoardReceiver(Receiver):
 
     Args:
         tb_folder: Folder of the event files, relative to the workspace; by default `tensorboard` there.
-        name: Its name on the bus and the name of its cursor.
-        flush: When batches are written.
-        worker: Deadlines of the worker process.
-        python: Interpreter of the worker, for an SDK that lives in an environment of its own.
+        options: `name`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
     def __init__(
         self,
         tb_folder: str | None = None,
-        *,
-        name: str | None = None,
-        flush: FlushPolicy | None = None,
-        worker: WorkerPolicy | None = None,
-        python: str | None = None,
+        **options: Unpack[ReceiverOptions],
     ) -> None:
-        super().__init__(TensorBoardConfig(tb_folder=tb_folder), name=name, flush=flush, worker=worker, python=python)
+        super().__init__(TensorBoardConfig(tb_folder=tb_folder), **options)

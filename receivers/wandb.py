@@ -31,16 +31,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, Unpack, cast
 
 from pydantic import ConfigDict, Field
 from pydantic_core import PydanticSerializationError
 
 from eventbus.errors import ConfigurationError, MissingExtraError, NotDeliveredError, WorkspaceError
 from eventbus.tracking import RunStatus
-from receivers._batch import FlushPolicy
-from receivers._receiver import Receiver
-from receivers._supervisor import WorkerPolicy
+from receivers._receiver import Receiver, ReceiverOptions
 from receivers._wandb_args import check_arguments, init_arguments, run_id, run_tags
 from receivers._wandb_file import Found, Stored, WandBLog, recover, rows_after, run_files
 from receivers._wandb_login import base_url, check_login, host
@@ -347,22 +345,13 @@ class WandBReceiver(Receiver):
     Args:
         mode: `offline` keeps all in files for `wandb sync`, `online` sends it as well, `disabled` drops it.
         wandb_args: What `wandb.init` takes: `project`, `entity`, `name`, `group`, `job_type`, `tags`, `notes`, ...
-        name: Its name on the bus and the name of its cursor.
-        flush: When batches are written.
-        worker: Deadlines of the worker process.
-        python: Interpreter of the worker, for an SDK that lives in an environment of its own.
+        options: `name`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
     def __init__(
         self,
         mode: str = "offline",
         wandb_args: dict[str, Any] | None = None,
-        *,
-        name: str | None = None,
-        flush: FlushPolicy | None = None,
-        worker: WorkerPolicy | None = None,
-        python: str | None = None,
+        **options: Unpack[ReceiverOptions],
     ) -> None:
-        super().__init__(
-            WandBConfig(mode=mode, wandb_args=wandb_args or {}), name=name, flush=flush, worker=worker, python=python
-        )
+        super().__init__(WandBConfig(mode=mode, wandb_args=wandb_args or {}), **options)
