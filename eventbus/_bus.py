@@ -13,15 +13,13 @@ from time import time_ns as now_ns
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import anyio
-import anyio.from_thread
-import anyio.lowlevel
-import anyio.to_thread
 
 from eventbus import _current
 from eventbus._drain import DrainPolicy, Shield, drain
 from eventbus._event import Envelope, Event, Origin
-from eventbus._feed import ConsumerFeed, check_reached
+from eventbus._feed import ConsumerFeed
 from eventbus._fork import call_in_child
+from eventbus._home import Home
 from eventbus._receipt import Receipt
 from eventbus._report import Line, Report
 from eventbus._routing import Router
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 E = TypeVar("E", bound=Event)
-T = TypeVar("T")
 
 _LOCAL = Scope.LOCAL  # looked up once: publishing is counted in tenths of microseconds
 
@@ -66,7 +63,8 @@ class Bus:
         self._router = Router()
         self._plain_routes = self._router.plain
         self._feeds = self._router.feeds
-        self._accepting = self._left = False
+        self._home = Home(self._feeds)
+        self._accepting = False
         self.crowded = False  # whether a blocking handler may be over its bound
         self._drained = True
         self._refused: Counter[str] = Counter()
@@ -86,8 +84,7 @@ class Bus:
 
     async def __aenter__(self) -> Self:
         self.open()
-        self._token = anyio.lowlevel.current_token()
-        self._thread = threading.get_ident()
+        self._home.enter()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._context = _current.enter(self)
@@ -128,7 +125,7 @@ class Bus:
                 await tasks.__aexit__(None, None, None)  # the body's own error passes by as it is, in no group
             finally:
                 self._tasks = None
-                self._left = True
+                self._home.leave()
                 self.close()
 
     def stop(self, error: BaseException | None = None) -> None:
@@ -229,9 +226,14 @@ class Bus:
             _logger.warning("an event was refused: %s; more of the same are only counted", reason)
         return Receipt(self, 0, reason)
 
+    def tell(self, event: Event) -> None:
+        """Publish a word of the bus's own health, unless the bus takes no more events."""
+        if self._accepting:
+            self.publish(event)
+
     def _wait_for_room_in_thread(self) -> None:
         for subscription in self._router.blocking:
-            if subscription.is_full and threading.get_ident() != self._thread:
+            if subscription.is_full and not self._home.is_here:
                 subscription.wait_for_room()
 
     async def accept(self, batch: RelayedBatch) -> int:
@@ -317,7 +319,7 @@ class Bus:
             return None
         name = options.pop("name", None)
         options["name"] = self._router.free_name(name) if name else self._router.numbered_name(handler)
-        return self._on_loop(
+        return self._home.call(
             lambda: self._add_subscription(Subscription(selector, handler, envelopes=envelopes, **options))
         )
 
@@ -329,9 +331,9 @@ class Bus:
 
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
         self._router.free_name(consumer.name)
-        feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace)
+        feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace, self.tell)
         consumer.check(feed)
-        self._on_loop(lambda: self._add_feed(feed))
+        self._home.call(lambda: self._add_feed(feed))
 
     def _add_feed(self, feed: ConsumerFeed) -> None:
         with self._lock:
@@ -343,12 +345,6 @@ class Bus:
             msg = "the bus is not entered; subscribe inside `async with EventBus(...)` or `.background()`"
             raise BusStateError(msg)
         return self._tasks
-
-    def _on_loop(self, call: Callable[[], T]) -> T:
-        """Call on the bus's loop; legal from any thread."""
-        if threading.get_ident() == self._thread:
-            return call()
-        return anyio.from_thread.run_sync(call, token=self._token)
 
     # --- waiting and draining -----------------------------------------------------------------------------------
 
@@ -365,14 +361,7 @@ class Bus:
         Raises:
             NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
         """
-        if self._tasks is not None and threading.get_ident() != self._thread:  # awaited on another loop
-            wait = self.wait_delivered_in_thread
-            await anyio.to_thread.run_sync(wait, seq, timeout, abandon_on_cancel=True)
-            return
-        with anyio.move_on_after(timeout):
-            for feed in self._feeds:
-                await feed.wait_reached(self.origin.partition, seq)
-        check_reached(self._feeds, self.origin.partition, seq)
+        await self._home.wait_delivered(self.origin.partition, seq, timeout)
 
     def wait_delivered_in_thread(self, seq: int, timeout: float | None = None) -> None:
         """Do what `wait_delivered` does, from a thread without a loop.
@@ -381,13 +370,7 @@ class Bus:
             NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
             BusStateError: Called on the bus's own loop, or on a bus without one.
         """
-        if self._left:
-            check_reached(self._feeds, self.origin.partition, seq)
-            return
-        if self._tasks is None or threading.get_ident() == self._thread:
-            msg = "this would wait for itself: on the bus's own loop use `await receipt.delivered()`"
-            raise BusStateError(msg)
-        anyio.from_thread.run(self.wait_delivered, seq, timeout, token=self._token)
+        self._home.wait_delivered_in_thread(self.origin.partition, seq, timeout)
 
     # --- looking ------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ from eventbus._subscription import WakeUp
 from eventbus.errors import DecodeError, NotDeliveredError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from eventbus._event import Event
     from eventbus._topic import Selector
     from eventbus.abc import Consumer, Cursor, LocalJournal, StoredRecord
 
@@ -39,11 +40,13 @@ class ConsumerFeed:
         consumer: Consumer,
         journal: LocalJournal,
         workspace: Path | None,
+        tell: Callable[[Event], None],
     ) -> None:
         self.name = consumer.name
         self.selectors = selectors
         self.journal = journal
         self.workspace = workspace
+        self._tell = tell
         self.draining = False
         self.finished = False
         self.wanted = 0
@@ -86,6 +89,10 @@ class ConsumerFeed:
     def touch(self) -> None:
         """Tell that the consumer is alive and getting on, though its cursor does not move yet."""
         self.progress += 1
+
+    def tell(self, event: Event) -> None:
+        """Publish what the consumer has to say of its own health."""
+        self._tell(event)
 
     # --- for the bus --------------------------------------------------------------------------------------------
 

@@ -190,6 +190,10 @@ class Feed(Protocol):
         """Tell that the consumer is alive and getting on, though its cursor does not move yet."""
         ...
 
+    def tell(self, event: Event) -> None:
+        """Publish what the consumer has to say of its own health; once the bus closes, nobody listens."""
+        ...
+
 
 class ConsumerStatistics(msgspec.Struct, kw_only=True):
     """What a consumer did with the records it was given; all are counts of events but `values`.
