@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from eventbus.errors import TrackbusError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -91,6 +93,13 @@ class SinkConfig(BaseModel):
     def look(self, workspace: Path) -> str:  # noqa: ARG002 - a hook: a backend without a page has nothing to say
         """Return the command with which a person looks at the result, or an empty string."""
         return ""
+
+
+class TrackerUnavailableError(TrackbusError, ConnectionError):
+    """Raised by a sink whose tracker can't be reached, is overloaded or answers with an error of its own.
+
+    It says nothing about the events: they are tried again later, however often it takes.
+    """
 
 
 C = TypeVar("C", bound=SinkConfig)
