@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench
+.PHONY: help demo test lint check faults soak bench
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | sort | expand -t 10
@@ -26,6 +26,12 @@ lint: $(STAMP) ## Style, format, types and the import law
 	$(BIN)/lint-imports --no-logo
 
 check: lint test ## What must pass before a commit
+
+faults: $(STAMP) ## Faults at random, long ones, and what they lost (up to 15 min)
+	$(BIN)/pytest -m faults
+
+soak: $(STAMP) ## A thousand runs, to see what grows
+	$(BIN)/pytest -m soak
 
 bench: $(STAMP) ## Run every benchmark
 	@missed=0; for script in benchmarks/bench_*.py; do \
