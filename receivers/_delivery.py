@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
-from eventbus._codec import decode_frame, read_frame
-from eventbus.errors import DecodeError
-from eventbus.journals.consumer import Plan, RunKey, RunState, Segment
-from eventbus.tracking import MetricsLogged, RunFinished, RunStarted, RunStatus
+from eventbus.journals.consumer import Plan, RunKey, Segment
+from eventbus.tracking import RunFinished, RunStatus
+from receivers._rows import Counts, Numbering, Rows, segments_of, split_after_end
 from receivers.abc import Position, Row, RunInfo, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-    from eventbus._event import Envelope, Event
     from eventbus._topic import Selector
-    from eventbus.abc import Cursor, PartitionHeader, StoredRecord
+    from eventbus.abc import Cursor, StoredRecord
     from eventbus.journals._reader import JournalReader, PartitionReader
     from eventbus.journals.consumer import ConsumerFile
 
@@ -33,8 +31,6 @@ OPEN_RUNS = 64
 """Sinks that are open at once: each holds files, some a process. The one written to longest ago lets go of its run."""
 
 _logger = logging.getLogger("trackbus.worker")
-
-Counts = Counter[tuple[str, str]]
 
 
 @dataclass(slots=True)
@@ -74,16 +70,15 @@ class Delivery:
     ) -> None:
         self._reader = reader
         self._file = file
-        self._selectors = tuple(selectors)
         self._make_sink = make_sink
         self._announce = announce
         self._runs = file.runs()
+        self._numbering = Numbering(selectors, self._runs)
         self._changed: set[RunKey] = set()
         self._sinks: dict[RunKey, Sink[Any]] = {}
         self._written: list[_Written] = []
         self._altered: list[_Altered] = []
         self._uncommitted: Counts = Counter()
-        self._writers: dict[RunKey, set[str]] = {key: {state.partition} for key, state in self._runs.items()}
         self._cursor = file.cursor()
         self._counts: Counts = Counter(file.counts())
         self.read_to: Cursor = dict(self._cursor)
@@ -110,16 +105,16 @@ class Delivery:
         """
         given: dict[RunKey, int] = {}
         for plan in self._file.plans():
-            numbered = _Rows()
+            numbered = Rows()
             records = [record for segment in plan.segments for record in self._planned(segment, numbered)]
             starts = {(site, run): max(first, given.get((site, run), 0) + 1) for site, run, first in plan.starts}
-            self._number(records, starts, numbered)
+            self._numbering.number(records, starts, numbered)
             given.update({key: rows[-1].number for key, rows in numbered.rows.items()})
             self.read_to.update(plan.cursor())
             self._write(replace(plan, ends=numbered.ends()), numbered)
         self.flush()
 
-    def _planned(self, segment: Segment, numbered: _Rows) -> list[StoredRecord]:
+    def _planned(self, segment: Segment, numbered: Rows) -> list[StoredRecord]:
         try:
             return self._reader.partition(segment.partition).between(segment.first, segment.last)
         except KeyError:
@@ -129,12 +124,12 @@ class Delivery:
 
     def deliver(self, records: list[StoredRecord]) -> None:
         """Plan one batch and write it."""
-        numbered = _Rows()
-        self._number(records, {}, numbered)
+        numbered = Rows()
+        self._numbering.number(records, {}, numbered)
         batch = self._written[-1].plan.batch + 1 if self._written else 1
         plan = Plan(
             batch=batch,
-            segments=_segments(records),
+            segments=segments_of(records),
             starts=[(*key, rows[0].number) for key, rows in numbered.rows.items()],
             ends=numbered.ends(),
         )
@@ -143,60 +138,12 @@ class Delivery:
         self._write(plan, numbered)
         self.flush()
 
-    # --- rows ---------------------------------------------------------------------------------------------------
-
-    def _number(self, records: Iterable[StoredRecord], starts: dict[RunKey, int], numbered: _Rows) -> None:
-        """Decode a batch and number its rows per run, from `starts` or after what the run has."""
-        for record in records:
-            envelope = self._decode(record, numbered)
-            if envelope is None:
-                continue
-            key = (envelope.site, envelope.run or f"{envelope.origin.job}-{envelope.origin.incarnation}")
-            state = self._state_of(key, envelope)
-            rows = numbered.rows.setdefault(key, [])
-            number = rows[-1].number + 1 if rows else starts.get(key, state.rows + 1)
-            if number > state.position:  # what is stored has said its part before the crash
-                self._learn(key, envelope, record.header)
-            state.rows = max(state.rows, number)
-            rows.append(Row(number, envelope))
-            numbered.count(envelope)
-
-    def _decode(self, record: StoredRecord, numbered: _Rows) -> Envelope[Event] | None:
-        try:
-            frame = read_frame(record.body)
-            if not any(one.admits(frame.topic, frame.in_scope()) for one in self._selectors):
-                return None  # its type may be one that only its own subscribers know
-            envelope = decode_frame(frame, record.header.origin, record.seq)
-        except DecodeError as error:
-            numbered.counts["dropped", "unreadable record"] += 1
-            _logger.warning("record %s of %s is left out: %s", record.seq, record.header.key, error)
-            return None
-        wanted = any(one.matches(envelope.topic, type(envelope.event), envelope.scope) for one in self._selectors)
-        return envelope if wanted else None
-
-    def _state_of(self, key: RunKey, envelope: Envelope[Event]) -> RunState:
-        state = self._runs.get(key)
-        if state is None:
-            state = RunState(name=key[1], group=envelope.origin.job, started_ns=envelope.time_ns)
-            self._runs[key] = state
-        return state
-
-    def _learn(self, key: RunKey, envelope: Envelope[Event], header: PartitionHeader) -> None:
-        """Note what a record says of its run: its name, that it goes on, and who writes it."""
-        state = self._runs[key]
-        if isinstance(envelope.event, RunStarted):
-            state.name, state.group = envelope.event.name, envelope.event.group or envelope.origin.job
-        if not isinstance(envelope.event, RunFinished):
-            state.status = None
-        state.partition = header.key
-        self._writers[key] = self._writers.get(key, set()).difference(header.after) | {header.key}
-
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def _write(self, plan: Plan, numbered: _Rows) -> None:
+    def _write(self, plan: Plan, numbered: Rows) -> None:
         self._written.append(_Written(plan, numbered.counts))
         for key, rows in numbered.rows.items():
-            for part in _split_after_end(rows):
+            for part in split_after_end(rows):
                 self._write_part(key, part)
 
     def _write_part(self, key: RunKey, rows: list[Row]) -> None:
@@ -230,7 +177,7 @@ class Delivery:
         self._note(key, position, sink)
         if status is not None:
             self._runs[key].status = status.value
-            self._writers[key] = set()
+            self._numbering.writers[key] = set()
 
     def _note(self, key: RunKey, position: Position, sink: Sink[Any]) -> None:
         state = self._runs[key]
@@ -290,15 +237,15 @@ class Delivery:
         ends as KILLED, and so does a run that has one of these.
         """
         unfinished = {key for key, state in self._runs.items() if state.status is None}
-        writers = {writer for key in unfinished for writer in self._writers[key]}
+        writers = {writer for key in unfinished for writer in self._numbering.writers[key]}
         orderly: dict[str, bool] = {}
         for partition in self._reader.partitions() if writers else ():
             key = partition.header.key
             if key in writers and (key == ending or self._is_over(partition)):
                 orderly[key] = key == ending or partition.closed_in_order()
         for key in unfinished:
-            if self._writers[key] <= orderly.keys():
-                self._end_lost_run(key, orderly=all(orderly[writer] for writer in self._writers[key]))
+            if self._numbering.writers[key] <= orderly.keys():
+                self._end_lost_run(key, orderly=all(orderly[writer] for writer in self._numbering.writers[key]))
 
     def _is_over(self, partition: PartitionReader) -> bool:
         return partition.ended() and self.read_to.get(partition.header.key, 0) >= partition.end()
@@ -318,47 +265,7 @@ class Delivery:
         self._settle(0)
 
 
-class _Rows:
-    """A batch's rows by run, and what settling it adds to the counts."""
-
-    def __init__(self) -> None:
-        self.rows: dict[RunKey, list[Row]] = {}
-        self.counts: Counts = Counter()
-
-    def ends(self) -> list[tuple[str, str, int]]:
-        """Return per run the number of its last row."""
-        return [(*key, rows[-1].number) for key, rows in self.rows.items()]
-
-    def count(self, envelope: Envelope[Event]) -> None:
-        self.counts["delivered", envelope.site] += 1
-        if isinstance(envelope.event, MetricsLogged):
-            self.counts["values", envelope.site] += len(envelope.event.values)
-
-
 def _taken_counts(sink: Sink[Any]) -> Counts:
     counts: Counts = Counter({("altered", cause): count for cause, count in sink.counts.items()})
     sink.counts.clear()
     return counts
-
-
-def _segments(records: Iterable[StoredRecord]) -> list[Segment]:
-    segments: list[Segment] = []
-    for record in records:
-        last = segments[-1] if segments else None
-        if last is not None and last.partition == record.header.key:
-            segments[-1] = Segment(last.partition, last.first, record.seq)
-        else:
-            segments.append(Segment(record.header.key, record.seq, record.seq))
-    return segments
-
-
-def _split_after_end(rows: list[Row]) -> Iterator[list[Row]]:
-    """Split a run's rows after each row that ends the run."""
-    part: list[Row] = []
-    for row in rows:
-        part.append(row)
-        if isinstance(row.envelope.event, RunFinished):
-            yield part
-            part = []
-    if part:
-        yield part
