@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from receivers._batch import FlushPolicy
+from receivers._layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,7 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
         config_type: Import path of its settings' class.
         config: The settings, JSON.
         workspace: Folder of the bus.
+        layout: How the sites of a run are laid out.
         max_items, max_bytes, max_delay: The flush policy.
         orphan_timeout: Seconds that the worker goes on after its parent has died.
     """
@@ -56,6 +58,7 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
     config_type: str
     config: str
     workspace: str
+    layout: Layout
     max_items: int
     max_bytes: int
     max_delay: float

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
-from eventbus.journals.consumer import Plan, RunKey, Segment
+from eventbus.journals.consumer import Part, Plan, RunKey, Segment
 from eventbus.tracking import RunFinished, RunStatus
+from receivers._layout import Layout, verdict
 from receivers._rows import Counts, Numbering, Rows, segments_of, split_after_end
 from receivers.abc import Position, Row, RunInfo, Sink
 
@@ -58,6 +59,7 @@ class Delivery:
         selectors: What it is subscribed to.
         make_sink: Makes the sink of one run.
         announce: Told before a step that has a deadline: `opening`, `batch`, `closing`.
+        layout: Whether each site has runs of its own.
     """
 
     def __init__(
@@ -67,13 +69,16 @@ class Delivery:
         selectors: Iterable[Selector],
         make_sink: Callable[[], Sink[Any]],
         announce: Callable[[str], None],
+        *,
+        layout: Layout = "per_site",
     ) -> None:
         self._reader = reader
         self._file = file
         self._make_sink = make_sink
         self._announce = announce
         self._runs = file.runs()
-        self._numbering = Numbering(selectors, self._runs)
+        self._layout: Layout = layout
+        self._numbering = Numbering(selectors, self._runs, layout)
         self._changed: set[RunKey] = set()
         self._sinks: dict[RunKey, Sink[Any]] = {}
         self._written: list[_Written] = []
@@ -143,7 +148,7 @@ class Delivery:
     def _write(self, plan: Plan, numbered: Rows) -> None:
         self._written.append(_Written(plan, numbered.counts))
         for key, rows in numbered.rows.items():
-            for part in split_after_end(rows):
+            for part in split_after_end(rows) if self._layout == "per_site" else [rows]:
                 self._write_part(key, part)
 
     def _write_part(self, key: RunKey, rows: list[Row]) -> None:
@@ -155,7 +160,7 @@ class Delivery:
         sink.write(rows)
         self._altered.append(_Altered(key, rows[-1].number, _taken_counts(sink)))
         last = rows[-1].envelope.event
-        if isinstance(last, RunFinished):
+        if isinstance(last, RunFinished) and self._layout == "per_site":  # else its other sites may go on
             self._close(key, RunStatus(last.status), last.reason)
 
     def _open(self, key: RunKey) -> Sink[Any]:
@@ -177,7 +182,6 @@ class Delivery:
         self._note(key, position, sink)
         if status is not None:
             self._runs[key].status = status.value
-            self._numbering.writers[key] = set()
 
     def _note(self, key: RunKey, position: Position, sink: Sink[Any]) -> None:
         state = self._runs[key]
@@ -231,31 +235,34 @@ class Delivery:
     # --- the ends of runs ---------------------------------------------------------------------------------------
 
     def end_lost_runs(self, ending: str = "") -> None:
-        """Close the runs all of whose writers have ended without saying how.
+        """Close the runs all of whose sites have ended, also without saying how.
 
         A partition that was closed in order, and the one named `ending`, end as FINISHED; one whose writer vanished
-        ends as KILLED, and so does a run that has one of these.
+        ends as KILLED, and so does a site's part of a run that has one of these.
         """
-        unfinished = {key for key, state in self._runs.items() if state.status is None}
-        writers = {writer for key in unfinished for writer in self._numbering.writers[key]}
+        unfinished = {key: state for key, state in self._runs.items() if state.status is None}
+        writers = {one for state in unfinished.values() for part in state.parts.values() for one in part.writers}
+        ended = self._ended(writers, ending)
+        for key, state in unfinished.items():
+            for part in state.parts.values():
+                if part.status is None and ended.keys() >= set(part.writers):
+                    _end_part(part, orderly=all(ended[writer] for writer in part.writers))
+                    self._changed.add(key)
+            if (found := verdict(state.parts)) is not None:
+                self._close(key, *found)
+                self._settle(0)
+
+    def _ended(self, writers: set[str], ending: str) -> dict[str, bool]:
+        """Return which of the partitions have ended, and whether in order."""
         orderly: dict[str, bool] = {}
         for partition in self._reader.partitions() if writers else ():
             key = partition.header.key
             if key in writers and (key == ending or self._is_over(partition)):
                 orderly[key] = key == ending or partition.closed_in_order()
-        for key in unfinished:
-            if self._numbering.writers[key] <= orderly.keys():
-                self._end_lost_run(key, orderly=all(orderly[writer] for writer in self._numbering.writers[key]))
+        return orderly
 
     def _is_over(self, partition: PartitionReader) -> bool:
         return partition.ended() and self.read_to.get(partition.header.key, 0) >= partition.end()
-
-    def _end_lost_run(self, key: RunKey, *, orderly: bool) -> None:
-        if orderly:
-            self._close(key, RunStatus.FINISHED)
-        else:
-            self._close(key, RunStatus.KILLED, "the writing process vanished")
-        self._settle(0)
 
     def leave(self) -> None:
         """Let go of the runs that go on without this worker."""
@@ -263,6 +270,11 @@ class Delivery:
             self._close(key, None)
         self.flush()
         self._settle(0)
+
+
+def _end_part(part: Part, *, orderly: bool) -> None:
+    part.status = (RunStatus.FINISHED if orderly else RunStatus.KILLED).value
+    part.reason = "" if orderly else "the writing process vanished"
 
 
 def _taken_counts(sink: Sink[Any]) -> Counts:

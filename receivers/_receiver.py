@@ -10,11 +10,12 @@ import anyio
 import anyio.to_thread
 
 from eventbus.abc import Consumer, ConsumerStatistics
-from eventbus.errors import MissingExtraError, SubscriptionError
+from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionError
 from eventbus.journals.consumer import ConsumerFile
 from eventbus.workspace import check_name
 from receivers._batch import FlushPolicy
 from receivers._control import Start
+from receivers._layout import LAYOUTS, Layout
 from receivers._supervisor import Health, Supervisor, WorkerPolicy
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class ReceiverOptions(TypedDict, total=False):
     """What every receiver takes beside its backend's settings: see `Receiver`."""
 
     name: str | None
+    layout: Layout
     flush: FlushPolicy | None
     worker: WorkerPolicy | None
     python: str | None
@@ -37,12 +39,15 @@ class Receiver(Consumer):
     Args:
         config: Settings of the backend.
         name: Its name on the bus and the name of its cursor; by default the kind of the backend.
+        layout: `per_site` gives every site a run of its own in the tracker, called `<site>-<name>`. `combined` puts all
+            sites of a run into one, called `<name>`: the keys of metrics, params, tags, configuration and texts begin
+            with `<site>/`, and it ends, as badly as the worst of its sites, with the last of them.
         flush: When batches are written.
         worker: Deadlines of the worker process.
         python: Interpreter of the worker, for an SDK that lives in an environment of its own.
 
     Raises:
-        ConfigurationError: The name is not legal.
+        ConfigurationError: The name is not legal, or there is no such layout.
     """
 
     default_flush: ClassVar[FlushPolicy] = FlushPolicy()
@@ -52,12 +57,16 @@ class Receiver(Consumer):
         config: SinkConfig,
         *,
         name: str | None = None,
+        layout: Layout = "per_site",
         flush: FlushPolicy | None = None,
         worker: WorkerPolicy | None = None,
         python: str | None = None,
     ) -> None:
         self.config = config
         self.name = check_name("receiver name", name or config.kind)
+        if layout not in LAYOUTS:
+            raise ConfigurationError(f"layout={layout!r} is not known: use one of {', '.join(LAYOUTS)}")
+        self.layout: Layout = layout
         self.flush_policy = flush or self.default_flush
         self.worker_policy = worker or WorkerPolicy()
         self._python = python or sys.executable
@@ -78,7 +87,11 @@ class Receiver(Consumer):
         if self._ready.is_set():  # it was subscribed on an earlier bus
             self._ready = anyio.Event()
         with ConsumerFile(workspace / "cursors", self.name) as file:
-            file.claim(self.config.destination(workspace))
+            file.claim(self._destination(workspace))
+
+    def _destination(self, workspace: Path) -> str:
+        destination = self.config.destination(workspace)
+        return destination if self.layout == "per_site" else f"{destination} (combined)"
 
     async def consume(self, feed: Feed) -> None:
         """Supervise workers until the bus drains."""
@@ -142,6 +155,7 @@ class Receiver(Consumer):
             config_type=_import_path(type(self.config)),
             config=self.config.model_dump_json(),
             workspace=str(workspace),
+            layout=self.layout,
             max_items=self.flush_policy.max_items,
             max_bytes=self.flush_policy.max_bytes,
             max_delay=self.flush_policy.max_delay,

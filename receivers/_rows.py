@@ -6,10 +6,13 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from eventbus._codec import decode_frame, read_frame
 from eventbus.errors import DecodeError
-from eventbus.journals.consumer import RunKey, RunState, Segment
+from eventbus.journals.consumer import Part, RunKey, RunState, Segment
 from eventbus.tracking import MetricsLogged, RunFinished, RunStarted
+from receivers._layout import Layout, prefixed, run_key
 from receivers.abc import Row
 
 if TYPE_CHECKING:
@@ -48,15 +51,15 @@ class Numbering:
     Args:
         selectors: What the consumer is subscribed to.
         runs: What is known of each run; it is brought up to date.
-
-    Attributes:
-        writers: The partitions that write to each run and have not said how they end.
+        layout: Whether each site has runs of its own.
     """
 
-    def __init__(self, selectors: Iterable[Selector], runs: dict[RunKey, RunState]) -> None:
+    def __init__(
+        self, selectors: Iterable[Selector], runs: dict[RunKey, RunState], layout: Layout = "per_site"
+    ) -> None:
         self._selectors = tuple(selectors)
         self._runs = runs
-        self.writers: dict[RunKey, set[str]] = {key: {state.partition} for key, state in runs.items()}
+        self._layout: Layout = layout
 
     def number(self, records: Iterable[StoredRecord], starts: dict[RunKey, int], numbered: Rows) -> None:
         """Decode a batch and number its rows per run, from `starts` or after what the run has."""
@@ -64,15 +67,20 @@ class Numbering:
             envelope = self._decode(record, numbered)
             if envelope is None:
                 continue
-            key = (envelope.site, envelope.run or f"{envelope.origin.job}-{envelope.origin.incarnation}")
+            key = run_key(self._layout, envelope)
             state = self._state_of(key, envelope)
             rows = numbered.rows.setdefault(key, [])
             number = rows[-1].number + 1 if rows else starts.get(key, state.rows + 1)
             if number > state.position:  # what is stored has said its part before the crash
                 self._learn(key, envelope, record.header)
             state.rows = max(state.rows, number)
-            rows.append(Row(number, envelope))
+            rows.append(Row(number, self._laid_out(envelope, numbered)))
             numbered.count(envelope)
+
+    def _laid_out(self, envelope: Envelope[Event], numbered: Rows) -> Envelope[Event]:
+        if self._layout == "per_site":
+            return envelope
+        return replace(envelope, event=prefixed(envelope.event, envelope.site, numbered.counts))
 
     def _decode(self, record: StoredRecord, numbered: Rows) -> Envelope[Event] | None:
         try:
@@ -95,14 +103,18 @@ class Numbering:
         return state
 
     def _learn(self, key: RunKey, envelope: Envelope[Event], header: PartitionHeader) -> None:
-        """Note what a record says of its run: its name, that it goes on, and who writes it."""
-        state = self._runs[key]
-        if isinstance(envelope.event, RunStarted):
-            state.name, state.group = envelope.event.name, envelope.event.group or envelope.origin.job
-        if not isinstance(envelope.event, RunFinished):
-            state.status = None
-        state.partition = header.key
-        self.writers[key] = self.writers.get(key, set()).difference(header.after) | {header.key}
+        """Note what a record says of its run: its name, who writes it, and whether its site's part goes on."""
+        state, event = self._runs[key], envelope.event
+        state.status = None
+        part = state.parts.setdefault(envelope.site, Part())
+        if isinstance(event, RunFinished):
+            part.writers, part.status, part.reason = [], event.status, event.reason
+            return
+        if isinstance(event, RunStarted):
+            state.name, state.group = event.name, event.group or envelope.origin.job
+        part.status, part.reason = None, ""
+        if header.key not in part.writers:
+            part.writers = sorted({*part.writers, header.key}.difference(header.after))
 
 
 def segments_of(records: Iterable[StoredRecord]) -> list[Segment]:

@@ -123,12 +123,12 @@ def init_arguments(args: Mapping[str, Any], run: RunInfo, found: Found, folder: 
         "dir": str(folder),
         "project": args.get("project") or _NOT_IN_PROJECT.sub("-", run.group)[:_MAX_PROJECT] or "trackbus",
         "group": args.get("group") or run.group or None,
-        "name": "-".join(name for name in (run.site, args.get("name") or run.name) if name),
+        "name": run.titled(args.get("name") or run.name),
         "tags": run_tags(args, config) or None,
         "config": _without_status(config),
         # Several runs live in one process, and `wandb.run` belongs to none of them.
         "reinit": "create_new",
-        "settings": {**args.get("settings", {}), **_SETTINGS, "host": run.site, "stop_fn": _go_on},
+        "settings": {**args.get("settings", {}), **_SETTINGS, "host": run.site or "combined", "stop_fn": _go_on},
     }
 
 

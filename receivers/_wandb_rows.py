@@ -41,6 +41,7 @@ class Change:
     Attributes:
         number: Number of the last event's row.
         time_ns: Its wall time.
+        site: Where it was logged.
         step: The user's step, None where there is none.
         line: Row of the history, by key.
         config: Updates of the configuration, nested.
@@ -49,6 +50,7 @@ class Change:
 
     number: int
     time_ns: int
+    site: str
     step: int | None = None
     line: dict[str, float | str] = field(default_factory=dict[str, "float | str"])
     config: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -60,15 +62,15 @@ class Change:
         return {**self.line, **step, "_timestamp": self.time_ns / 1e9}
 
     def takes(self, other: Change) -> bool:
-        """Tell whether the change that follows belongs to the same row: same step, no key twice."""
+        """Tell whether the change that follows belongs to the same row: same site and step, no key twice."""
         same = self.is_open and other.is_open and self.step == other.step and self.step is not None
-        return same and self.line.keys().isdisjoint(other.line)
+        return same and self.site == other.site and self.line.keys().isdisjoint(other.line)
 
 
 def changes(rows: Sequence[Row], counts: Counter[str]) -> list[Change]:
     """Return what a batch does to the run.
 
-    Metrics that follow each other and share a step become one row of the history, under the number of the
+    Metrics of one site that follow each other and share a step become one row of the history, under the number of the
     last. A key that is there already starts a new row, so that no value replaces another.
 
     Args:
@@ -88,7 +90,7 @@ def changes(rows: Sequence[Row], counts: Counter[str]) -> list[Change]:
 
 
 def _change(row: Row, counts: Counter[str]) -> Change:
-    change = Change(row.number, row.envelope.time_ns)
+    change = Change(row.number, row.envelope.time_ns, row.envelope.site)
     match row.envelope.event:
         case MetricsLogged() as event:
             change.step, change.is_open = event.step, True

@@ -276,7 +276,7 @@ def _deliver(channel: WorkerChannel, start: Start) -> None:
     reader = JournalReader(Path(start.journal))
     with ConsumerFile(Path(start.cursors), start.name) as file:
         phases = Phases(channel)
-        delivery = Delivery(reader, file, selectors, make_sink, phases.begin)
+        delivery = Delivery(reader, file, selectors, make_sink, phases.begin, layout=start.layout)
         Worker(channel, start, delivery, reader, phases).run()
 
 

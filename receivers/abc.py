@@ -31,7 +31,7 @@ class RunInfo:
 
     Attributes:
         id: Id of the run, chosen at the writer.
-        site: Site that it ran at.
+        site: Site that it ran at; empty where one run holds all sites.
         name: How people call the run.
         group: What its sibling runs share: the job.
         started_ns: Wall time of its first record, nanoseconds since the epoch.
@@ -45,8 +45,17 @@ class RunInfo:
 
     @property
     def title(self) -> str:
-        """Name of the tracker's run where every site has one of its own."""
-        return f"{self.site}-{self.name}"
+        """Name of the tracker's run."""
+        return self.titled(self.name)
+
+    def titled(self, name: str) -> str:
+        """Return the name of the tracker's run where the user chose `name` for it."""
+        return f"{self.site}-{name}" if self.site else name
+
+    @property
+    def place(self) -> str:
+        """What tells the run's files from those of its siblings: the site, or what no site can be called."""
+        return self.site or "_combined"
 
 
 class Row(NamedTuple):

@@ -1,6 +1,7 @@
 """One JSON line per record: the reference sink, and the simplest thing that keeps every promise.
 
-A run's file is `<folder>/<run id>/<site>.jsonl`. Every event of every type is stored, with all its fields:
+A run's file is `<folder>/<run id>/<site>.jsonl`, or `_combined.jsonl` there where one run holds all sites. Every event
+of every type is stored, with all its fields:
 
 | In the line | What it is |
 | --- | --- |
@@ -81,7 +82,7 @@ class JsonlSink(Sink[JsonlConfig]):
         Raises:
             WorkspaceError: The file is shorter than what was acknowledged: somebody else changed it.
         """
-        path = self.config.folder(self.workspace) / file_name(run.id) / f"{file_name(run.site)}.jsonl"
+        path = self.config.folder(self.workspace) / file_name(run.id) / f"{file_name(run.place)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         length = int(committed.token or 0)
         self._run, self._row = run, committed.row
@@ -172,7 +173,7 @@ class JsonlReceiver(Receiver):
 
     Args:
         path: Folder of the files, relative to the workspace; by default `jsonl` there.
-        options: `name`, `flush`, `worker` and `python`, as `Receiver` takes them.
+        options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""MLflow: one run per site, through MlflowClient, into SQLite, another database or a tracking server.
+"""MLflow: one run per site, or one for all, through MlflowClient, into SQLite, another database or a tracking server.
 
-A run is found again by its tag `trackbus.run`, `<run id>@<site>`, in the experiment of its group; the tags
-`trackbus.site` and `trackbus.group` tell the rest.
+A run is found again by its tag `trackbus.run`, `<run id>@<site>` (`<run id>@` where it holds all sites), in the
+experiment of its group; the tags `trackbus.site` and `trackbus.group` tell the rest.
 
 | Event | In MLflow |
 | --- | --- |
@@ -231,8 +231,9 @@ class MLflowSink(Sink[MLflowConfig]):
     def _create_run(self, experiment: str, run: RunInfo) -> Any:
         tags = _as_tags(self.config.tags("run_tags"))
         own_name = self.config.option("run_name")
-        title = f"{run.site}-{own_name}" if own_name else tags.pop("mlflow.runName", run.title)
-        tags |= {RUN_TAG: _identity(run), "trackbus.site": run.site, "trackbus.group": run.group}
+        title = run.titled(own_name) if own_name else tags.pop("mlflow.runName", run.title)
+        tags |= {RUN_TAG: _identity(run), "trackbus.group": run.group}
+        tags |= {"trackbus.site": run.site} if run.site else {}
         return self._client.create_run(experiment, in_ms(run.started_ns), tags, shorten(title, MAX_KEY_LENGTH))
 
     def _go_on(self) -> None:
@@ -307,7 +308,7 @@ class MLflowReceiver(Receiver):
         tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the workspace.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`.
         artifact_location: Where a new experiment keeps its artifacts; by default `mlartifacts` in the workspace.
-        options: `name`, `flush`, `worker` and `python`, as `Receiver` takes them.
+        options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
     default_flush = FlushPolicy(max_items=500)

@@ -1,6 +1,7 @@
 """TensorBoard: event files, written with tensorboard's own record framing. No torch, no thread.
 
-A run's files lie in `<folder>/<run id>/<site>`, so that is the run's name in TensorBoard.
+A run's files lie in `<folder>/<run id>/<site>`, so that is the run's name in TensorBoard; where one run holds all
+sites, it is `<run id>/_combined`.
 
 | Event | In TensorBoard |
 | --- | --- |
@@ -130,7 +131,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         Raises:
             WorkspaceError: A file is shorter than what was acknowledged: somebody else changed it.
         """
-        self._root = self.config.folder(self.workspace) / file_name(run.id) / file_name(run.site)
+        self._root = self.config.folder(self.workspace) / file_name(run.id) / file_name(run.place)
         self._run, self._row, self._time_ns = run, committed.row, run.started_ns
         self._sizes = cast("dict[str, int]", json.loads(committed.token or "{}"))
         self._files = {}
@@ -323,7 +324,7 @@ class TensorBoardReceiver(Receiver):
 
     Args:
         tb_folder: Folder of the event files, relative to the workspace; by default `tensorboard` there.
-        options: `name`, `flush`, `worker` and `python`, as `Receiver` takes them.
+        options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Weights & Biases: fills one W&B run per run and site, offline in files or online at a server.
+"""Weights & Biases: fills one W&B run per run and site, or one for all sites, offline in files or online at a server.
 
 What was logged stands there as follows:
 
@@ -6,6 +6,7 @@ What was logged stands there as follows:
 | --- | --- |
 | metrics | a row of the history; metrics of one step that follow each other share a row; `main_tag/key` |
 | the user's step | the field `global_step`, the x-axis of all charts; W&B's own step is our row's number |
+| several sites in one run | rows of their own, with each site's own step on the one axis `global_step` |
 | time | `_timestamp`: when it was logged, not when it arrived |
 | text | a field of the history, under its key, also where the key is the path of a file |
 | parameters, configuration | the run's config, merged key by key |
@@ -345,7 +346,7 @@ class WandBReceiver(Receiver):
     Args:
         mode: `offline` keeps all in files for `wandb sync`, `online` sends it as well, `disabled` drops it.
         wandb_args: What `wandb.init` takes: `project`, `entity`, `name`, `group`, `job_type`, `tags`, `notes`, ...
-        options: `name`, `flush`, `worker` and `python`, as `Receiver` takes them.
+        options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 RunKey = tuple[str, str]
-"""What names a run within a journal: (site, run id)."""
+"""What names a run of a tracker: (site, run id); the site is empty where one run holds all sites."""
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -62,6 +62,20 @@ class Plan(msgspec.Struct, frozen=True):
         return {segment.partition: segment.last for segment in self.segments}
 
 
+class Part(msgspec.Struct, kw_only=True):
+    """One site's part in a run.
+
+    Attributes:
+        writers: Keys of the partitions that write to it, and have not said that it ends.
+        status: How it ended, or None while it goes on.
+        reason: Why.
+    """
+
+    writers: list[str] = []
+    status: str | None = None
+    reason: str = ""
+
+
 class RunState(msgspec.Struct, kw_only=True):
     """What a consumer knows of one run.
 
@@ -69,7 +83,7 @@ class RunState(msgspec.Struct, kw_only=True):
         name: How people call it.
         group: What its sibling runs share.
         started_ns: Wall time of its first record.
-        partition: The partition that wrote to it last.
+        parts: The part of each site that wrote to it.
         rows: Number of its last planned row.
         position: Number of its last stored row.
         token: What the sink needs to find that position again.
@@ -79,7 +93,7 @@ class RunState(msgspec.Struct, kw_only=True):
     name: str
     group: str = ""
     started_ns: int = 0
-    partition: str = ""
+    parts: dict[str, Part] = {}
     rows: int = 0
     position: int = 0
     token: str = ""

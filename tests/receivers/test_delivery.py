@@ -25,6 +25,7 @@ from eventbus.journals.sqlite import SqliteJournal
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStatus
 from receivers import _delivery
 from receivers._delivery import Delivery
+from receivers._layout import Layout
 from receivers.abc import Position, RunInfo, Sink
 from receivers.jsonl import JsonlConfig, JsonlSink
 
@@ -114,6 +115,7 @@ class Workbench:
 
     folder: Path
     lag: int = 0
+    layout: Layout = "per_site"
     selector: Selector = field(default_factory=lambda: Selector.of(TRACKING))
     fuse: Fuse = field(default_factory=Fuse)
     partitions: list[SqliteJournal] = field(default_factory=list[SqliteJournal])
@@ -121,8 +123,8 @@ class Workbench:
     _file: FragileFile | None = None
     _delivery: Delivery | None = None
 
-    def partition(self, rank: int = 0) -> SqliteJournal:
-        origin = Origin(site="site-1", rank=rank, incarnation=f"{len(self.partitions):08x}", job="job")
+    def partition(self, rank: int = 0, site: str = "site-1") -> SqliteJournal:
+        origin = Origin(site=site, rank=rank, incarnation=f"{len(self.partitions):08x}", job="job")
         self.partitions.append(SqliteJournal(self.folder / "journal", origin))
         return self.partitions[-1]
 
@@ -133,7 +135,7 @@ class Workbench:
         self._file = FragileFile(self.folder / "cursors", NAME)
         self._file.fuse = self.fuse
         reader = JournalReader(self.folder / "journal")
-        delivery = Delivery(reader, self._file, [self.selector], self._sink, lambda _: None)
+        delivery = Delivery(reader, self._file, [self.selector], self._sink, lambda _: None, layout=self.layout)
         delivery.recover()
         self._reader, self._delivery = reader, delivery
 
@@ -434,8 +436,8 @@ class Model:
     def log(self, partition: SqliteJournal, event: Event, run: str) -> None:
         log(partition, event, run)
         self.stored.setdefault((run, partition.origin.partition), []).append(partition.last_seq)
-        self.counts["delivered", "site-1"] += 1
-        self.counts["values", "site-1"] += len(event.values) if isinstance(event, MetricsLogged) else 0
+        self.counts["delivered", partition.origin.site] += 1
+        self.counts["values", partition.origin.site] += len(event.values) if isinstance(event, MetricsLogged) else 0
         self.counts["altered", "renamed key"] += isinstance(event, ParamsLogged)
         self.ends[run] += isinstance(event, RunFinished)
 
@@ -504,4 +506,134 @@ def check(bench: Workbench, model: Model) -> None:
     altered, expected = counts.pop(("altered", "renamed key"), 0), model.counts.pop(("altered", "renamed key"), 0)
     assert altered == expected
     assert +Counter(counts) == +model.counts
+    assert bench.delivery.outstanding == 0
+
+
+# --- one run for all sites ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def combined(tmp_path: Path) -> Iterator[Workbench]:
+    with workbench(tmp_path, layout="combined") as made:
+        yield made
+
+
+def keys(bench: Workbench, run: str = "run") -> list[str]:
+    lines = [line for line in bench.lines(run) if line["type"] == "MetricsLogged"]
+    return [key for line in lines for key in line["event"]["values"]]
+
+
+def reasons(bench: Workbench, run: str = "run") -> list[tuple[str, str]]:
+    return [(line["status"], line["reason"]) for line in bench.lines(run) if line["type"] == "RunStatus"]
+
+
+def test_sites_share_a_run_and_keep_their_keys_apart(combined: Workbench) -> None:
+    sites = [combined.partition(site=site) for site in ("site-1", "site-2")]
+    for site in sites:
+        log_steps(site, 0, 1)
+    combined.finish()
+    assert sorted(keys(combined)) == ["site-1/loss", "site-1/loss", "site-2/loss", "site-2/loss"]
+    assert [line["number"] for line in combined.lines("run")] == [1, 2, 3, 4]
+    assert [path.name for path in (combined.folder / "jsonl" / "run").iterdir()] == ["_combined.jsonl"]
+    assert combined.counts()["delivered", "site-2"] == 2
+
+
+def test_the_end_of_one_site_is_not_the_end_of_the_others(combined: Workbench) -> None:
+    first, second = (combined.partition(site=site) for site in ("site-1", "site-2"))
+    log_steps(second, 0)
+    log_steps(first, 0)
+    log(first, RunFinished(status="FAILED", reason="ValueError: bad"))
+    combined.deliver()
+    combined.delivery.end_lost_runs()
+    assert combined.statuses("run") == []
+    combined.restart()
+    log_steps(second, 1)
+    log(second, RunFinished(status="FINISHED"))
+    combined.finish()
+    assert reasons(combined) == [("FAILED", "site-1: ValueError: bad")]
+    assert keys(combined).count("site-2/loss") == 2
+
+
+def test_a_site_whose_writer_vanished_makes_the_run_killed(combined: Workbench) -> None:
+    first, second = (combined.partition(site=site) for site in ("site-1", "site-2"))
+    log_steps(first, 0)
+    log_steps(second, 0)
+    combined.deliver()
+    abandon(first)
+    combined.delivery.end_lost_runs()
+    combined.delivery.leave()
+    for path in (combined.folder / "journal" / "site-1").iterdir():
+        path.unlink()  # how it ended is known all the same
+    combined.restart()
+    assert combined.statuses("run") == []
+    log(second, RunFinished(status="FINISHED"))
+    combined.finish()
+    assert reasons(combined) == [("KILLED", "site-1: the writing process vanished")]
+
+
+def test_a_site_that_comes_back_opens_the_run_again(combined: Workbench) -> None:
+    first, second = (combined.partition(site=site) for site in ("site-1", "site-2"))
+    for site in (first, second):
+        log(site, RunFinished(status="FINISHED"))
+    combined.deliver()
+    combined.delivery.end_lost_runs()
+    assert combined.statuses("run") == ["FINISHED"]
+    abandon(first)
+    resumed = combined.partition(site="site-1")
+    log_steps(resumed, 5)
+    combined.deliver()
+    combined.delivery.end_lost_runs()
+    assert combined.statuses("run") == ["FINISHED"]  # it goes on
+    log(resumed, RunFinished(status="FAILED", reason="late"))
+    combined.finish()
+    assert reasons(combined)[1:] == [("FAILED", "site-1: late")]
+    assert combined.lines("run")[-1]["type"] == "RunStatus"
+
+
+def test_a_failed_site_that_is_resumed_counts_as_it_ended_in_the_end(combined: Workbench) -> None:
+    first, second = (combined.partition(site=site) for site in ("site-1", "site-2"))
+    log_steps(second, 0)
+    log(first, RunFinished(status="FAILED", reason="first try"))
+    combined.deliver()
+    abandon(first)
+    again = combined.partition(site="site-1")
+    log(again, RunFinished(status="FINISHED"))
+    log(second, RunFinished(status="FINISHED"))
+    combined.finish()
+    assert reasons(combined) == [("FINISHED", "")]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lag=st.integers(0, 4), operations=st.lists(OPERATIONS, min_size=4, max_size=40))
+def test_whatever_crashes_wherever_a_shared_run_has_all_of_every_site_once(
+    lag: int, operations: list[tuple[Any, ...]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, workbench(Path(folder), lag=lag, layout="combined") as bench:
+        model = Model()
+        for rank in range(3):
+            bench.partition(rank, site=f"site-{rank}")
+        for operation in operations:
+            perform(bench, model, *operation)
+        bench.survive(bench.finish)
+        bench.fuse.left = NOWHERE
+        bench.restart()
+        bench.finish()
+        check_shared(bench, model)
+
+
+def check_shared(bench: Workbench, model: Model) -> None:
+    for run in Model.RUNS:
+        lines = bench.lines(run)
+        rows = [line for line in lines if "seq" in line]
+        assert [row["number"] for row in rows] == list(range(1, len(rows) + 1))
+        last: dict[str, str] = {}
+        for row in rows:
+            last[row["site"]] = row["type"]
+            assert all(key.startswith(f"{row['site']}/") for key in row["event"].get("values", ()))
+        for partition in bench.partitions:
+            key = partition.origin.partition
+            assert [row["seq"] for row in rows if row["partition"] == key] == model.stored.get((run, key), [])
+        is_over = bool(last) and set(last.values()) == {"RunFinished"}
+        assert not lines or (lines[-1]["type"] == "RunStatus") == is_over
+    assert bench.counts().get(("altered", "renamed key"), 0) == model.counts["altered", "renamed key"]
     assert bench.delivery.outstanding == 0

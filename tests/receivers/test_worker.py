@@ -40,6 +40,7 @@ def start_order(config: str = "{}") -> Start:
         config_type="a:C",
         config=config,
         workspace="/w",
+        layout="per_site",
         max_items=1,
         max_bytes=1,
         max_delay=1.0,

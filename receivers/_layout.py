@@ -1,0 +1,87 @@
+"""The two ways in which a receiver lays out the runs of several sites in its tracker. Pure.
+
+| | `per_site` | `combined` |
+| --- | --- | --- |
+| runs in the tracker | one per run and site | one per run, for all sites |
+| its name | `<site>-<name>` | `<name>` |
+| keys of metrics, params, tags, configuration and texts | as logged | `<site>/<key>` |
+| the `main_tag` of metrics that share a chart | as logged | `<site>/<main_tag>`, and their keys as logged |
+| it ends | with its site | with the last site that wrote to it, with the worst status of them all |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from eventbus.tracking import (
+    MAX_KEY_LENGTH,
+    ConfigUpdated,
+    MetricsLogged,
+    ParamsLogged,
+    RunStatus,
+    TagsSet,
+    TextLogged,
+)
+from receivers._names import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eventbus import Envelope, Event
+    from eventbus.journals.consumer import Part, RunKey
+    from receivers._rows import Counts
+
+Layout = Literal["per_site", "combined"]
+"""How a receiver lays out the sites of a run."""
+
+LAYOUTS: tuple[Layout, ...] = ("per_site", "combined")
+
+_SEVERITY = {RunStatus.FINISHED: 0, RunStatus.KILLED: 1, RunStatus.FAILED: 2}
+
+
+def run_key(layout: Layout, envelope: Envelope[Event]) -> RunKey:
+    """Return which of the tracker's runs a record goes to; records without a run have one per partition."""
+    origin = envelope.origin
+    return "" if layout == "combined" else origin.site, envelope.run or f"{origin.job}-{origin.incarnation}"
+
+
+def prefixed(event: Event, site: str, counts: Counts) -> Event:
+    """Return an event with its site before its keys, so that those of several sites stand apart in one run.
+
+    A key that gets longer than a key may be is cut and ends with its digest: it is counted, and stays its own.
+
+    Args:
+        event: What was logged; kinds without keys stay as they are.
+        site: Where.
+        counts: Takes what is stored otherwise than logged.
+    """
+
+    def put(key: str) -> str:
+        full = f"{site}/{key}"
+        if len(full) <= MAX_KEY_LENGTH:
+            return full
+        counts["altered", "shortened key"] += 1
+        return shorten(full, MAX_KEY_LENGTH)
+
+    changed: dict[str, Any] = {}
+    match event:
+        case MetricsLogged(main_tag=str(tag)):
+            changed["main_tag"] = put(tag)
+        case MetricsLogged() | ParamsLogged() | TagsSet() | ConfigUpdated():
+            changed["values"] = {put(key): value for key, value in event.values.items()}
+        case TextLogged():
+            changed["key"] = put(event.key)
+        case _:
+            return event
+    return event.model_copy(update=changed)
+
+
+def verdict(parts: Mapping[str, Part]) -> tuple[RunStatus, str] | None:
+    """Return how a run ended: as the worst of its sites, for their reasons; None while one of them goes on."""
+    if not parts or any(part.status is None for part in parts.values()):
+        return None
+    worst = max((RunStatus(part.status) for part in parts.values()), key=lambda status: _SEVERITY[status])
+    reasons = {site: part.reason for site, part in parts.items() if part.status == worst.value and part.reason}
+    if len(parts) == 1:
+        return worst, "".join(reasons.values())
+    return worst, "; ".join(f"{site}: {reason}" for site, reason in reasons.items())

@@ -1,0 +1,121 @@
+"""One run per site, or one for all: what stands where, and how it ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from eventbus import Event, EventBus
+from eventbus.errors import ConfigurationError, SubscriptionError
+from eventbus.journals.consumer import Part
+from eventbus.tracking import (
+    MAX_KEY_LENGTH,
+    TRACKING,
+    ConfigUpdated,
+    MetricsLogged,
+    ParamsLogged,
+    RunFinished,
+    RunStarted,
+    RunStatus,
+    TagsSet,
+    TextLogged,
+    TrackingEvent,
+)
+from receivers import JsonlReceiver
+from receivers._layout import prefixed, verdict
+from receivers._wandb_rows import changes
+from receivers.abc import Row, RunInfo
+from receivers.testing import make_rows
+
+EVENTS: tuple[tuple[Event, Event], ...] = (
+    (MetricsLogged(values={"a/b": 1.0}, step=3), MetricsLogged(values={"s1/a/b": 1.0}, step=3)),
+    (
+        MetricsLogged(values={"train": 1.0}, step=3, main_tag="loss"),
+        MetricsLogged(values={"train": 1.0}, step=3, main_tag="s1/loss"),
+    ),
+    (ParamsLogged(values={"lr": 0.1}), ParamsLogged(values={"s1/lr": 0.1})),
+    (TagsSet(values={"team": "red"}), TagsSet(values={"s1/team": "red"})),
+    (ConfigUpdated(values={"net": {"depth": 2}}), ConfigUpdated(values={"s1/net": {"depth": 2}})),
+    (TextLogged(key="note", text="t", step=1), TextLogged(key="s1/note", text="t", step=1)),
+    (TextLogged(key="a/b.txt", text="t", is_file=True), TextLogged(key="s1/a/b.txt", text="t", is_file=True)),
+    (RunStarted(name="run"), RunStarted(name="run")),
+    (RunFinished(status="FAILED", reason="why"), RunFinished(status="FAILED", reason="why")),
+)
+
+
+@pytest.mark.parametrize(("logged", "stored"), EVENTS)
+def test_a_sites_keys_begin_with_its_name(logged: Event, stored: Event) -> None:
+    assert prefixed(logged, "s1", Counter()) == stored
+
+
+def test_the_layout_of_every_kind_of_event_is_said() -> None:
+    assert {type(logged) for logged, _ in EVENTS} == set(TrackingEvent.__subclasses__())
+
+
+def test_a_key_that_gets_too_long_is_stored_under_one_of_its_own_and_counted() -> None:
+    counts: Counter[tuple[str, str]] = Counter()
+    long, other = "k" * MAX_KEY_LENGTH, "k" * (MAX_KEY_LENGTH - 1) + "l"
+    event = prefixed(MetricsLogged(values={long: 1.0, other: 2.0, "short": 3.0}), "site-1", counts)
+    assert isinstance(event, MetricsLogged)
+    assert MetricsLogged(values=event.values) == event  # it is a legal event
+    assert sorted(event.values.values()) == [1.0, 2.0, 3.0]
+    assert all(key.startswith("site-1/") for key in event.values)
+    assert counts == {("altered", "shortened key"): 2}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["FINISHED", None], None),
+        (["FINISHED", "FINISHED"], RunStatus.FINISHED),
+        (["FINISHED", "KILLED"], RunStatus.KILLED),
+        (["KILLED", "FAILED"], RunStatus.FAILED),
+    ],
+)
+def test_a_shared_run_ends_as_its_worst_site(statuses: list[str | None], expected: RunStatus | None) -> None:
+    parts = {f"s{index}": Part(status=status, reason=status or "") for index, status in enumerate(statuses)}
+    found = verdict(parts)
+    assert (found and found[0]) == expected
+
+
+def site_rows(site: str, first: int, **values: float) -> list[Row]:
+    return make_rows(
+        [MetricsLogged(values={f"{site}/{key}": value}, step=7) for key, value in values.items()],
+        first=first,
+        site=site,
+    )
+
+
+def test_wandb_rows_of_one_step_merge_within_a_site_only() -> None:
+    rows = [*site_rows("s1", 1, loss=1.0, acc=2.0), *site_rows("s2", 3, loss=3.0, acc=4.0)]
+    lines = [change.row() for change in changes(rows, Counter())]
+    assert [{key for key in line if "/" in key} for line in lines] == [{"s1/loss", "s1/acc"}, {"s2/loss", "s2/acc"}]
+    assert [line["global_step"] for line in lines] == [7, 7]
+
+
+def test_files_of_a_shared_run_have_a_name_that_no_site_can_have() -> None:
+    shared = RunInfo(id="exp", site="", name="exp", group="job", started_ns=0)
+    assert shared.title == "exp"
+    with pytest.raises(ConfigurationError):
+        EventBus(site=shared.place)
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="use one of per_site, combined"):
+        JsonlReceiver(layout="stacked")  # type: ignore[arg-type] - what is under test
+
+
+@pytest.mark.anyio
+async def test_a_cursor_keeps_its_layout_and_two_layouts_live_side_by_side(tmp_path: Path) -> None:
+    async with EventBus(tmp_path, site="site-1") as bus:
+        bus.subscribe(TRACKING, JsonlReceiver())
+        bus.subscribe(TRACKING, JsonlReceiver(name="all", layout="combined"))
+        bus.subscribe(TRACKING, JsonlReceiver("elsewhere", name="third"))
+        bus.publish(MetricsLogged(values={"loss": 1.0}), run="run")
+    assert bus.report().complete
+    assert {path.name for path in (tmp_path / "jsonl" / "run").iterdir()} == {"site-1.jsonl", "_combined.jsonl"}
+    async with EventBus(tmp_path, site="site-1") as again:
+        with pytest.raises(SubscriptionError, match="give the receiver another name="):
+            again.subscribe(TRACKING, JsonlReceiver("elsewhere", name="third", layout="combined"))
