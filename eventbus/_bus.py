@@ -23,6 +23,7 @@ from eventbus._home import Home
 from eventbus._receipt import Receipt
 from eventbus._report import Line, Report
 from eventbus._routing import Router
+from eventbus._statistics import BusStatistics, Observer
 from eventbus._subscription import HandlerOptions, Subscription
 from eventbus._topic import Scope, Selector, Topic
 from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBatch
@@ -70,6 +71,8 @@ class Bus:
         self._refused: Counter[str] = Counter()
         self._marks: Cursor | None = None
         self._lines: dict[str, Line] = {}
+        self._told = 0
+        self._observer = Observer(self._router)
         self._at_close: list[Callable[[BaseException | None], None]] = []
 
     def _make_lock(self) -> None:
@@ -228,8 +231,8 @@ class Bus:
 
     def tell(self, event: Event) -> None:
         """Publish a word of the bus's own health, unless the bus takes no more events."""
-        if self._accepting:
-            self.publish(event)
+        if self._accepting and self.publish(event).seq:
+            self._told += 1
 
     def _wait_for_room_in_thread(self) -> None:
         for subscription in self._router.blocking:
@@ -379,4 +382,8 @@ class Bus:
         handlers = (one.line() for one in self._router.subscriptions)
         consumers = (self._lines.get(feed.name) or feed.line(left=0) for feed in self._feeds)
         published = self._journal.last_seq if self._journal else 0
-        return Report(published, dict(self._refused), (*consumers, *handlers), self._drained)
+        return Report(published, dict(self._refused), (*consumers, *handlers), self._drained, self._told)
+
+    def statistics(self) -> BusStatistics:
+        """Return what the bus does at this moment. Legal from any thread, at any time; it waits for nothing."""
+        return self._observer.look(self._journal, self._refused)

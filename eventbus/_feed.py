@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from eventbus._event import Event
     from eventbus._topic import Selector
-    from eventbus.abc import Consumer, Cursor, LocalJournal, StoredRecord
+    from eventbus.abc import Consumer, ConsumerStatistics, Cursor, LocalJournal, StoredRecord
 
 COUNT_RECORDS = 2000
 """Records read at once while what is left is counted."""
@@ -122,22 +122,34 @@ class ConsumerFeed:
         while not (self.finished or self.has_reached(partition, seq)):
             await self._moved.wait()
 
+    def lag(self, ends: Mapping[str, int]) -> int:
+        """Count by their numbers the records that are not stored yet, given the partitions' ends."""
+        return sum(max(0, end - self._cursor.get(partition, 0)) for partition, end in ends.items())
+
+    def statistics(self) -> ConsumerStatistics:
+        """Return the consumer's counts. Legal from any thread."""
+        return self._consumer.statistics()
+
     def line(self, *, left: int) -> Line:
         """Return this consumer's part of the report."""
         counts = self._consumer.statistics()
         notes = [f"{count} {cause}" for cause, count in {**counts.dropped, **counts.altered}.items()]
         notes += [f"{count} attempts failed: {cause}" for cause, count in counts.failed.items()]
         notes += [f"{counts.restarts} restarts"] if counts.restarts else []
+        notes += [f"{counts.withheld} stay at the site"] if counts.withheld else []
         notes += [self._error] if self._error else []
+        dropped = sum(counts.dropped.values())
         return Line(
             self.name,
             delivered=counts.delivered,
-            dropped=sum(counts.dropped.values()),
+            dropped=dropped,
+            lost=dropped,
             failed=sum(counts.failed.values()),
             left=left,
             notes=tuple(notes),
             look=self._consumer.look(self),
             by_site=dict(counts.by_site),
+            dropped_by_site=dict(counts.dropped_by_site),
             values=counts.values,
         )
 

@@ -18,10 +18,13 @@ class Line:
         delivered: Stored at the far end, or handled.
         dropped: Given up; the causes stand in `notes`.
         failed: Handler calls that raised, or failed attempts of a receiver.
+        lost: Never delivered and never will be: what was dropped, and the events on which a handler raised. A receiver
+            makes its failed attempts again.
         left: Still in the journal: they are delivered when the workspace is opened again.
         notes: Causes and states, for people.
         look: The command with which a person looks at the result.
         by_site: Events stored, by site.
+        dropped_by_site: Events given up, by site, as far as the consumer tells.
         values: Numbers among them.
     """
 
@@ -29,10 +32,12 @@ class Line:
     delivered: int = 0
     dropped: int = 0
     failed: int = 0
+    lost: int = 0
     left: int = 0
     notes: tuple[str, ...] = ()
     look: str = ""
     by_site: dict[str, int] = field(default_factory=dict[str, int])
+    dropped_by_site: dict[str, int] = field(default_factory=dict[str, int])
     values: int = 0
 
 
@@ -45,17 +50,19 @@ class Report:
         refused: Events that the journal could not take, by cause.
         lines: One per subscription.
         drained: Whether the drain ended before its deadline.
+        health: How many of the published are words of the bus's and its receivers' own health: no tracker stores these.
     """
 
     published: int
     refused: dict[str, int]
     lines: tuple[Line, ...]
     drained: bool = True
+    health: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether every published event was delivered to every subscription."""
-        return not self.refused and all(not (line.dropped or line.left) for line in self.lines)
+        """Whether every published event was delivered to every subscription: stored, or handled without an error."""
+        return not self.refused and all(not (line.lost or line.left) for line in self.lines)
 
     def line(self, name: str) -> Line:
         """Return one subscription's part.
@@ -85,10 +92,11 @@ class Report:
             )
             for line in self.lines
         ]
-        return "\n".join([head, *_align(rows)])
+        return "\n".join([head, *align(rows)])
 
 
-def _align(rows: list[tuple[str, ...]]) -> Iterable[str]:
+def align(rows: list[tuple[str, ...]]) -> Iterable[str]:
+    """Yield rows as lines: names to the left, figures to the right, and a last column of text."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         name = row[0].ljust(widths[0])

@@ -14,7 +14,7 @@ from eventbus.errors import BadInputError, DecodeError, SubscriptionError
 if TYPE_CHECKING:
     from eventbus._event import Origin
     from eventbus._subscription import Subscription
-    from eventbus.abc import RelayedBatch
+    from eventbus.abc import Cursor, RelayedBatch
 
 Route = tuple[str, tuple["Subscription", ...]]
 """Name of the topic, and the handlers of its records of one type and scope."""
@@ -29,6 +29,7 @@ class Router:
         self.subscriptions: list[Subscription] = []
         self.feeds: list[ConsumerFeed] = []
         self.blocking: tuple[Subscription, ...] = ()
+        self.relayed: Cursor = {}  # last records of the partitions that were relayed to this bus
         self.plain: dict[type[Event], Route] = {}  # local records on their class's own topic: the hot path
         self._others: dict[tuple[type[Event], str, int], Route] = {}
 
@@ -58,6 +59,8 @@ class Router:
 
     def dispatch_batch(self, batch: RelayedBatch, known: int) -> None:
         """Hand relayed records beyond the mark `known` to their handlers; the bus holds its lock."""
+        if batch.records:
+            self.relayed[batch.header.key] = batch.records[-1][0]
         for seq, body in batch.records if self.subscriptions else ():
             if seq > known:
                 self._dispatch(body, batch.header.origin, seq)

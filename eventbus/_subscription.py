@@ -311,7 +311,8 @@ class Subscription:
     def line(self) -> Line:
         """Return this handler's part of the report."""
         counts = self.statistics()
-        return Line(self.name, counts.delivered, counts.dropped, counts.failed, counts.queued)
+        lost = counts.dropped + counts.failed
+        return Line(self.name, counts.delivered, counts.dropped, counts.failed, lost, counts.queued)
 
     def statistics(self) -> HandlerStatistics:
         """Return the counts so far."""

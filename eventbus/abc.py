@@ -205,6 +205,10 @@ class ConsumerStatistics(msgspec.Struct, kw_only=True):
         failed: Calls or batches that raised and were or will be tried again, by cause.
         altered: Stored otherwise than logged (a key renamed, two equal points merged), by cause.
         by_site: Events stored, by site.
+        dropped_by_site: Events given up, by site.
+        withheld: Read and left where they are, as a relay does with what is not federated.
+        lag: Not stored yet, counted by number: exact for the bus's own partition, and at most so many of relayed ones,
+            where what a site withheld leaves gaps. Filled in by the bus.
         restarts: How often a worker process was started again.
         state: What it does now, for people.
     """
@@ -215,6 +219,9 @@ class ConsumerStatistics(msgspec.Struct, kw_only=True):
     failed: dict[str, int] = {}
     altered: dict[str, int] = {}
     by_site: dict[str, int] = {}
+    dropped_by_site: dict[str, int] = {}
+    withheld: int = 0
+    lag: int = 0
     restarts: int = 0
     state: str = "new"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+from msgspec.structs import replace
 
 from eventbus._codec import read_frame
 from eventbus._topic import Scope
@@ -61,7 +62,14 @@ class Relay(Consumer):
 
     def statistics(self) -> ConsumerStatistics:
         """Return the counts so far; what is not federated is not counted as dropped."""
-        return self._counts
+        counts = self._counts
+        return replace(
+            counts,
+            dropped=dict(counts.dropped),
+            failed=dict(counts.failed),
+            by_site=dict(counts.by_site),
+            withheld=self._withheld,
+        )
 
     @property
     def withheld(self) -> int:

@@ -123,7 +123,7 @@ class Delivery:
         try:
             return self._reader.partition(segment.partition).between(segment.first, segment.last)
         except KeyError:
-            numbered.counts["dropped", "partition gone"] += segment.last - segment.first + 1
+            numbered.drop("partition gone", segment.partition, segment.last - segment.first + 1)
             _logger.warning("%s is gone: records %s to %s are lost", segment.partition, segment.first, segment.last)
             return []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypedDict
 
@@ -11,7 +12,7 @@ import anyio.to_thread
 
 from eventbus.abc import Consumer, ConsumerStatistics
 from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionError
-from eventbus.journals.consumer import ConsumerFile
+from eventbus.journals.consumer import DROPPED_OF, ConsumerFile
 from eventbus.workspace import check_name
 from receivers._batch import FlushPolicy
 from receivers._control import Start
@@ -19,6 +20,8 @@ from receivers._layout import LAYOUTS, Layout
 from receivers._supervisor import Health, Supervisor, WorkerPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from eventbus.abc import Cursor, Feed
     from receivers.abc import SinkConfig
 
@@ -126,6 +129,7 @@ class Receiver(Consumer):
             dropped=_of_kind(counts, "dropped"),
             altered=_of_kind(counts, "altered"),
             by_site=_of_kind(counts, "delivered"),
+            dropped_by_site=_by_site(_of_kind(counts, DROPPED_OF)),
             failed=dict(self._health.failures),
             restarts=self._health.restarts,
             state=self._health.state,
@@ -190,6 +194,13 @@ def _own_folders() -> list[str]:
     environments = (sys.prefix, sys.base_prefix, sys.exec_prefix)
     folders = (str(Path(folder or ".").absolute()) for folder in sys.path)
     return [folder for folder in folders if not folder.startswith(environments)]
+
+
+def _by_site(counts: Mapping[str, int]) -> dict[str, int]:
+    sites: Counter[str] = Counter()
+    for partition, count in counts.items():
+        sites[partition.partition("/")[0]] += count
+    return dict(sites)
 
 
 def _of_kind(counts: dict[tuple[str, str], int], kind: str) -> dict[str, int]:

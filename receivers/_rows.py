@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from eventbus._codec import decode_frame, read_frame
 from eventbus.errors import DecodeError
-from eventbus.journals.consumer import Part, RunKey, RunState, Segment
+from eventbus.journals.consumer import DROPPED_OF, Part, RunKey, RunState, Segment
 from eventbus.tracking import MetricsLogged, RunFinished, RunStarted
 from receivers._layout import Layout, prefixed, run_key
 from receivers.abc import Row
@@ -37,6 +37,11 @@ class Rows:
     def ends(self) -> list[tuple[str, str, int]]:
         """Return per run the number of its last row."""
         return [(*key, rows[-1].number) for key, rows in self.rows.items()]
+
+    def drop(self, cause: str, partition: str, count: int = 1) -> None:
+        """Count what is given up, by cause and by where it was."""
+        self.counts["dropped", cause] += count
+        self.counts[DROPPED_OF, partition] += count
 
     def count(self, envelope: Envelope[Event]) -> None:
         """Count a record that becomes a row."""
@@ -89,7 +94,7 @@ class Numbering:
                 return None  # its type may be one that only its own subscribers know
             envelope = decode_frame(frame, record.header.origin, record.seq)
         except DecodeError as error:
-            numbered.counts["dropped", "unreadable record"] += 1
+            numbered.drop("unreadable record", record.header.key)
             _logger.warning("record %s of %s is left out: %s", record.seq, record.header.key, error)
             return None
         wanted = any(one.matches(envelope.topic, type(envelope.event), envelope.scope) for one in self._selectors)

@@ -69,6 +69,7 @@ class _Caretaker:
         self._lock = threading.Lock()
         self._kept: list[Kept] = []
         self._changed = threading.Event()
+        self._ailing: set[int] = set()
         self._thread: threading.Thread | None = None
 
     def watch(self, kept: Kept) -> None:
@@ -83,6 +84,7 @@ class _Caretaker:
         """Look after it no more."""
         with self._lock:
             self._kept = [other for other in self._kept if other is not kept]
+            self._ailing.discard(id(kept))
             self._changed.set()
 
     def _run(self) -> None:
@@ -90,7 +92,7 @@ class _Caretaker:
         while kept := self._next():
             due = time.monotonic() - last_checkpoint >= CHECKPOINT_SECONDS
             for one in kept:
-                _care(one, checkpoint=due)
+                self._care(one, checkpoint=due)
             last_checkpoint = time.monotonic() if due else last_checkpoint
 
     def _next(self) -> list[Kept]:
@@ -101,19 +103,21 @@ class _Caretaker:
                 self._thread = None
             return self._kept
 
+    def _care(self, kept: Kept, *, checkpoint: bool) -> None:
+        """Look after one partition; what fails is logged once until it works again: it is tried five times a second."""
+        try:
+            kept.care(checkpoint=checkpoint)
+        except (OSError, sqlite3.Error) as error:  # the append path meets the same fault and counts what it refuses
+            if id(kept) not in self._ailing:
+                self._ailing.add(id(kept))
+                _logger.warning("journal upkeep failed: %s; it is tried again until it works", error)
+        else:
+            if checkpoint:  # both kinds of upkeep work again
+                self._ailing.discard(id(kept))
+
     def after_fork(self) -> None:
         """Start anew in a forked child: the thread did not come along."""
         self.__init__()
-
-
-def _care(kept: Kept, *, checkpoint: bool) -> None:
-    try:
-        kept.care(checkpoint=checkpoint)
-    except (
-        OSError,
-        sqlite3.Error,
-    ) as error:  # the append path meets the same fault and counts what it refuses
-        _logger.warning("journal upkeep failed: %s", error)
 
 
 caretaker = _Caretaker()

@@ -97,7 +97,7 @@ class PartitionLock:
 
     def __init__(self, path: Path) -> None:
         self._identity: tuple[int, int] | None = None
-        if _is_held_here(path):
+        if is_held_here(path):
             raise BlockingIOError(errno.EAGAIN, "this process writes the partition already", str(path))
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -132,7 +132,8 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _is_held_here(path: Path) -> bool:
+def is_held_here(path: Path) -> bool:
+    """Tell whether this process holds a partition's lock."""
     try:
         return _identity(path.stat()) in _held
     except FileNotFoundError:
@@ -144,7 +145,7 @@ def is_held(path: Path) -> bool:
 
     The probe is a shared lock: two that look at once don't take each other for the writer.
     """
-    if _is_held_here(path):
+    if is_held_here(path):
         return True
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from eventbus.abc import Cursor, PartitionHeader, StoredRecord
 from eventbus.journals import _partition as files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 T = TypeVar("T")
+
+Opener = Callable[[Path], sqlite3.Connection]
 
 OPEN_FILES = 100
 """Files that a reader keeps open: each takes three descriptors, and a workspace gathers partitions over the years."""
@@ -34,12 +37,13 @@ _logger = logging.getLogger("trackbus.journal")
 class Connections:
     """Open files, the most recently read ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, opener: Opener) -> None:
+        self.opener = opener
         self._open: dict[Path, sqlite3.Connection] = {}
 
     def get(self, path: Path) -> sqlite3.Connection:
         """Return the connection to a file, opening it if needed."""
-        connection = self._open.pop(path, None) or files.open_reader(path)
+        connection = self._open.pop(path, None) or self.opener(path)
         self._open[path] = connection
         if len(self._open) > OPEN_FILES:
             self._open.pop(next(iter(self._open))).close()
@@ -121,15 +125,19 @@ class PartitionReader:
 class JournalReader:
     """Reads all partitions of a journal folder. One thread at a time.
 
+    Args:
+        folder: The journal.
+        opener: Opens a file for reading.
+
     Attributes:
         unreadable: Why a file is left out, by its path.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, opener: Opener = files.open_reader) -> None:
         self.folder = folder
         self.unreadable: dict[Path, str] = {}
         self._partitions: dict[str, PartitionReader] = {}
-        self._connections = Connections()
+        self._connections = Connections(opener)
         self._predecessors: set[str] = set()
         self._seen: set[Path] = set()
 
@@ -142,7 +150,7 @@ class JournalReader:
 
     def _add(self, path: Path) -> None:
         try:
-            with closing(files.open_reader(path)) as connection:
+            with closing(self._connections.opener(path)) as connection:
                 header = files.read_header(connection)
             files.check_name(path, header)
         except sqlite3.DatabaseError as error:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 RunKey = tuple[str, str]
 """What names a run of a tracker: (site, run id); the site is empty where one run holds all sites."""
 
+DROPPED_OF = "dropped of"
+"""Kind of the counts of what was dropped by partition; those of kind `dropped` have the same by cause."""
+
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
