@@ -160,6 +160,11 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         """Key of the partition, `<site>/<rank>-<incarnation>`."""
         return f"{self.site}/{self.rank}-{self.incarnation}"
 
+    @property
+    def own_run(self) -> str:
+        """Id of the run of records that name none."""
+        return f"{self.job}-{self.incarnation}"
+
 
 E = TypeVar("E", bound=Event, covariant=True)  # noqa: PLC0105 - the one type variable readers see everywhere
 

@@ -175,8 +175,9 @@ class ConsumerFeed:
 
     def _wants(self, record: StoredRecord) -> bool:
         try:
-            frame = read_frame(record.body)
-            return any(selector.admits(frame.topic, frame.in_scope()) for selector in self.selectors)
+            frame, origin = read_frame(record.body), record.header.origin
+            scope, run = frame.in_scope(), frame.run or origin.own_run
+            return any(one.admits(frame.topic, scope) and one.admits_run(origin.site, run) for one in self.selectors)
         except DecodeError:
             return False
 

@@ -56,11 +56,15 @@ class Selector:
         pattern: A topic's name, or a shell pattern such as `train.*`.
         event_type: The class of wanted events, subclasses included; None for all.
         only: The one scope it takes, or None for both.
+        sites: Names of the sites it takes, or none for all; only what reads a journal heeds it, and the same for runs.
+        runs: Ids of the runs it takes, or none for all.
     """
 
     pattern: str = "*"
     event_type: type[Event] | None = None
     only: Scope | None = None
+    sites: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, what: type[Event] | Topic[Event] | str) -> Selector:
@@ -80,3 +84,7 @@ class Selector:
         if self.only is not None and scope is not self.only:
             return False
         return self.pattern == topic or fnmatchcase(topic, self.pattern)
+
+    def admits_run(self, site: str, run: str) -> bool:
+        """Tell whether a run's records may be wanted."""
+        return (not self.sites or site in self.sites) and (not self.runs or run in self.runs)

@@ -37,7 +37,7 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
         cursors: Folder of the consumers' files.
         name: The consumer's name.
         partition: The parent's own partition: it has ended once the parent drains.
-        selectors: (pattern, import path of the event's class or "", scope or None) of each subscription.
+        selectors: (pattern, import path of the event's class or "", scope or None, sites, runs) of each subscription.
         search_path: Folders to look for a user's modules in, after all others.
         sink: Import path of the sink, `module:Class`.
         config_type: Import path of its settings' class.
@@ -52,7 +52,7 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
     cursors: str
     name: str
     partition: str
-    selectors: list[tuple[str, str, int | None]]
+    selectors: list[tuple[str, str, int | None, tuple[str, ...], tuple[str, ...]]]
     search_path: list[str]
     sink: str
     config_type: str

@@ -42,7 +42,7 @@ _SEVERITY = {RunStatus.FINISHED: 0, RunStatus.KILLED: 1, RunStatus.FAILED: 2}
 def run_key(layout: Layout, envelope: Envelope[Event]) -> RunKey:
     """Return which of the tracker's runs a record goes to; records without a run have one per partition."""
     origin = envelope.origin
-    return "" if layout == "combined" else origin.site, envelope.run or f"{origin.job}-{origin.incarnation}"
+    return "" if layout == "combined" else origin.site, envelope.run or origin.own_run
 
 
 def prefixed(event: Event, site: str, counts: Counts) -> Event:

@@ -151,6 +151,8 @@ class Receiver(Consumer):
                     one.pattern,
                     _import_path(one.event_type) if one.event_type else "",
                     one.only and one.only.value,
+                    one.sites,
+                    one.runs,
                 )
                 for one in feed.selectors
             ],

@@ -89,15 +89,16 @@ class Numbering:
 
     def _decode(self, record: StoredRecord, numbered: Rows) -> Envelope[Event] | None:
         try:
-            frame = read_frame(record.body)
-            if not any(one.admits(frame.topic, frame.in_scope()) for one in self._selectors):
+            frame, origin = read_frame(record.body), record.header.origin
+            selectors = [one for one in self._selectors if one.admits_run(origin.site, frame.run or origin.own_run)]
+            if not any(one.admits(frame.topic, frame.in_scope()) for one in selectors):
                 return None  # its type may be one that only its own subscribers know
-            envelope = decode_frame(frame, record.header.origin, record.seq)
+            envelope = decode_frame(frame, origin, record.seq)
         except DecodeError as error:
             numbered.drop("unreadable record", record.header.key)
             _logger.warning("record %s of %s is left out: %s", record.seq, record.header.key, error)
             return None
-        wanted = any(one.matches(envelope.topic, type(envelope.event), envelope.scope) for one in self._selectors)
+        wanted = any(one.matches(envelope.topic, type(envelope.event), envelope.scope) for one in selectors)
         return envelope if wanted else None
 
     def _state_of(self, key: RunKey, envelope: Envelope[Event]) -> RunState:

@@ -218,8 +218,8 @@ def _load(path: str) -> Any:
 def selectors_of(start: Start) -> list[Selector]:
     """Return the subscriptions that a start order names; importing an event's class makes its records readable."""
     return [
-        Selector(pattern, _load(event) if event else None, None if scope is None else Scope(scope))
-        for pattern, event, scope in start.selectors
+        Selector(pattern, _load(event) if event else None, None if scope is None else Scope(scope), sites, runs)
+        for pattern, event, scope, sites, runs in start.selectors
     ]
 
 

@@ -19,18 +19,15 @@ opened again, so redelivered rows stand there once.
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Unpack, cast
+from typing import Any, BinaryIO, ClassVar, Unpack
 
-from eventbus import Envelope, Event, Part
+from eventbus import Envelope, Event
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.tracking import RunStatus
+from receivers._json import as_json
 from receivers._names import file_name
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
@@ -139,33 +136,7 @@ def _fields(row: Row) -> dict[str, Any]:
 
 
 def _line(fields: Mapping[str, Any]) -> bytes:
-    try:
-        text = json.dumps(fields, default=_plain, allow_nan=False)
-    except ValueError:  # a number that JSON doesn't know: rare, so only then every value is looked at
-        text = json.dumps(_spelled(fields), default=_plain, allow_nan=False)
-    return text.encode() + b"\n"
-
-
-def _plain(value: object) -> Any:
-    """Return the fields of a part and the text of a date or of bytes."""
-    if isinstance(value, Part):
-        return _spelled(value.__dict__)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return b64encode(value).decode()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")  # no event can hold one
-
-
-def _spelled(value: Any) -> Any:
-    """Return the value with its NaNs and infinities as strings."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {key: _spelled(inner) for key, inner in cast("Mapping[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [_spelled(inner) for inner in cast("list[Any]", value)]
-    return value
+    return as_json(fields).encode() + b"\n"
 
 
 class JsonlReceiver(Receiver):

@@ -16,8 +16,8 @@ from eventbus.errors import (
     TrackbusError,
     WorkspaceError,
 )
-from training._inspect import print_workspace
 from training._launch import launch
+from training._look_commands import add_commands
 from training._plan import MAX_SITES, FederationConfig
 from training.cli import EXIT_FAILED, EXIT_USAGE, leave
 from training.trackers import DEFAULT_TRACKERS, TrackerOptions, make_receivers, parse_trackers
@@ -36,13 +36,19 @@ trackbus run --trackers jsonl --workspace /tmp/exp2  [dim]# plain JSON lines, no
 
 trackbus run --trackers wandb --wandb-mode online  [dim]# after `wandb login`[/dim]
 
-trackbus report runs/demo  [dim]# what is in the journal, and how far each tracker is[/dim]
+trackbus status runs/demo --watch  [dim]# how far behind each tracker is, and why[/dim]
+
+trackbus inspect runs/demo --tail 20  [dim]# the events themselves[/dim]
+
+trackbus replay runs/demo --to mlflow  [dim]# fills a tracker that was not there at the time[/dim]
+
+trackbus report runs/demo  [dim]# who stored how much, by site[/dim]
 
 All that is logged is in the workspace's journal when the log call returns. A slow or dead tracker never slows the \
 training: what it lacks is stored when the workspace is opened again.
 
-Exit codes: 0 all is well; 1 the training failed, or not all is stored yet; 2 the command can't be carried out as \
-given; 130 interrupted.
+Exit codes: 0 all is well: what a tracker lacks is safe in the journal; 1 the training failed, or something is lost, \
+or (with --strict) a tracker is late; 2 the command can't be carried out as given; 130 interrupted.
 """
 
 app = typer.Typer(
@@ -55,6 +61,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit with 1 also where a tracker is late: not all is stored in it yet.")
+]
 
 Trackers = Annotated[
     str,
@@ -92,9 +102,10 @@ def demo(
         "runs/demo"
     ),
     trackers: Trackers = DEFAULT_TRACKERS,
+    strict: Strict = False,
 ) -> None:
     """Train the digits at 2 sites for 3 rounds, and track it: some seconds, no account, no download."""
-    _train({"workspace": workspace, "name": "demo"}, trackers, "offline")
+    _train({"workspace": workspace, "name": "demo"}, trackers, "offline", strict=strict)
 
 
 @app.command(epilog="trackbus run --sites 4 --rounds 5 --epochs 2 --trackers tensorboard,mlflow --name exp1")
@@ -115,6 +126,7 @@ def run(
     wandb_mode: Annotated[
         str, typer.Option(metavar="MODE", help="offline: files for `wandb sync`. online: needs a key.")
     ] = "offline",
+    strict: Strict = False,
 ) -> None:
     """Train the digits at several sites, and track it."""
     settings: dict[str, object] = {
@@ -127,27 +139,18 @@ def run(
         "seed": seed,
         "name": name,
     }
-    _train(settings, trackers, wandb_mode)
+    _train(settings, trackers, wandb_mode, strict=strict)
 
 
-@app.command(epilog="trackbus report runs/demo")
-def report(
-    *,
-    workspace: Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Folder of a run, such as runs/demo.")],
-) -> None:
-    """Show what a workspace's journal holds, and how far each tracker is. Changes nothing; needs no torch."""
-    try:
-        print_workspace(workspace)
-    except TrackbusError as error:
-        leave(str(error), EXIT_USAGE)
+add_commands(app)
 
 
-def _train(settings: dict[str, object], trackers: str, wandb_mode: str) -> None:
+def _train(settings: dict[str, object], trackers: str, wandb_mode: str, *, strict: bool) -> None:
     try:
         names = parse_trackers(trackers)
         config = FederationConfig.model_validate(settings)
         receivers = make_receivers(names, TrackerOptions(config.name, wandb_mode), config.workspace)
-        code = launch(config, receivers)
+        code = launch(config, receivers, strict=strict)
     except WRONG_SET_UP as error:
         leave(_sentence(error), EXIT_USAGE)
     except (TrackbusError, OSError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from rich import box
@@ -14,7 +16,7 @@ from eventbus.workspace import SERVER
 from training._plan import FederationConfig, RoundDone, RoundMetrics, SiteReady, StepDone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from eventbus import Report
     from training._plan import FederationResult
@@ -113,18 +115,29 @@ class Screen:
 
     # --- at the end ---------------------------------------------------------------------------------------------
 
-    def print_events(self, reports: Mapping[str, Report], accounts: Sequence[Account]) -> bool:
-        """Print what became of the events, and return whether all that was published is stored."""
+    def print_events(self, reports: Mapping[str, Report], accounts: Sequence[Account]) -> Outcome:
+        """Print what became of the events, and return what is not stored."""
         if accounts:
             self._out.print(_table(accounts))
-        notes = [*_notes(reports)]
-        for note in notes:
+        for note in _notes(reports):
             self._print(note)
-        late, dropped = sum(one.late for one in accounts), sum(one.dropped for one in accounts)
-        if late:
-            self._print(f"{late} are late: they stay in the journal, and are stored when the workspace is opened again")
+        outcome = _outcome(reports, accounts)
+        self._print_what_to_do(outcome, {one.tracker for one in accounts if one.late})
         self._print_looks(reports)
-        return not (late or dropped) and all(report.complete for report in reports.values())
+        return outcome
+
+    def _print_what_to_do(self, outcome: Outcome, late: Collection[str]) -> None:
+        workspace = shlex.quote(str(self._config.workspace))
+        if outcome.late:
+            self._print(
+                f"{outcome.late} are late: they stay in the journal, and are stored when the workspace is opened again"
+            )
+            self._print("why, and store them now:")
+            self._print(f"  trackbus status {workspace}")
+        for name in sorted(late):
+            self._print(f"  trackbus replay {workspace} --to {name} --name {name}")
+        if outcome.lost:
+            self._print(f"{outcome.lost} are lost to a tracker; why: trackbus status {workspace}")
 
     def _print_looks(self, reports: Mapping[str, Report]) -> None:
         server = reports.get(SERVER)
@@ -140,6 +153,27 @@ class Screen:
             return
         whose = f"round {result.best.round + 1}" if result.best_is_new else "of an earlier run: none was better"
         self._print(f"best model: {result.best_path} (accuracy {result.best.value:.3f}, {whose})")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What of the events published is not stored; both count an event once per tracker that lacks it.
+
+    Attributes:
+        lost: Refused, dropped, or left to a handler that raised: gone.
+        late: On disk, and stored later.
+    """
+
+    lost: int
+    late: int
+
+
+def _outcome(reports: Mapping[str, Report], accounts: Sequence[Account]) -> Outcome:
+    lines = [line for report in reports.values() for line in report.lines]
+    refused = sum(sum(report.refused.values()) for report in reports.values())
+    lost = refused + sum(line.lost for line in lines)
+    late = sum(one.late for one in accounts) or sum(line.left for line in lines)
+    return Outcome(max(lost, sum(one.dropped for one in accounts)), late)
 
 
 def _count(number: int, noun: str) -> str:

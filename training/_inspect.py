@@ -1,111 +1,329 @@
-"""Looks into a workspace: what its journals hold, and how far each consumer is. Changes nothing, needs no torch."""
+"""Prints the events of a journal: `trackbus inspect`. Only reads, and needs no class of the events that it shows."""
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import re
+import sqlite3
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import datetime
+from fnmatch import fnmatchcase
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+import msgspec
 
-from eventbus.errors import WorkspaceError
-from eventbus.journals._reader import JournalReader, PartitionReader
-from eventbus.journals.consumer import ConsumerFile
-from training._console import make_console
+from eventbus._codec import decode_frame, read_frame
+from eventbus._event import registered_event
+from eventbus.errors import ConfigurationError, DecodeError
+from eventbus.journals._look import open_unchanged, records_after
+from eventbus.journals._reader import JournalReader
+from receivers._json import as_json
+from training._facts import find_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from rich.console import Console
+    from eventbus._codec import Frame
+    from eventbus._topic import Scope
+    from eventbus.abc import StoredRecord
+    from eventbus.journals._reader import PartitionReader
 
-READ_RECORDS = 10_000
-"""Records counted at once."""
+FOLLOW_SECONDS = 0.5
+"""How often a journal that is followed is looked at."""
+
+VALUE_CHARACTERS = 120
+"""A longer value is cut in a readable line; JSON has all of it."""
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@dataclass(slots=True)
-class SiteFacts:
-    """One site's part of a journal: partitions, events, and how the writing processes stand."""
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events are shown: those that meet every condition that is set. Names may be shell patterns; any one counts.
 
-    partitions: int = 0
-    events: int = 0
-    states: Counter[str] = field(default_factory=Counter[str])
+    Attributes:
+        sites, ranks, runs, types, topics: Where it comes from and what it is.
+        keys: Names of metrics, parameters, tags or texts in it.
+        scope: How far it travels.
+        since_ns, until_ns: When it was logged, both ends included; nanoseconds since the epoch.
+        after: Its number within its partition is higher.
+    """
+
+    sites: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    scope: Scope | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+    after: int = 0
+
+    def admits_partition(self, partition: PartitionReader) -> bool:
+        """Tell whether a partition's events may be shown."""
+        origin = partition.header.origin
+        return _fits(self.sites, origin.site) and (not self.ranks or origin.rank in self.ranks)
+
+    def admits(self, entry: Entry) -> bool:
+        """Tell whether an event is shown; a damaged one is, whatever it may have been."""
+        frame = entry.frame
+        if frame is None:
+            return True
+        names = ((self.runs, frame.run), (self.types, frame.type), (self.topics, frame.topic))
+        return (
+            all(_fits(patterns, name) for patterns, name in names)
+            and self._admits_time(frame.time_ns)
+            and (self.scope is None or frame.scope == self.scope.value)
+            and (not self.keys or any(_fits(self.keys, key) for key in entry.names()))
+        )
+
+    def _admits_time(self, time_ns: int) -> bool:
+        return (self.since_ns is None or time_ns >= self.since_ns) and (
+            self.until_ns is None or time_ns <= self.until_ns
+        )
 
 
-def print_workspace(workspace: Path) -> None:
-    """Print what a workspace holds, and the workspaces of the sites in it.
+def _fits(patterns: Iterable[str], name: str) -> bool:
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record, as far as it can be read.
+
+    Attributes:
+        record: As the journal holds it.
+        time_ns: When it was logged; of a damaged one, when the one before it was.
+        frame: Its address, None if that is damaged.
+        fields: What the event says.
+        damage: What is wrong with it.
+        reason: Why it was put aside, for a dead letter.
+    """
+
+    record: StoredRecord
+    time_ns: int
+    frame: Frame | None = None
+    fields: dict[str, Any] = field(default_factory=dict[str, Any])
+    damage: str = ""
+    reason: str = ""
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of the metrics, parameters, tags or texts in it."""
+        values, key = self.fields.get("values"), self.fields.get("key")
+        if isinstance(values, Mapping):
+            yield from map(str, cast("Mapping[object, object]", values))
+        if isinstance(key, str):
+            yield key
+
+
+class Inspector:
+    """Reads a journal's events in the order in which they were logged, and again what was added since.
+
+    Attributes:
+        damaged: How many damaged records were met.
+        unreadable: Why a file could not be read, by its path.
+    """
+
+    def __init__(self, path: Path, wanted: Filter) -> None:
+        journal = find_journal(path)
+        self._reader = JournalReader(journal, open_unchanged)
+        self._wanted = wanted
+        self._reasons = _reasons(journal / "reasons.jsonl")
+        self._position: dict[str, int] = {}
+        self.damaged = 0
+        self.unreadable: dict[str, str] = {}
+
+    def news(self) -> Iterator[Entry]:
+        """Yield the events that are wanted and were not yielded before; each partition keeps its own order."""
+        self._reader.close()  # what was opened at rest does not show what came since
+        partitions = [one for one in self._reader.partitions() if self._wanted.admits_partition(one)]
+        found = merge(*map(self._entries, partitions), key=lambda entry: entry.time_ns)
+        for entry in found:
+            if self._wanted.admits(entry):
+                self.damaged += bool(entry.damage)
+                yield entry
+        self.unreadable |= {str(path): cause for path, cause in self._reader.unreadable.items()}
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self._reader.close()
+
+    def _entries(self, partition: PartitionReader) -> Iterator[Entry]:
+        key, time_ns = partition.header.key, partition.header.created_ns
+        try:
+            for record in records_after(partition, self._position.get(key, self._wanted.after)):
+                self._position[key] = record.seq
+                entry = read_entry(record, time_ns, self._reasons.get((key, record.seq), ""))
+                time_ns = entry.time_ns
+                yield entry
+        except sqlite3.DatabaseError as error:
+            self.unreadable[str(partition.paths[-1])] = str(error)
+
+
+def read_entry(record: StoredRecord, before_ns: int = 0, reason: str = "") -> Entry:
+    """Read a record as far as possible; its event's class is used only to check it, if this process has it."""
+    try:
+        frame = read_frame(record.body)
+    except DecodeError as error:
+        return Entry(record, before_ns, damage=str(error), reason=reason)
+    try:
+        fields = msgspec.msgpack.decode(frame.fields, type=dict[str, Any])
+        if registered_event(frame.type) is not None:
+            decode_frame(frame, record.header.origin, record.seq)
+        frame.in_scope()
+    except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return Entry(record, frame.time_ns, frame, damage=str(error), reason=reason)
+    return Entry(record, frame.time_ns, frame, fields, reason=reason)
+
+
+def _reasons(path: Path) -> dict[tuple[str, int], str]:
+    """Read why dead letters were put aside; a torn line explains nothing, and hides nothing."""
+    found: dict[tuple[str, int], str] = {}
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            one = json.loads(line)
+            found[one["partition"], one["seq"]] = str(one["reason"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+# --- printing -------------------------------------------------------------------------------------------------------
+
+
+def print_events(
+    path: Path, wanted: Filter, *, limit: int | None, tail: int | None, follow: bool, as_json: bool
+) -> None:
+    """Print a journal's events, one a line; what is damaged is counted at the end, on stderr.
+
+    Args:
+        path: A workspace, a journal's folder, or one of dead letters.
+        wanted: Which events.
+        limit: How many at most, the first ones.
+        tail: How many at most, the last ones of those that are there.
+        follow: Whether to wait for more, until interrupted.
+        as_json: JSON lines rather than text.
 
     Raises:
-        WorkspaceError: It is none.
+        WorkspaceError: There is no journal.
     """
-    if not (workspace / "journal").is_dir():
-        raise WorkspaceError(f"{workspace} is not a workspace: it has no journal; name a folder such as runs/demo")
-    console = make_console()
-    for folder in (workspace, *sorted((workspace / "sites").glob("*"))):
-        _print_one(folder, console)
+    show = _as_json if as_json else _as_text
+    with closing(Inspector(path, wanted)) as inspector:
+        try:
+            for entry in islice(_entries(inspector, tail, follow=follow), limit):
+                print(show(entry), flush=follow)
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+        finally:
+            _print_damage(inspector)
 
 
-def _print_one(folder: Path, console: Console) -> None:
-    with closing(JournalReader(folder / "journal")) as reader:
-        facts = _site_facts(reader)
-        console.print(f"{folder}: {sum(one.events for one in facts.values())} events")
-        console.print(_sites_table(facts))
-        for path, cause in reader.unreadable.items():
-            console.print(f"{path} can't be read: {cause}")
-        if consumers := [*_consumers(folder, reader)]:
-            console.print(_consumers_table(consumers))
+def _entries(inspector: Inspector, tail: int | None, *, follow: bool) -> Iterator[Entry]:
+    yield from inspector.news() if tail is None else deque(inspector.news(), tail)
+    while follow:
+        time.sleep(FOLLOW_SECONDS)
+        yield from inspector.news()
 
 
-def _site_facts(reader: JournalReader) -> dict[str, SiteFacts]:
-    facts: dict[str, SiteFacts] = {}
-    for partition in reader.partitions():
-        one = facts.setdefault(partition.header.origin.site, SiteFacts())
-        one.partitions += 1
-        one.events += _count_after(partition, 0)
-        one.states[_state(partition)] += 1
-    return facts
+def _print_damage(inspector: Inspector) -> None:
+    if inspector.damaged:
+        print(f"trackbus: {inspector.damaged} damaged records", file=sys.stderr)
+    for path, cause in inspector.unreadable.items():
+        print(f"trackbus: {path} can't be read: {cause}", file=sys.stderr)
 
 
-def _state(partition: PartitionReader) -> str:
-    if not partition.ended():
-        return "being written"
-    return "ended" if partition.closed_in_order() else "broken off"
+def _as_json(entry: Entry) -> str:
+    header, frame = entry.record.header, entry.frame
+    shown: dict[str, Any] = {
+        "seq": entry.record.seq,
+        "partition": header.key,
+        "site": header.origin.site,
+        "rank": header.origin.rank,
+    }
+    if frame is not None:
+        shown |= {"run": frame.run, "topic": frame.topic, "scope": _scope(frame), "type": frame.type}
+        shown |= {"version": frame.version, "time_ns": frame.time_ns, "event": entry.fields}
+    if entry.damage:
+        shown |= {"damage": entry.damage, "bytes": entry.record.body}
+    if entry.reason:
+        shown["reason"] = entry.reason
+    return as_json(shown)
 
 
-def _count_after(partition: PartitionReader, seq: int) -> int:
-    count = 0
-    while records := partition.after(seq, READ_RECORDS):
-        count += len(records)
-        seq = records[-1].seq
-    return count
+def _as_text(entry: Entry) -> str:
+    """Return one line: when, what identifies it, what it is, what it says."""
+    frame = entry.frame
+    parts = [_clock(entry.time_ns), f"{_word(entry.record.header.key)}#{entry.record.seq}"]
+    if frame is not None:
+        kind = registered_event(frame.type)
+        parts += [_scope(frame), _word(frame.type)]
+        parts += [f"run={_word(frame.run)}"] if frame.run else []
+        if kind is None or kind.event_topic != frame.topic:
+            parts.append(f"topic={_word(frame.topic)}")
+        parts += _said(entry.fields)
+    parts += [f"DAMAGED: {_word(entry.damage)}"] if entry.damage else []
+    parts += [f"REASON: {_word(entry.reason)}"] if entry.reason else []
+    return " ".join(parts)
 
 
-def _consumers(folder: Path, reader: JournalReader) -> Iterator[tuple[str, Mapping[str, int], int]]:
-    """Yield each consumer's name, the events that it has stored by site, and how many wait for it."""
-    for path in sorted((folder / "cursors").glob("*.db")):
-        with ConsumerFile(path.parent, path.stem) as file:
-            cursor, counts = file.cursor(), file.counts()
-        stored = {name: value for (kind, name), value in counts.items() if kind == "delivered"}
-        waiting = sum(_count_after(one, cursor.get(one.header.key, 0)) for one in reader.partitions())
-        yield path.stem, stored, waiting
+def _said(fields: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from (f"{_word(key)}={_value(one)}" for key, one in cast("Mapping[str, Any]", value).items())
+        elif value not in (None, ""):
+            yield f"{name}={_value(value)}"
 
 
-def _sites_table(facts: Mapping[str, SiteFacts]) -> Table:
-    table = Table("site", "partitions", "events", "written by", box=box.SIMPLE_HEAD, pad_edge=False)
-    for site, one in facts.items():
-        states = ", ".join(f"{count} {state}" for state, count in one.states.items())
-        table.add_row(Text(site), str(one.partitions), str(one.events), states)
-    return table
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return _word(value) if isinstance(value, str) else _cut(as_json(value))
 
 
-def _consumers_table(consumers: list[tuple[str, Mapping[str, int], int]]) -> Table:
-    table = Table("tracker", "site", "stored", "waiting for it", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, stored, waiting in consumers:
-        total = sum(stored.values())
-        table.add_row(Text(name), "all", str(total), str(waiting))
-        for site, count in stored.items():
-            table.add_row("", Text(site), str(count), "")
-    return table
+def _cut(text: str) -> str:
+    return text if len(text) <= VALUE_CHARACTERS else f"{text[:VALUE_CHARACTERS]}... ({len(text)} characters)"
+
+
+def _word(text: str) -> str:
+    """Return text that can't be taken for anything else on a terminal: no escape, no line's end, no blank."""
+    cut = _cut(text)
+    return cut if cut.isprintable() and cut and " " not in text else json.dumps(cut, ensure_ascii=not cut.isprintable())
+
+
+def _scope(frame: Frame) -> str:
+    try:
+        return frame.in_scope().name.lower()
+    except DecodeError:
+        return str(frame.scope)
+
+
+def _clock(time_ns: int) -> str:
+    try:
+        return datetime.fromtimestamp(time_ns / 1e9).astimezone().isoformat(" ", "milliseconds")[:23]
+    except (ValueError, OverflowError, OSError):  # a time that no calendar has
+        return str(time_ns)
+
+
+def parse_time(text: str) -> int:
+    """Return the nanoseconds since the epoch that `10m` (ago) or an ISO time such as `2026-11-22 14:05` stand for.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if ago := _AGO.fullmatch(text):
+        return time.time_ns() - int(float(ago[1]) * _UNITS[ago[2]] * 1e9)
+    try:
+        return int(datetime.fromisoformat(text).astimezone().timestamp() * 1e9)
+    except (ValueError, OverflowError) as error:
+        raise ConfigurationError(f"{text!r} is no time: write 90s, 10m, 2h, 1d (ago) or 2026-11-22T14:05") from error

@@ -24,8 +24,8 @@ SIGNALLED = 128
 """Exit code of a process that a signal ended, less the signal's number."""
 
 
-def launch(config: FederationConfig, receivers: Sequence[Receiver]) -> int:
-    """Train, and return the exit code.
+def launch(config: FederationConfig, receivers: Sequence[Receiver], *, strict: bool = False) -> int:
+    """Train, and return the exit code: 1 where something is lost or, if `strict`, not stored yet.
 
     Raises:
         TrackbusError: What the training raised; what became of the events was printed before.
@@ -41,12 +41,12 @@ def launch(config: FederationConfig, receivers: Sequence[Receiver]) -> int:
             anyio.run(ending.run)
         finally:
             screen.close()
-            is_complete = screen.print_events(federation.reports(), federation.accounts())
+            outcome = screen.print_events(federation.reports(), federation.accounts())
     if ending.result:
         screen.print_result(ending.result)
     if ending.signal:
         return SIGNALLED + ending.signal
-    return 0 if is_complete else 1
+    return 1 if outcome.lost or (strict and outcome.late) else 0
 
 
 class _Ending:

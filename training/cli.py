@@ -1,7 +1,8 @@
 """The command `trackbus`: sets the process up, and turns every error that a person can cause into one clear line.
 
-Exit codes: 0 all is well; 1 the training failed, or something that was published is not stored; 2 the command can't be
-carried out as given; 130 and 143 ended by SIGINT or SIGTERM.
+Exit codes: 0 all is well, though a tracker may be late: what it lacks is safe in the journal; 1 the training failed, or
+something that was published is lost (refused or dropped) or, with --strict, late; 2 the command can't be carried out as
+given; 130 and 143 ended by SIGINT or SIGTERM.
 """
 
 import os

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eventbus.errors import ConfigurationError
-from eventbus.journals.consumer import ConsumerFile
+from eventbus._codec import read_frame
+from eventbus.errors import ConfigurationError, DecodeError
+from eventbus.journals._look import ConsumerFacts, look_at_consumer, open_unchanged, records_after
+from eventbus.journals._reader import JournalReader
+from eventbus.journals.consumer import DROPPED_OF
+from eventbus.tracking import TRACKING
 from receivers import JsonlReceiver, MLflowReceiver, TensorBoardReceiver, WandBReceiver
 
 if TYPE_CHECKING:
@@ -15,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eventbus import EventBus
-    from eventbus._report import Line
     from receivers import Receiver
 
 DEFAULT_TRACKERS = "wandb,mlflow,tensorboard"
@@ -106,22 +111,42 @@ def settle_accounts(
     """Compare what each site published with what each tracker has; all the buses are closed.
 
     Args:
-        buses: The bus of each site whose events were all meant for the trackers, the server's own among them.
+        buses: The bus of each site whose events were all meant for the trackers, the server's own among them. Words of
+            health are not: they are left out.
         receivers: Subscribed on the server.
         server: The bus that they read.
     """
     if server.workspace is None:
         return ()
-    lines = {line.name: line for line in server.report().lines}
-    subscribed = [lines[receiver.name] for receiver in receivers if receiver.name in lines]
-    cursors = server.workspace / "cursors"
-    return tuple(_account(site, bus, line, cursors) for site, bus in buses.items() for line in subscribed)
+    subscribed = {line.name for line in server.report().lines}
+    files = [server.workspace / "cursors" / f"{one.name}.db" for one in receivers if one.name in subscribed]
+    trackers = [look_at_consumer(file) for file in files]
+    return tuple(_account(site, bus, tracker) for site, bus in buses.items() for tracker in trackers)
 
 
-def _account(site: str, bus: EventBus, tracker: Line, cursors: Path) -> Account:
-    published = bus.report().published
-    with ConsumerFile(cursors, tracker.name) as file:
-        reached = min(file.cursor().get(bus.origin.partition, 0), published)
-    # The tracker counts what it dropped by cause, not by site: it is what it read of this site but did not store.
-    dropped = max(0, reached - tracker.by_site.get(site, 0)) if tracker.dropped else 0
-    return Account(site, tracker.name, published, reached - dropped, published - reached, dropped)
+def _account(site: str, bus: EventBus, tracker: ConsumerFacts) -> Account:
+    report, partition = bus.report(), bus.origin.partition
+    published = report.published - report.health
+    late = min(published, _count_late(bus, tracker.cursor.get(partition, 0)))
+    dropped = min(tracker.counts.get((DROPPED_OF, partition), 0), published - late)
+    return Account(site, tracker.name, published, published - late - dropped, late, dropped)
+
+
+def _count_late(bus: EventBus, reached: int) -> int:
+    """Count a bus's own tracking events beyond a number; where they can't be read, all events beyond it."""
+    folder = bus.journal.folder
+    if folder is None or reached >= bus.journal.last_seq:
+        return 0
+    with closing(JournalReader(folder, open_unchanged)) as reader:
+        try:
+            records = records_after(reader.partition(bus.origin.partition), reached)
+            return sum(_is_tracking(record.body) for record in records)
+        except (KeyError, sqlite3.DatabaseError):
+            return bus.journal.last_seq - reached
+
+
+def _is_tracking(body: bytes) -> bool:
+    try:
+        return read_frame(body).topic == TRACKING.name
+    except DecodeError:
+        return True  # who knows what it was

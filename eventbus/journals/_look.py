@@ -16,7 +16,18 @@ from eventbus.errors import WorkspaceError
 from eventbus.journals import _partition as files
 
 if TYPE_CHECKING:
-    from eventbus.abc import Cursor
+    from collections.abc import Iterator
+
+    from eventbus.abc import Cursor, StoredRecord
+    from eventbus.journals._reader import PartitionReader
+
+READ_RECORDS = 2000
+"""Records read at once: their bytes are held in memory."""
+
+_COUNT = "SELECT count(*) FROM records WHERE seq > ?"
+_NUMBERS = """
+SELECT ifnull(max(0, (SELECT max(seq) FROM records) - max(?, (SELECT min(seq) FROM records) - 1)), 0)
+"""
 
 _FLOCK = struct.Struct("hhqqi4x")
 """Linux's `struct flock` where a long has 64 bits: type, whence, start, length, pid."""
@@ -36,6 +47,20 @@ def open_unchanged(path: Path) -> sqlite3.Connection:
         return files.open_reader(path)
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def records_after(partition: PartitionReader, seq: int) -> Iterator[StoredRecord]:
+    """Yield all records of a partition after a sequence."""
+    while records := partition.after(seq, READ_RECORDS):
+        yield from records
+        seq = records[-1].seq
+
+
+def count_after(partition: PartitionReader, seq: int) -> int:
+    """Count the records of a partition after a sequence; only a mirror's are looked at, which may have gaps."""
+    has_gaps = partition.mark() is not None
+    query = _COUNT if has_gaps else _NUMBERS
+    return sum(partition.connections.get(path).execute(query, (seq,)).fetchone()[0] for path in partition.paths)
 
 
 @dataclass(frozen=True, slots=True)
