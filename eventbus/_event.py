@@ -147,6 +147,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         incarnation: Random per partition, so that a new journal never looks like an old one.
         job: Name of the job that the process works for.
         attempt: How often an elastic launcher has restarted this rank.
+        again: Set while dead letters of the partition are delivered again: its key is another one then, since a
+            consumer has a position in both.
     """
 
     site: str
@@ -154,11 +156,12 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str
     job: str
     attempt: int = 0
+    again: bool = False
 
     @property
     def partition(self) -> str:
         """Key of the partition, `<site>/<rank>-<incarnation>`."""
-        return f"{self.site}/{self.rank}-{self.incarnation}"
+        return f"{self.site}/{self.rank}-{self.incarnation}{'-again' if self.again else ''}"
 
     @property
     def own_run(self) -> str:

@@ -117,10 +117,12 @@ class LocalJournal(Journal):
     Attributes:
         origin: Who writes this journal's own partition.
         folder: Where its partitions are, or None if it lives in memory.
+        again: Whether it holds a receiver's dead letters, to be delivered again.
     """
 
     origin: Origin
     folder: Path | None = None
+    again: bool = False
 
     @property
     @abstractmethod

@@ -34,6 +34,8 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
 
     Attributes:
         journal: Folder of the journal.
+        again: Whether it holds the consumer's dead letters, to be delivered again.
+        beside: Folder of the other of the two: what was begun with one may have to be ended with the other.
         cursors: Folder of the consumers' files.
         name: The consumer's name.
         partition: The parent's own partition: it has ended once the parent drains.
@@ -49,6 +51,8 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
     """
 
     journal: str
+    again: bool
+    beside: str
     cursors: str
     name: str
     partition: str

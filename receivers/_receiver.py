@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from eventbus.abc import Consumer, ConsumerStatistics
 from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionError
-from eventbus.journals.consumer import DROPPED_OF, ConsumerFile
+from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, check_free
 from eventbus.workspace import check_name
 from receivers._batch import FlushPolicy
 from receivers._control import Start
@@ -89,6 +89,7 @@ class Receiver(Consumer):
             _check_importable(kind, self.name)
         if self._ready.is_set():  # it was subscribed on an earlier bus
             self._ready = anyio.Event()
+        check_free(workspace / "cursors", self.name, self._destination(workspace))  # before there is a file
         with ConsumerFile(workspace / "cursors", self.name) as file:
             file.claim(self._destination(workspace))
 
@@ -143,6 +144,8 @@ class Receiver(Consumer):
         workspace = _workspace(feed, self.name)
         return Start(
             journal=str(feed.journal.folder),
+            again=feed.journal.again,
+            beside=str(workspace / "journal" if feed.journal.again else workspace / "dead" / self.name),
             cursors=str(workspace / "cursors"),
             name=self.name,
             partition=feed.journal.origin.partition,

@@ -112,6 +112,8 @@ class Numbering:
         """Note what a record says of its run: its name, who writes it, and whether its site's part goes on."""
         state, event = self._runs[key], envelope.event
         state.status = None
+        if header.origin.again:  # its sites have gone on without it: the run ends again as it ended
+            return
         part = state.parts.setdefault(envelope.site, Part())
         if isinstance(event, RunFinished):
             part.writers, part.status, part.reason = [], event.status, event.reason

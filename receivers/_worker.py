@@ -273,7 +273,8 @@ def _deliver(channel: WorkerChannel, start: Start) -> None:
     channel.send(Phase("starting"))
     make_sink = make_sink_factory(start)
     selectors = selectors_of(start)
-    reader = JournalReader(Path(start.journal))
+    reader = JournalReader(Path(start.journal), again=start.again)
+    reader.beside = JournalReader(Path(start.beside), again=not start.again)
     with ConsumerFile(Path(start.cursors), start.name) as file:
         phases = Phases(channel)
         delivery = Delivery(reader, file, selectors, make_sink, phases.begin, layout=start.layout)

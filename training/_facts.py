@@ -17,7 +17,7 @@ from eventbus._statistics import file_sizes
 from eventbus.errors import DecodeError, WorkspaceError
 from eventbus.health import HEALTH, CircuitClosed, CircuitOpened, WorkerLost, WorkerRecovered
 from eventbus.journals._look import count_after, holder, look_at_consumer, open_unchanged
-from eventbus.journals._partition import lock_path, partition_files
+from eventbus.journals._partition import lock_path
 from eventbus.journals._reader import JournalReader, PartitionReader
 from receivers._processes import marked_processes
 
@@ -158,19 +158,6 @@ def workspaces(path: Path) -> list[Path]:
     if not (path / "journal").is_dir():
         raise WorkspaceError(f"{path} is not a workspace: it has no journal; name a folder such as runs/demo")
     return [path, *sorted(one for one in (path / "sites").glob("*") if (one / "journal").is_dir())]
-
-
-def find_journal(path: Path) -> Path:
-    """Return the journal of a workspace, or the folder itself if it is one; one of dead letters is.
-
-    Raises:
-        WorkspaceError: There is none.
-    """
-    if (path / "journal").is_dir():
-        return path / "journal"
-    if path.is_dir() and (path.name == "journal" or any(partition_files(path))):
-        return path
-    raise WorkspaceError(f"{path} holds no journal; name a workspace, such as runs/demo, or runs/demo/dead/mlflow")
 
 
 def look_at(workspace: Path) -> WorkspaceStatus:

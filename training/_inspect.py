@@ -25,7 +25,7 @@ from eventbus.errors import ConfigurationError, DecodeError
 from eventbus.journals._look import open_unchanged, records_after
 from eventbus.journals._reader import JournalReader
 from receivers._json import as_json
-from training._facts import find_journal
+from receivers.replay import find_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -135,7 +135,7 @@ class Inspector:
     """
 
     def __init__(self, path: Path, wanted: Filter) -> None:
-        journal = find_journal(path)
+        journal = find_source(path).journal
         self._reader = JournalReader(journal, open_unchanged)
         self._wanted = wanted
         self._reasons = _reasons(journal / "reasons.jsonl")

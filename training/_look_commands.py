@@ -10,10 +10,13 @@ from typing import Annotated
 import typer
 
 from eventbus import Scope
-from eventbus.errors import ConfigurationError, TrackbusError
+from eventbus.errors import ConfigurationError, SubscriptionError, TrackbusError
+from receivers.replay import PREFIX, Part, find_source
 from training._inspect import Filter, parse_time, print_events
+from training._replay import job_of, make_receivers_for, run_replay, start_of
 from training._status import print_report, print_status
 from training.cli import EXIT_USAGE, leave
+from training.trackers import TrackerOptions, parse_trackers
 
 Workspace = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Folder of a run, such as runs/demo.")]
 Names = list[str] | None
@@ -51,6 +54,30 @@ trackbus inspect runs/demo --json --follow | jq .event
 Names may be shell patterns, and an option given twice means either. A line holds the time, what identifies the event \
 (PARTITION#SEQ), how far it travels, its type and run, and what it says. Events of types that are not known here are \
 shown all the same. Damaged records are shown as such, whatever is asked for, and counted at the end.
+"""
+
+
+REPLAY_EXAMPLES = """\
+[bold]Examples[/bold]
+
+trackbus replay runs/demo --to mlflow  [dim]# a tracker that was not there at the time[/dim]
+
+trackbus replay runs/demo --to mlflow --name mlflow  [dim]# goes on where the run's own receiver stopped[/dim]
+
+trackbus replay runs/demo --to tensorboard,jsonl --workspace /tmp/copy
+
+trackbus replay runs/demo --to mlflow --mlflow-uri http://host:5000 --from-cursor mlflow
+
+trackbus replay runs/demo --to jsonl --workspace /tmp/one --site site-1
+
+trackbus replay runs/demo/dead/mlflow --to mlflow  [dim]# once the cause is mended: into the same runs[/dim]
+
+The journal is only read, and no other tracker is touched: a replay has a cursor of its own, replay-TRACKER. Run \
+again, it goes on where it stopped, or says that all is there; where it begins (--from-cursor, --after) counts only \
+the first time. What one replay leaves out (--site, --run) it leaves out for good: another part goes into another \
+--workspace.
+
+Exit codes: 0 all is stored; 1 something is not, or was dropped; 2 the command can't be carried out as given.
 """
 
 
@@ -135,8 +162,46 @@ def _scope(name: str) -> Scope:
         raise ConfigurationError(f"--scope {name!r}: it is local or federated") from error
 
 
+def replay(
+    *,
+    journal: Annotated[
+        Path, typer.Argument(metavar="JOURNAL", help="A workspace, a journal's folder, or dead letters.")
+    ],
+    to: Annotated[list[str], typer.Option(metavar="NAMES", help="wandb, mlflow, tensorboard, jsonl, with commas.")],
+    workspace: Annotated[
+        Path | None, typer.Option(help="Where the trackers' files go.", show_default="that of the journal")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the cursor.", show_default="replay-TRACKER")
+    ] = None,
+    site: Annotated[Names, typer.Option(metavar="NAME", help="Only this site's events.")] = None,
+    run: Annotated[Names, typer.Option(metavar="NAME", help="Only this run's events.")] = None,
+    from_cursor: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Begin where this receiver of the workspace is.")
+    ] = None,
+    after: Annotated[Names, typer.Option(metavar="PARTITION=SEQ", help="Begin there in this partition.")] = None,
+    mlflow_uri: Annotated[str | None, typer.Option(metavar="URI", help="MLflow's database or server.")] = None,
+    wandb_mode: Annotated[str, typer.Option(metavar="MODE", help="offline or online.")] = "offline",
+    wandb_project: Annotated[
+        str | None, typer.Option(metavar="NAME", help="W&B's project.", show_default="the journal's job")
+    ] = None,
+) -> None:
+    """Fill trackers from a journal: one that was not there at the time, one that is late, or one that is mended."""
+    with clear_errors():
+        source = find_source(journal)
+        part = Part(tuple(site or ()), tuple(run or ()), start_of(source, from_cursor, after or ()))
+        options = TrackerOptions(wandb_project or job_of(source), wandb_mode, mlflow_uri, PREFIX)
+        receivers = make_receivers_for(source, parse_trackers(",".join(to)), options, workspace, name)
+        try:
+            code = run_replay(journal, receivers, workspace, part)
+        except SubscriptionError as error:
+            leave(f"{error} (here: --name or --workspace)", EXIT_USAGE)
+    raise typer.Exit(code)
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.command(epilog="trackbus report runs/demo")(report)
     app.command(epilog=STATUS_EXAMPLES)(status)
     app.command(epilog=INSPECT_EXAMPLES)(inspect)
+    app.command(epilog=REPLAY_EXAMPLES)(replay)

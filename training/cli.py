@@ -8,6 +8,7 @@ given; 130 and 143 ended by SIGINT or SIGTERM.
 import os
 import sys
 import warnings
+from typing import NoReturn
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -46,7 +47,7 @@ def run_app() -> None:
     app(prog_name="trackbus")
 
 
-def leave(message: str, code: int) -> None:
+def leave(message: str, code: int) -> NoReturn:
     """Say why on stderr, and exit."""
     print(f"trackbus: {message}", file=sys.stderr)
     sys.exit(code)

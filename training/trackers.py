@@ -36,17 +36,21 @@ class TrackerOptions:
     Attributes:
         job: Name of the job: W&B's project.
         wandb_mode: W&B's mode: `offline` or `online`.
+        mlflow_uri: MLflow's database or server; by default `mlflow.db` in the workspace.
+        prefix: What the receivers' names begin with; behind it comes the tracker's.
     """
 
     job: str
     wandb_mode: str = "offline"
+    mlflow_uri: str | None = None
+    prefix: str = ""
 
 
-_MAKERS: Mapping[str, Callable[[TrackerOptions], Receiver]] = {
-    "wandb": lambda options: WandBReceiver(mode=options.wandb_mode, wandb_args={"project": options.job}),
-    "mlflow": lambda _: MLflowReceiver(),
-    "tensorboard": lambda _: TensorBoardReceiver(),
-    "jsonl": lambda _: JsonlReceiver(),
+_MAKERS: Mapping[str, Callable[[TrackerOptions, str], Receiver]] = {
+    "wandb": lambda options, name: WandBReceiver(options.wandb_mode, {"project": options.job}, name=name),
+    "mlflow": lambda options, name: MLflowReceiver(options.mlflow_uri, name=name),
+    "tensorboard": lambda _, name: TensorBoardReceiver(name=name),
+    "jsonl": lambda _, name: JsonlReceiver(name=name),
 }
 
 
@@ -71,14 +75,16 @@ def _explain_unknown(name: str) -> str:
     return f"unknown tracker {name!r}: {hint}known are {', '.join(_MAKERS)}, or {NO_TRACKERS!r} alone"
 
 
-def make_receivers(names: Iterable[str], options: TrackerOptions, workspace: Path) -> list[Receiver]:
-    """Make the receivers of the trackers named, each with its files in the workspace.
+def make_receivers(
+    names: Iterable[str], options: TrackerOptions, workspace: Path, *, name: str | None = None
+) -> list[Receiver]:
+    """Make the receivers of the trackers named, each with its files in the workspace; `name` is the only one's own.
 
     Raises:
         ConfigurationError: Their settings can't work, such as W&B online without a key.
         MissingExtraError: An SDK is not installed.
     """
-    receivers = [_MAKERS[name](options) for name in names]
+    receivers = [_MAKERS[kind](options, name or options.prefix + kind) for kind in names]
     for receiver in receivers:
         receiver.config.check(workspace.absolute())
     return receivers

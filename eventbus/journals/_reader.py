@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec.structs import replace
+
 from eventbus.abc import Cursor, PartitionHeader, StoredRecord
 from eventbus.journals import _partition as files
 
@@ -128,13 +130,17 @@ class JournalReader:
     Args:
         folder: The journal.
         opener: Opens a file for reading.
+        again: Whether it holds dead letters that are delivered again: see `Origin.again`.
 
     Attributes:
+        beside: Where a partition is looked for that is not here.
         unreadable: Why a file is left out, by its path.
     """
 
-    def __init__(self, folder: Path, opener: Opener = files.open_reader) -> None:
+    def __init__(self, folder: Path, opener: Opener = files.open_reader, *, again: bool = False) -> None:
         self.folder = folder
+        self.beside: JournalReader | None = None
+        self._again = again
         self.unreadable: dict[Path, str] = {}
         self._partitions: dict[str, PartitionReader] = {}
         self._connections = Connections(opener)
@@ -153,6 +159,7 @@ class JournalReader:
             with closing(self._connections.opener(path)) as connection:
                 header = files.read_header(connection)
             files.check_name(path, header)
+            header = replace(header, origin=replace(header.origin, again=self._again))
         except sqlite3.DatabaseError as error:
             self._leave_out(path, error)
             return
@@ -192,6 +199,8 @@ class JournalReader:
         """
         if key not in self._partitions:
             self.partitions()
+        if key not in self._partitions and self.beside is not None:
+            return self.beside.partition(key)
         return self._partitions[key]
 
     def read(self, after: Mapping[str, int], limit: int) -> list[StoredRecord]:

@@ -141,13 +141,7 @@ class ConsumerFile:
         Raises:
             SubscriptionError: The file belongs to another destination, or another consumer fills this one.
         """
-        for sibling in self.path.parent.glob("*.db"):
-            if sibling != self.path and _destination_of(sibling) == destination:
-                msg = (
-                    f"{destination} is filled by the receiver {sibling.stem!r} of this workspace, and two would write "
-                    f"over each other; use name={sibling.stem!r}, or another destination"
-                )
-                raise SubscriptionError(msg)
+        check_free(self.path.parent, self.path.stem, destination)
         self._connection.execute("INSERT OR IGNORE INTO meta VALUES ('destination', ?)", (destination,))
         (known,) = self._connection.execute("SELECT value FROM meta WHERE name = 'destination'").fetchone()
         if known != destination:
@@ -182,6 +176,18 @@ class ConsumerFile:
     def counts(self) -> dict[tuple[str, str], int]:
         """Return the counts by (kind, name)."""
         return {(kind, name): value for kind, name, value in self._connection.execute("SELECT * FROM counts")}
+
+    def note(self, name: str, value: bytes | None) -> None:
+        """Keep a worker's note for the worker after it; None takes it away."""
+        if value is None:
+            self._connection.execute("DELETE FROM meta WHERE name = ?", (name,))
+        else:
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def noted(self, name: str) -> bytes | None:
+        """Return a note, or None if there is none."""
+        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
 
     def add_plan(self, plan: Plan, runs: Mapping[RunKey, RunState]) -> None:
         """Commit a plan and the numbering of its runs before anything of it is written."""
@@ -228,6 +234,21 @@ class ConsumerLock:
     def close(self) -> None:
         """Let go."""
         os.close(self._fd)
+
+
+def check_free(folder: Path, name: str, destination: str) -> None:
+    """Refuse a destination that another consumer fills; it creates no file.
+
+    Raises:
+        SubscriptionError: The message names the other one.
+    """
+    for sibling in folder.glob("*.db"):
+        if sibling.stem != name and _destination_of(sibling) == destination:
+            msg = (
+                f"{destination} is filled by the receiver {sibling.stem!r} of this workspace, and two would write "
+                f"over each other; use name={sibling.stem!r}, or another destination"
+            )
+            raise SubscriptionError(msg)
 
 
 def _destination_of(path: Path) -> str | None:
