@@ -24,6 +24,9 @@ MARKER = "TRACKBUS_CONSUMER"
 WORKER = "TRACKBUS_WORKER"
 """Environment variable of the same processes: which worker of that consumer; several processes may each have one."""
 
+PARENT = "TRACKBUS_PARENT"
+"""Environment variable of the same processes: pid of the worker's parent."""
+
 HELPER_SECONDS = 5.0
 """How long helpers of a dead worker may take to end by themselves: wandb-core writes on for about 2 s."""
 
@@ -73,6 +76,26 @@ def left_behind(consumer: str) -> list[int]:
     owners = {pid: _environment(pid).get(WORKER) for pid in marked_processes(consumer)}
     alive = {os.environ.get(WORKER), *(owner for pid, owner in owners.items() if _is_worker(pid))}
     return [pid for pid, owner in owners.items() if owner not in alive]
+
+
+def orphans(consumer: str) -> list[int]:
+    """Return the pids of a consumer's workers whose parent is dead."""
+    pids = [pid for pid in marked_processes(consumer) if _is_worker(pid)]
+    return [pid for pid in pids if _environment(pid).get(PARENT) not in (None, _parent(pid))]
+
+
+def _parent(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    except (OSError, IndexError):
+        return None
+
+
+def resume(pids: list[int]) -> None:
+    """Let processes run on that were stopped; the others don't notice."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def end_left_behind(consumer: str, patience: float = HELPER_SECONDS) -> None:

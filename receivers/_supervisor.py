@@ -313,6 +313,7 @@ class Supervisor:
     def _spawn(self, start: Start, channel: int, log: int, token: str) -> subprocess.Popen[bytes]:
         """Start a worker from the loop's own thread: the kernel ends a child with the thread that started it."""
         marks = {_processes.MARKER: str(Path(start.cursors) / f"{start.name}.db"), _processes.WORKER: token}
+        marks[_processes.PARENT] = str(os.getpid())
         return subprocess.Popen(
             [self._python, "-P", "-m", "receivers._worker", str(channel)],
             stdin=subprocess.DEVNULL,

@@ -194,6 +194,26 @@ async def test_who_stands_by_takes_over(
     assert not workers(tmp_path)
 
 
+async def test_a_worker_that_was_stopped_and_orphaned_is_no_obstacle(tmp_path: Path, trainers: list[Trainer]) -> None:
+    trainers.append(first := Trainer(tmp_path, "first"))
+    first.log(30)
+    await until(lambda: len(steps(tmp_path, "first")) == 30)
+    (stopped,) = workers(tmp_path)
+    os.kill(stopped, signal.SIGSTOP)
+    first.log(70)
+    first.kill()
+    assert workers(tmp_path) == [stopped]
+    with anyio.fail_after(60):
+        async with EventBus(tmp_path, site="site-1", run="second") as bus:
+            bus.subscribe(TRACKING, jsonl())
+            publish(bus, 100)
+    assert bus.report().complete, str(bus.report())
+    assert steps(tmp_path, "first") == list(range(100))
+    assert steps(tmp_path, "second") == list(range(100))
+    assert statuses(tmp_path, "first") == ["KILLED"]
+    assert not workers(tmp_path)
+
+
 async def test_a_drain_ends_although_another_process_keeps_writing(tmp_path: Path, trainers: list[Trainer]) -> None:
     trainers.append(rank := Trainer(tmp_path, "rank", site="site-2", receiver=False))
     stop = threading.Event()
