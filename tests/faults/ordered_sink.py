@@ -1,0 +1,81 @@
+"""A JSON lines sink that misbehaves on order, at the very next call of the kind that the order names.
+
+An order is a file in the folder `orders` beside the sink's own; it is moved to `obeyed` before it is carried out, which
+is the proof that the fault struck.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from eventbus.tracking import RunStatus
+from receivers.abc import Position, Row, RunInfo
+from receivers.jsonl import JsonlConfig, JsonlSink
+
+ORDERS, OBEYED = "orders", "obeyed"
+
+
+class OrderedConfig(JsonlConfig):
+    kind: ClassVar[str] = "ordered"
+    sink: ClassVar[str] = "faults.ordered_sink:OrderedSink"
+
+
+class OrderedSink(JsonlSink):
+    def open(self, run: RunInfo, committed: Position) -> int:
+        self._obey("before open")
+        return super().open(run, committed)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Misbehave between two rows, and between the last row and its acknowledgement."""
+        half = len(rows) // 2
+        super().write(rows[:half])
+        self._obey("before write")
+        super().write(rows[half:])
+        self._obey("after write")
+
+    def flush(self) -> Position:
+        self._obey("before flush")
+        position = super().flush()
+        self._obey("after flush")
+        return position
+
+    def close(self, status: RunStatus | None, reason: str = "") -> Position:
+        self._obey("before close")
+        position = super().close(status, reason)
+        self._obey("after close")
+        return position
+
+    def _obey(self, point: str) -> None:
+        folder = self.workspace / ORDERS
+        for order in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            if order.endswith(point):
+                os.rename(folder / order, self.workspace / OBEYED / order)
+                misbehave(order)
+
+
+def give_order(workspace: Path, number: int, fault: str) -> Path:
+    """Order `<how> <before or after> <point>`; return the file that will prove that it was obeyed."""
+    for folder in (ORDERS, OBEYED):
+        (workspace / folder).mkdir(exist_ok=True)
+    name = f"{number:04} {fault}"
+    (workspace / ORDERS / name).touch()
+    return workspace / OBEYED / name
+
+
+def misbehave(order: str) -> None:
+    if "raise" in order:
+        raise RuntimeError("this sink fails on order")
+    if "exit" in order:
+        os._exit(3)
+    if "die" in order:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "deaf" in order:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    never = threading.Event()
+    while True:
+        never.wait()

@@ -1,0 +1,81 @@
+"""Reads a workspace's trackers into one shape, by readers that share no code with the sinks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from readback import read_jsonl, read_mlflow, read_tensorboard, read_wandb, read_wandb_configs
+from readback import Row as StoredRow
+
+Series = dict[tuple[str, str], list[int]]
+"""(Publisher's name, key) -> numbers, in the tracker's order."""
+
+NOTE, PARAM = "note", "param"
+
+
+class TornStoreError(Exception):
+    """A tracker's file can't be read to its end."""
+
+
+def read_store(workspace: Path, tracker: str) -> Series:
+    series: Series = defaultdict(list)
+    for name, key, number in READERS[tracker](workspace):
+        series[name, key].append(number)
+    return dict(series)
+
+
+Found = Iterable[tuple[str, str, int]]
+
+
+def _jsonl(folder: Path) -> Found:
+    for line in read_jsonl(folder):
+        if line.torn:
+            raise TornStoreError(f"{folder / line.file}: {line.torn}")
+        name = f"{line.value.get('site')}-{line.value.get('run')}"
+        for key, value in _values(line.value.get("type"), line.value.get("event")):
+            yield name, key, int(value)
+
+
+def _values(kind: str | None, event: Any) -> Iterable[tuple[str, Any]]:
+    if kind == "MetricsLogged":
+        return event["values"].items()
+    if kind == "ParamsLogged":
+        return [(PARAM, value) for value in event["values"].values()]
+    return [(event["key"], event["text"])] if kind == "TextLogged" else []
+
+
+def _rows(rows: Iterable[StoredRow], kinds: Collection[str]) -> Found:
+    for row in sorted(rows, key=lambda row: row.order):
+        if row.kind == "torn":
+            raise TornStoreError(f"{row.run} {row.key}: {row.value}")
+        key = PARAM if row.kind == "param" else row.key.removesuffix("/text_summary")
+        if row.kind in kinds and (row.kind != "text" or key == NOTE):
+            yield _publisher(row.run), key, int(float(row.value))
+
+
+def _publisher(run: str) -> str:
+    """TensorBoard keeps `<run>/<site>`, the others `<site>-<run>`."""
+    name, _, site = run.partition("/")
+    return f"{site}-{name}" if site else run
+
+
+def _wandb(workspace: Path) -> Found:
+    yield from _rows(read_wandb(workspace / "wandb"), {"metric", "text"})
+    for run, config in read_wandb_configs(workspace / "wandb").items():
+        for key, value in config.items():
+            if key.startswith(PARAM):
+                yield run, PARAM, int(value)
+
+
+READERS = {
+    "jsonl": lambda workspace: _jsonl(workspace / "jsonl"),
+    "ordered": lambda workspace: _jsonl(workspace / "ordered"),
+    "tensorboard": lambda workspace: _rows(
+        read_tensorboard(workspace / "tensorboard"), {"metric", "text"}
+    ),
+    "mlflow": lambda workspace: _rows(read_mlflow(workspace / "mlflow.db"), {"metric", "param"}),
+    "wandb": _wandb,
+}
