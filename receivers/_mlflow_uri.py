@@ -56,17 +56,24 @@ def redacting(uri: str) -> Generator[None]:
         raise MLflowError(text) from None
 
 
+def store_file(uri: str) -> Path | None:
+    """Return the file of a SQLite store; None for other stores."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
 @contextmanager
 def one_at_a_time(uri: str) -> Generator[None]:
     """Let one process at a time open a SQLite store: two that create its tables at once break it."""
-    if not uri.startswith("sqlite:///"):
+    file = store_file(uri)
+    if file is None:
         yield
         return
     import fcntl  # noqa: PLC0415 - not on Windows, where nothing but the import of this module is promised
 
-    folder = Path(uri.removeprefix("sqlite:///").partition("?")[0]).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".mlflow.lock").open("ab") as lock:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with (file.parent / ".mlflow.lock").open("ab") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
 

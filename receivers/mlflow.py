@@ -44,7 +44,7 @@ from eventbus.errors import ConfigurationError, MissingExtraError
 from eventbus.tracking import RunStatus
 from receivers._batch import FlushPolicy
 from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_text, in_ms, mlflow_key
-from receivers._mlflow_uri import check_uri, is_server, one_at_a_time, redacted, redacting
+from receivers._mlflow_uri import check_uri, is_server, one_at_a_time, redacted, redacting, store_file
 from receivers._names import escape, file_name, shorten
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
@@ -172,6 +172,7 @@ class MLflowSink(Sink[MLflowConfig]):
         self._row, self._last_ms = committed.row, None
         uri = self.config.uri(self.workspace)
         with redacting(uri), one_at_a_time(uri):
+            _create_store(store_file(uri), self.config.artifacts(self.workspace))
             self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
             experiment = self._experiment(run)
             self._found = _find_run(self._client, experiment, run) or self._create_run(experiment, run)
@@ -267,6 +268,18 @@ class MLflowSink(Sink[MLflowConfig]):
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             self.counts["artifact path taken"] += 1
             self._client.log_text(run_id, text, f"text/taken/{file_name(path)}")
+
+
+def _create_store(file: Path | None, artifacts: str | None) -> None:
+    """Create a SQLite store under another name first: one that is left amid its migrations opens never again."""
+    if file is None or (file.exists() and file.stat().st_size):
+        return
+    draft = file.with_name(f".{file.name}-draft")
+    for rest in file.parent.glob(f"{draft.name}*"):
+        rest.unlink()
+    store = import_module("mlflow.store.tracking.sqlalchemy_store").SqlAlchemyStore(f"sqlite:///{draft}", artifacts)
+    store.engine.dispose()
+    draft.replace(file)
 
 
 def _identity(run: RunInfo) -> str:

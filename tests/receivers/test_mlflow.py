@@ -491,6 +491,33 @@ def test_three_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     assert {one.experiment for one in found} == {"check"}
 
 
+def has_begun(folder: Path) -> bool:
+    """Tell whether tables are being created, under whichever name."""
+    return any(file.stat().st_size > 100_000 for file in folder.glob("*mlflow.db*"))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_amid_creating_the_store_leaves_none_that_is_broken(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    environment = dict(MLflowConfig().environment())
+    arguments = (tmp_path, make_run("killed"), environment, spawn.Barrier(1))
+    child = spawn.Process(target=open_at_once, args=arguments)
+    child.start()
+    deadline = time.monotonic() + 60
+    while not has_begun(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.kill()
+    child.join(10)
+    assert child.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()
+
+    write(tmp_path, make_run("next"), [MetricsLogged(values={"a": 1.0})])
+
+    assert [one.name for one in read_mlflow_runs(tmp_path / "mlflow.db")] == ["site-1-next"]
+    assert points(tmp_path / "mlflow.db", make_run("next")) == [("a", 0, 1.0)]
+
+
 # ------------------------------------------------------------------------------------------------------ config
 @pytest.mark.parametrize(
     ("settings", "complaint"),
