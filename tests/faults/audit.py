@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from faults.events import Publisher, with_key
 
@@ -105,7 +106,7 @@ def judge(published: Collection[int], unsure: Collection[int], stored: Sequence[
         expected=len(published),
         lost=len(set(published) - counts.keys()),
         doubled=counts.total() - len(counts),
-        reordered=sum(later < earlier for earlier, later in zip(firsts, firsts[1:], strict=False)),
+        reordered=sum(later < earlier for earlier, later in pairwise(firsts)),
         foreign=len(counts.keys() - set(published) - set(unsure)),
     )
 

@@ -15,15 +15,14 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from faults.audit import Ledger, Verdict, compare
 from faults.layout import PUBLISHERS, Layout, read_ledgers
 from faults.schedule import make_schedule
 from faults.stage import Stage
 from faults.stores import TornStoreError, read_store
 from faults.table import SeedResult, kinds_table, result_table
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 FILES = ("jsonl", "tensorboard", "ordered")
 
@@ -85,7 +84,13 @@ def judge(layout: Layout, ledgers: dict[str, Ledger]) -> Verdict:
 
 
 def run_campaign(args: argparse.Namespace, folder: Path, console: Console) -> list[SeedResult]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     results: list[SeedResult] = []
     with Progress(*columns, console=console) as progress:
         for number in range(args.seeds):

@@ -7,7 +7,8 @@ each event of a publisher, over all its lives, so loss, doubling, disorder and m
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 EVENTS_OF_A_LIFE = 1 << 15
 LIVES = 1 << 5
@@ -19,7 +20,8 @@ PRIVATE_KEY, NOTE_KEY, PARAM_KEY = "private", "note", "param"
 Key = Literal["loss", "accuracy", "private", "note", "param"]
 
 
-class Publisher(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Publisher:
     """Who logs: a process at a site, with a run of its own that goes on over its lives."""
 
     index: int

@@ -12,12 +12,21 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from eventbus import EventBus, Relay, Scope
-from eventbus.tracking import TRACKING
 from faults.layout import FEDERATION, LONE, SERVER, SITES, Layout
 from faults.ordered_sink import OrderedConfig
 from faults.publisher import publish, stop_at_end_of_input
-from receivers import FlushPolicy, JsonlReceiver, MLflowReceiver, Receiver, TensorBoardReceiver, WandBReceiver, WorkerPolicy
+
+from eventbus import EventBus, Relay, Scope
+from eventbus.tracking import TRACKING
+from receivers import (
+    FlushPolicy,
+    JsonlReceiver,
+    MLflowReceiver,
+    Receiver,
+    TensorBoardReceiver,
+    WandBReceiver,
+    WorkerPolicy,
+)
 from writers import TrackingWriter
 
 FLUSH = FlushPolicy(max_items=200, max_delay=0.3)
@@ -81,10 +90,7 @@ def main() -> None:
     publisher = SERVER if role == FEDERATION else LONE
     stop = stop_at_end_of_input()
     with ExitStack() as stack:
-        if role == FEDERATION:
-            buses = open_federation(stack, layout)
-        else:
-            buses = [open_bus(stack, layout, role, LONE.run)]
+        buses = open_federation(stack, layout) if role == FEDERATION else [open_bus(stack, layout, role, LONE.run)]
         if float(rate):
             writer = TrackingWriter(bus=buses[0], run=publisher.run, scope=Scope.FEDERATED)
             publish(publisher, writer, float(rate), layout.ledgers, stop)

@@ -10,10 +10,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventbus.workspace import BusAddress
 from faults.audit import Expectation, Ledger
-from faults.events import Publisher
+from faults.events import EVENTS_OF_A_LIFE, Publisher, number_of
 from faults.schedule import Cast
+
+from eventbus.workspace import BusAddress
 
 SERVER = Publisher(0, "server", "r0")
 TRAINERS = (Publisher(1, "site-1", "r1"), Publisher(2, "site-1", "r2"), Publisher(3, "site-2", "r1"))
@@ -91,14 +92,15 @@ class Layout:
         at_server = site == "server"
         there = [one for one in PUBLISHERS if (one != LONE if at_server else one.site == site)]
         return Expectation(
-            tuple(ledgers[one.name] for one in there), KEYS[tracker], frozenset({site}), UNORDERED.get(tracker, frozenset())
+            tuple(ledgers[one.name] for one in there),
+            KEYS[tracker],
+            frozenset({site}),
+            UNORDERED.get(tracker, frozenset()),
         )
 
 
 def read_ledgers(folder: Path) -> dict[str, Ledger]:
     """Read what the publishers wrote down, life by life."""
-    from faults.events import EVENTS_OF_A_LIFE, number_of
-
     ledgers: dict[str, Ledger] = {}
     for publisher in PUBLISHERS:
         numbers: list[int] = []

@@ -51,11 +51,9 @@ class OrderedSink(JsonlSink):
         return position
 
     def _obey(self, point: str) -> None:
-        folder = self.workspace / ORDERS
-        for order in sorted(os.listdir(folder)) if folder.is_dir() else ():
-            if order.endswith(point):
-                os.rename(folder / order, self.workspace / OBEYED / order)
-                misbehave(order)
+        for order in sorted((self.workspace / ORDERS).glob(f"*{point}")):
+            order.rename(self.workspace / OBEYED / order.name)
+            misbehave(order.name)
 
 
 def give_order(workspace: Path, number: int, fault: str) -> Path:

@@ -36,7 +36,7 @@ class Process(NamedTuple):
 
 def scan(campaign: str) -> list[Process]:
     """Return all living processes of a campaign."""
-    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     found = (_look_at(pid, campaign.encode()) for pid in pids)
     return [process for process in found if process is not None]
 

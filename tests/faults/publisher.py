@@ -12,8 +12,9 @@ import threading
 import time
 from pathlib import Path
 
-from eventbus import Scope
 from faults.events import EVENTS_OF_A_LIFE, Publisher, keys_of, number_of
+
+from eventbus import Scope
 from writers import TrackingWriter
 
 PAUSE = 0.02

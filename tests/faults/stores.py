@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from readback import read_jsonl, read_mlflow, read_tensorboard, read_wandb, read_wandb_configs
 from readback import Row as StoredRow
+from readback import read_jsonl, read_mlflow, read_tensorboard, read_wandb, read_wandb_configs
 
 Series = dict[tuple[str, str], list[int]]
 """(Publisher's name, key) -> numbers, in the tracker's order."""
@@ -73,9 +73,7 @@ def _wandb(workspace: Path) -> Found:
 READERS = {
     "jsonl": lambda workspace: _jsonl(workspace / "jsonl"),
     "ordered": lambda workspace: _jsonl(workspace / "ordered"),
-    "tensorboard": lambda workspace: _rows(
-        read_tensorboard(workspace / "tensorboard"), {"metric", "text"}
-    ),
+    "tensorboard": lambda workspace: _rows(read_tensorboard(workspace / "tensorboard"), {"metric", "text"}),
     "mlflow": lambda workspace: _rows(read_mlflow(workspace / "mlflow.db"), {"metric", "param"}),
     "wandb": _wandb,
 }

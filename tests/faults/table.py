@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from faults.audit import Verdict
 from faults.stage import Outcome, Strike
+from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,20 @@ def result_table(results: Sequence[SeedResult]) -> Table:
     return table
 
 
-HEADS = ("faults", "bit", "on SDKs", "events", "values", "lost", "doubled", "reordered", "foreign", "left", "broken", "s")
+HEADS = (
+    "faults",
+    "bit",
+    "on SDKs",
+    "events",
+    "values",
+    "lost",
+    "doubled",
+    "reordered",
+    "foreign",
+    "left",
+    "broken",
+    "s",
+)
 
 
 def _row(result: SeedResult) -> list[int]:
