@@ -72,6 +72,7 @@ class Receiver(Consumer):
         self.layout: Layout = layout
         self.flush_policy = flush or self.default_flush
         self.worker_policy = worker or WorkerPolicy()
+        self._settled = config
         self._python = python or sys.executable
         self._health = Health()
         self._ready = anyio.Event()
@@ -99,6 +100,7 @@ class Receiver(Consumer):
 
     async def consume(self, feed: Feed) -> None:
         """Supervise workers until the bus drains."""
+        self._settled = await anyio.to_thread.run_sync(self.config.settle)
         cursor, counts = await anyio.to_thread.run_sync(self._stored, _workspace(feed, self.name))
         self._health = Health(counts=counts, baseline=dict(counts))
         feed.moved(cursor)
@@ -138,7 +140,7 @@ class Receiver(Consumer):
 
     def look(self, feed: Feed) -> str:
         """Return the command with which a person looks at the result."""
-        return self.config.look(_workspace(feed, self.name))
+        return self._settled.look(_workspace(feed, self.name))
 
     def _start_order(self, feed: Feed) -> Start:
         workspace = _workspace(feed, self.name)
@@ -162,7 +164,7 @@ class Receiver(Consumer):
             search_path=_own_folders(),
             sink=self.config.sink,
             config_type=_import_path(type(self.config)),
-            config=self.config.model_dump_json(),
+            config=self._settled.model_dump_json(),
             workspace=str(workspace),
             layout=self.layout,
             max_items=self.flush_policy.max_items,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -54,6 +55,10 @@ _SETTINGS: Mapping[str, Any] = {
     "x_save_requirements": False,
 }
 _OUR_SETTINGS = _SETTINGS.keys() | {"mode", "resume", "run_id", "reinit", "root_dir", "stop_fn", "host"}
+
+
+_FOREIGN = ("SERVICE", "SWEEP_ID", "LAUNCH", "RUN_ID", "RESUME", "RESUME_FROM", "FORK_FROM", "CONFIG_PATHS")
+"""Variables by which the trainer's own W&B session would draw our runs into it."""
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:
@@ -147,3 +152,12 @@ def run_tags(args: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
 
 def _go_on() -> None:
     """Do nothing when somebody stops the run on W&B's page: by default the SDK would interrupt the worker."""
+
+
+def leave_other_sessions() -> None:
+    """Forget the trainer's own W&B session, which a worker inherits by the environment."""
+    for name in _FOREIGN:
+        variable = f"WANDB_{name}"
+        is_ours = name == "SERVICE" and f"-{os.getpid()}-" in os.environ.get(variable, "")
+        if not is_ours:
+            os.environ.pop(variable, None)

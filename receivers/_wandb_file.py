@@ -136,17 +136,20 @@ def _items(items: Any) -> dict[str, str]:
     return {item.key or ".".join(item.nested_key): item.value_json for item in items}
 
 
-def run_files(folder: Path, run_id: str, mode: str) -> list[Path]:
+def run_files(folder: Path, run_id: str, modes: Sequence[str]) -> list[Path]:
     """Return the files of a run, oldest first: one for each time that it was opened.
 
     Args:
         folder: The SDK's own folder, which holds one folder per opening.
         run_id: Id of the W&B run.
-        mode: `online` or `offline`, whose folders differ in name.
+        modes: `online`, `offline` or both; their folders differ in name.
     """
-    prefix = "offline-run" if mode == "offline" else "run"
-    files = folder.glob(f"{prefix}-*/run-{run_id}.wandb")
-    return sorted(file for file in files if not file.parent.is_symlink())
+    prefixes = ("offline-run" if mode == "offline" else "run" for mode in modes)
+    files = (file for prefix in prefixes for file in folder.glob(f"{prefix}-*/run-{run_id}.wandb"))
+    return sorted(
+        (file for file in files if not file.parent.is_symlink()),
+        key=lambda file: file.parent.name.removeprefix("offline-"),
+    )
 
 
 @dataclass
@@ -179,28 +182,33 @@ def recover(files: Sequence[Path], record: Callable[[], Any]) -> Found:
 
     Rows reach a file in order, and a later file goes on where the whole part of the earlier ones ended: so all rows
     up to the largest number are stored. `wandb sync` goes no further than a torn file, and does nothing at all if
-    one holds no run: so torn tails are cut off, and the folder of an opening that stored nothing is removed.
+    one holds no run: so torn tails are cut off. The folder of an opening that stored nothing is removed: a server that
+    is down for hours makes many of them.
     """
     found = Found()
     for file in files:
-        log, has_run = WandBLog(file, record), False
+        log, kinds = WandBLog(file, record), set[str]()
         for stored in log.read():
-            has_run = has_run or stored.kind == "run"
+            kinds.add(stored.kind)
             found.add(stored)
         if not log.mend():
             found.damaged += 1
-        elif not has_run:
+        elif "run" not in kinds or kinds.isdisjoint(("history", "config", "exit")):
             shutil.rmtree(file.parent)
     return found
 
 
 def rows_after(files: Sequence[Path], record: Callable[[], Any], step: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number, row) of every row that a run's files hold after `step`, each once and in order."""
+    """Yield (number, row) of every row that a run's files hold after `step`, each once and in order.
+
+    Whatever the files' own order is: their names hold the time, and a clock may have gone back.
+    """
+    rows: dict[int, Stored] = {}
     for file in files:
-        for stored in WandBLog(file, record).read():
-            if stored.kind == "history" and stored.step > step:
-                step = stored.step
-                yield step, {**_values(stored), "_timestamp": json.loads(stored.items["_timestamp"])}
+        read = WandBLog(file, record).read()
+        rows.update((stored.step, stored) for stored in read if stored.kind == "history" and stored.step > step)
+    for number, stored in sorted(rows.items()):
+        yield number, {**_values(stored), "_timestamp": json.loads(stored.items["_timestamp"])}
 
 
 def _values(record: Stored) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finds out, without the SDK, whether W&B's SDK will find credentials."""
+"""Finds out, without the SDK, whether W&B's SDK will find credentials and a server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import configparser
 import netrc
 import os
 import re
+import ssl
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +19,12 @@ _CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 """The hosts of W&B's own cloud, under its old and its new name; the SDK takes a key of either."""
 
 _MIN_KEY_LENGTH = 40
+
+
+REACH_SECONDS = 4.0
+"""How long a server may take to give a sign of life before it counts as unreachable."""
+
+_SERVER_ERROR = 500
 
 
 def base_url() -> str:
@@ -35,6 +45,34 @@ def _configured_url() -> str:
 def host(url: str) -> str:
     """Return host and port of an address, without the credentials that it may hold."""
     return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def is_reachable(url: str) -> bool:
+    """Tell whether a server gives a sign of life within `REACH_SECONDS`; it waits for that, so not on a loop.
+
+    Args:
+        url: Its address; empty for W&B's own cloud.
+    """
+    alive = threading.Event()
+    urls = [url] if url else [f"https://{name}" for name in _CLOUD_HOSTS]
+    for one in urls:
+        # In a thread of its own: the look-up of a name has no time limit.
+        threading.Thread(target=_knock, args=(one, alive), name="trackbus wandb server", daemon=True).start()
+    return alive.wait(REACH_SECONDS)
+
+
+def _knock(url: str, alive: threading.Event) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=REACH_SECONDS):  # noqa: S310 - the address is the user's own
+            alive.set()
+    except urllib.error.HTTPError as error:
+        if error.code < _SERVER_ERROR:  # it answers: what it thinks of the question doesn't matter
+            alive.set()
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLCertVerificationError):  # the SDK may know its certificate
+            alive.set()
+    except (OSError, ValueError):
+        return
 
 
 def check_login(url: str) -> None:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -94,6 +94,14 @@ class SinkConfig(BaseModel):
     def destination(self, workspace: Path) -> str:
         """Say in one line where the data go: another destination under an old name is refused. No secrets."""
         return f"{self.kind}:{workspace}"
+
+    def settle(self) -> Self:
+        """Return the settings to work with from now on: asked once per subscription, before the first worker.
+
+        A backend may look here whether its server answers, for some seconds: it runs in a thread, and training doesn't
+        wait for it.
+        """
+        return self
 
     def environment(self) -> Mapping[str, str]:
         """Return what the worker's environment needs beyond the parent's: time limits, secrets."""

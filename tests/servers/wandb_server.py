@@ -1,7 +1,7 @@
 """A W&B server on the loopback: enough of one for the real SDK to start, fill, finish and resume a run.
 
 It speaks the GraphQL operations, the file stream and the uploads that wandb-core uses, keeps what it got in
-plain objects, and breaks on demand:
+plain objects, and breaks on demand: it refuses, waits, hangs, drops connections, loses answers.
 
     with WandBServer() as server:
         server.fault("file_stream", status=500, times=3)
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -29,11 +30,17 @@ API_KEY = "local-" + "0123456789" * 4
 ENTITY = "tester"
 
 
+def _own(line: str) -> dict[str, Any]:
+    """Return a line of the history without what the SDK adds anew each time."""
+    return {key: value for key, value in json.loads(line).items() if key not in ("_runtime", "_wandb")}
+
+
 @dataclass
 class ServerRun:
     """What the server has of one run.
 
     Attributes:
+        rewritten: Lines of the history that came again to the same offset with other values.
         lines: Lines by offset, by file of the stream (`wandb-history.jsonl`, ...): a line sent twice to one
             offset stands once.
         files: Uploaded files by name.
@@ -53,6 +60,16 @@ class ServerRun:
     complete: bool = False
     exit_code: int | None = None
     upserts: int = 0
+    rewritten: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    def put(self, file: str, offset: int, content: list[str]) -> None:
+        """Take lines of the stream, as W&B does: by offset."""
+        lines = self.lines.setdefault(file, {})
+        for number, line in enumerate(content, offset):
+            old = lines.get(number, line)
+            if file == "wandb-history.jsonl" and _own(old) != _own(line):
+                self.rewritten.append((old, line))
+            lines[number] = line
 
     def stream(self, file: str) -> list[str]:
         """Return the lines of one file of the stream, in the order of their offsets."""
@@ -75,12 +92,26 @@ class ServerRun:
 
 @dataclass
 class Fault:
-    """How an endpoint misbehaves: waits, refuses, or never answers."""
+    """How an endpoint misbehaves; what is combined happens in this order.
 
-    status: int = 0
+    Attributes:
+        delay: Seconds before it does anything.
+        hang: Whether it never answers, until the server is healed.
+        drop: Whether it closes the connection without having done what was asked.
+        lost: Whether it does what was asked, and closes the connection without saying so.
+        status: What it answers instead of doing what was asked; 0 for none.
+        times: For how many requests.
+    """
+
     delay: float = 0.0
     hang: bool = False
+    drop: bool = False
+    lost: bool = False
+    status: int = 0
     times: int = 1 << 30
+
+
+_NO_FAULT = Fault()
 
 
 class WandBServer:
@@ -89,15 +120,22 @@ class WandBServer:
     Attributes:
         runs: What it has, by run id.
         seen: How often each endpoint was asked: `file_stream`, `upload`, or a GraphQL operation's name.
+        suffered: How often each endpoint misbehaved.
+
+    Args:
+        port: Where to listen: 0 for any free port. A second server may take the place of one that ended.
+        runs: What it has from the start.
     """
 
-    def __init__(self) -> None:
-        self.runs: dict[str, ServerRun] = {}
+    def __init__(self, port: int = 0, runs: dict[str, ServerRun] | None = None) -> None:
+        self.runs = {} if runs is None else runs
         self.seen: Counter[str] = Counter()
         self.lock = threading.Lock()
+        self.suffered: Counter[str] = Counter()
+        self._deleted: set[str] = set()
         self._faults: dict[str, Fault] = {}
         self._closing = threading.Event()
-        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http = _Http(("127.0.0.1", port), _Handler)
         self._http.owner = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
@@ -121,26 +159,43 @@ class WandBServer:
         """What a client's environment needs to come here."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": API_KEY}
 
-    def fault(
-        self, endpoint: str, *, status: int = 0, delay: float = 0.0, hang: bool = False, times: int = 1 << 30
-    ) -> None:
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._http.server_port
+
+    def fault(self, endpoint: str, fault: Fault | None = None, **kind: Any) -> None:
         """Let an endpoint misbehave for its next requests; `*` stands for all of them."""
-        self._faults[endpoint] = Fault(status, delay, hang, times)
+        self._faults[endpoint] = fault or Fault(**kind)
 
     def heal(self) -> None:
         """Take back all faults, also from requests that hang."""
         self._faults.clear()
 
-    def misbehave(self, endpoint: str) -> int:
-        """Act out an endpoint's fault and return the status to answer with, 0 for none."""
-        fault = self._faults.get(endpoint) or self._faults.get("*")
-        if fault is None or fault.times <= 0:
-            return 0
-        fault.times -= 1
+    def delete(self, run_id: str) -> None:
+        """Delete a run; W&B's own server answers 410 from then on, and never gives the id again."""
+        with self.lock:
+            del self.runs[run_id]
+            self._deleted.add(run_id)
+
+    def is_gone(self, path: list[str], body: bytes) -> bool:
+        """Tell whether a request is about a run that was deleted, and would change it."""
+        if path[-1] == "file_stream":
+            return path[3] in self._deleted
+        return any(_asks_for(body, operation, self._deleted) for operation in ("UpsertBucket", "CreateRunFiles"))
+
+    def misbehave(self, endpoint: str) -> Fault:
+        """Wait as long as an endpoint's fault has it, and return the fault."""
+        with self.lock:
+            fault = self._faults.get(endpoint) or self._faults.get("*")
+            if fault is None or fault.times <= 0:
+                return _NO_FAULT
+            fault.times -= 1
+            self.suffered[endpoint] += 1
         self._closing.wait(fault.delay)
         while fault.hang and fault in self._faults.values() and not self._closing.wait(0.05):
             pass
-        return fault.status
+        return fault
 
     def run(self, run_id: str) -> ServerRun:
         """Return a run, made if it is new."""
@@ -181,17 +236,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, endpoint: str, answer: Any) -> None:
         path = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         body = self._body()
-        endpoint = endpoint or json.loads(body).get("operationName") or "graphql"
+        endpoint = endpoint or _operation(json.loads(body))
         owner = self.owner
         with owner.lock:
             owner.seen[endpoint] += 1
-        status = owner.misbehave(endpoint)
-        if status:
-            self._reply({"error": "injected fault"}, status)
-            return
-        with owner.lock:
-            reply = answer(path, body)
-        self._reply(reply, 200)
+        fault = owner.misbehave(endpoint)
+        if fault.drop:
+            self.close_connection = True
+        elif fault.status:
+            self._reply({"errors": [{"message": "injected fault"}]}, fault.status)
+        elif owner.is_gone(path, body):
+            self._reply({"errors": [{"message": "the run was deleted"}]}, 410)
+        else:
+            with owner.lock:
+                reply = answer(path, body)
+            self.close_connection = fault.lost
+            if not fault.lost:
+                self._reply(reply, 200)
 
     def _body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -217,19 +278,32 @@ class _Handler(BaseHTTPRequestHandler):
         run = self.owner.run(path[3])
         message = json.loads(body)
         for name, chunk in (message.get("files") or {}).items():
-            lines = run.lines.setdefault(name, {})
-            for offset, line in enumerate(chunk["content"], chunk["offset"]):
-                lines[offset] = line
+            run.put(name, chunk["offset"], chunk["content"])
         if message.get("complete"):
             run.complete, run.exit_code = True, message.get("exitcode")
         return {"limits": {}}
 
     def _graphql(self, _path: list[str], body: bytes) -> dict[str, Any]:
         request = json.loads(body)
-        answer = _OPERATIONS.get(request.get("operationName") or "")
+        answer = _OPERATIONS.get(_operation(request))
         if answer is None:
-            return {"errors": [{"message": f"unknown operation {request.get('operationName')}"}]}
+            return {"errors": [{"message": f"unknown operation {_operation(request)}"}]}
         return {"data": answer(self.owner, request.get("variables") or {})}
+
+
+def _operation(request: dict[str, Any]) -> str:
+    """Return a GraphQL request's operation: named beside the query, or in it."""
+    found = re.match(r"\s*(?:query|mutation)\s+(\w+)", request.get("query") or "")
+    return request.get("operationName") or (found.group(1) if found else "graphql")
+
+
+def _asks_for(body: bytes, operation: str, runs: set[str]) -> bool:
+    """Tell whether a request is a GraphQL operation on one of the runs."""
+    if not runs or operation.encode() not in body:
+        return False
+    request = json.loads(body)
+    variables = request.get("variables") or {}
+    return _operation(request) == operation and (variables.get("name") or variables.get("run")) in runs
 
 
 def _viewer(_server: WandBServer, _variables: dict[str, Any]) -> dict[str, Any]:
@@ -326,6 +400,7 @@ _OPERATIONS = {
     "ServerFeaturesQuery": _features,
     "UpsertBucket": _upsert,
     "RunResumeStatus": _resume_status,
+    "RunPosition": _resume_status,
     "CreateRunFiles": _create_files,
     "RunStoppedStatus": _stopped,
 }

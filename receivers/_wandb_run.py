@@ -1,0 +1,64 @@
+"""A run of the W&B SDK as a sink uses it; loads no SDK."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from eventbus.tracking import RunStatus
+from receivers._wandb_rows import OURS, merge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+EXIT_CODES = {None: 1, RunStatus.FINISHED: 0, RunStatus.FAILED: 1, RunStatus.KILLED: 255}
+"""By status; a run that goes on elsewhere has none."""
+
+
+class Run(Protocol):
+    """What we use of the SDK's Run, whose own types are too wide for a strict checker."""
+
+    id: str
+    entity: str
+    project: str
+    config: Any
+    summary: Any
+    settings: Any
+    tags: Sequence[str] | None
+
+    @property
+    def starting_step(self) -> int:
+        """Number after the last row that the server has; 0 offline and for a new run."""
+        ...
+
+    def log(self, data: dict[str, Any], step: int, commit: bool) -> None:  # noqa: FBT001 - the SDK's
+        """Add a row to the history."""
+        ...
+
+    def define_metric(self, name: str, **options: object) -> object:
+        """Say how metrics are shown."""
+        ...
+
+    def mark_preempting(self) -> None:
+        """Say that the run goes on elsewhere."""
+        ...
+
+    def finish(self, exit_code: int) -> None:
+        """End the run, and send what is left."""
+        ...
+
+
+def update(run: Run, new: Mapping[str, Any]) -> tuple[str, ...]:
+    """Merge into the run's configuration and return the keys that changed."""
+    merged = {key: merge(run.config.get(key), value) for key, value in new.items()}
+    run.config.update(merged, allow_val_change=True)
+    return tuple(merged)
+
+
+def mark(run: Run, status: RunStatus | None, reason: str) -> None:
+    """Say how the run ended, beside the exit code; a run that goes on elsewhere was preempted."""
+    if status is None:
+        run.mark_preempting()
+        return
+    ours = cast("dict[str, Any]", run.config.get(OURS) or {})
+    ended = {"tags": ours.get("tags"), "status": status.value, "reason": reason}
+    run.config.update({OURS: {key: value for key, value in ended.items() if value}}, allow_val_change=True)
