@@ -25,6 +25,7 @@ What MLflow can't hold is stored as it can, and counted:
 * `param changed`: see above.
 * `artifact path taken`: a text's path runs through an earlier text; it is stored under `text/taken/`.
 * `unsupported <event>`: not stored.
+* `twin removed`: an empty second run, which a slow server made after we had given the request up; it is in the bin.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,7 +42,7 @@ from typing import Any, ClassVar, TypeVar, Unpack, cast
 
 from pydantic import Field, JsonValue, field_serializer
 
-from eventbus.errors import ConfigurationError, MissingExtraError
+from eventbus.errors import ConfigurationError, MissingExtraError, WorkspaceError
 from eventbus.tracking import RunStatus
 from receivers._batch import FlushPolicy
 from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_text, in_ms, mlflow_key
@@ -60,6 +62,9 @@ MAX_METRICS_AT_SERVER = 250  # what a busy server stores well within REQUEST_SEC
 MAX_EXPERIMENT_LENGTH = 500
 MAX_REQUEST_BYTES = 900_000  # MLflow refuses 1 000 000
 FIELD_BYTES = 150  # names and layout of an entry's fields in a request
+
+MAX_TWINS = 100
+"""Runs that requests which we had given up may have made; each takes at least REQUEST_SECONDS."""
 
 RUN_TAG = "trackbus.run"
 REASON_TAG = "trackbus.reason"
@@ -158,6 +163,7 @@ class MLflowSink(Sink[MLflowConfig]):
 
     _client: Any
     _found: Any
+    _find: Callable[[], list[Any]]
     _row: int
     _last_ms: int | None
     _running: bool
@@ -168,6 +174,7 @@ class MLflowSink(Sink[MLflowConfig]):
 
         Raises:
             MLflowError: The store can't be opened.
+            WorkspaceError: It has lost the run, and with it what was stored.
         """
         self._row, self._last_ms = committed.row, None
         uri = self.config.uri(self.workspace)
@@ -175,7 +182,11 @@ class MLflowSink(Sink[MLflowConfig]):
             _create_store(store_file(uri), self.config.artifacts(self.workspace))
             self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
             experiment = self._experiment(run)
-            self._found = _find_run(self._client, experiment, run) or self._create_run(experiment, run)
+            self._find = partial(_find_runs, self._client, experiment, run)
+            found = sorted(self._find(), key=lambda one: (one.info.run_id != committed.token, _is_empty(one)))
+            if not found and committed.row:
+                raise WorkspaceError(_lost(uri, run, committed.row))
+            self._found = found[0] if found else self._create_run(experiment, run)
         self._running = self._found.info.status == "RUNNING" and self._found.info.lifecycle_stage == "active"
         self._draft = Draft(self.counts, self._found.data.params, self._found.data.tags)
         return self._row
@@ -199,7 +210,7 @@ class MLflowSink(Sink[MLflowConfig]):
 
     def flush(self) -> Position:
         """Return the last row: MLflow has stored a batch when its call returns."""
-        return Position(self._row)
+        return Position(self._row, self._found.info.run_id)
 
     def close(self, status: RunStatus | None, reason: str = "") -> Position:
         """End the run as it ended."""
@@ -209,7 +220,16 @@ class MLflowSink(Sink[MLflowConfig]):
                 if reason:
                     self._client.set_tag(run_id, REASON_TAG, reason[:MAX_TAG_LENGTH])
                 self._client.set_terminated(run_id, status.value, self._last_ms)
+                self._remove_twins()
         return self.flush()
+
+    def _remove_twins(self) -> None:
+        """Remove what a request to create the run made after we had given it up, and asked again."""
+        for twin in self._find():
+            is_ours = twin.info.run_id == self._found.info.run_id
+            if not is_ours and _is_empty(twin) and twin.info.lifecycle_stage == "active":
+                self._client.delete_run(twin.info.run_id)
+                self.counts["twin removed"] += 1
 
     def _experiment(self, run: RunInfo) -> str:
         """Return the id of the experiment of the run's group, made anew if need be."""
@@ -286,11 +306,21 @@ def _identity(run: RunInfo) -> str:
     return escape(f"{run.id}@{run.site}", r"['\"\\]")
 
 
-def _find_run(client: Any, experiment: str, run: RunInfo) -> Any:
+def _find_runs(client: Any, experiment: str, run: RunInfo) -> list[Any]:
     everything = import_module("mlflow.entities").ViewType.ALL
     wanted = f"tags.`{RUN_TAG}` = '{_identity(run)}'"
-    found = client.search_runs([experiment], wanted, everything, max_results=1)
-    return found[0] if found else None
+    return list(client.search_runs([experiment], wanted, everything, MAX_TWINS))
+
+
+def _is_empty(found: Any) -> bool:
+    return not (found.data.metrics or found.data.params)
+
+
+def _lost(uri: str, run: RunInfo, rows: int) -> str:
+    return (
+        f"{redacted(uri)} has no run {run.title} any more, but {rows} rows of it were stored: restore the store, or "
+        "replay the run with a receiver of another name and store"
+    )
 
 
 def _as_tags(tags: Mapping[str, str]) -> dict[str, str]:

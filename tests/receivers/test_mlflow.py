@@ -3,12 +3,9 @@ import math
 import multiprocessing
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,10 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import pytest
 from readback import MlflowRun, read_mlflow, read_mlflow_runs
+from servers.mlflow_server import MLflowServer, free_port
 
 from eventbus import Event
-from eventbus.errors import ConfigurationError, MissingExtraError
+from eventbus.errors import ConfigurationError, MissingExtraError, WorkspaceError
 from eventbus.tracking import (
     ConfigUpdated,
     MetricsLogged,
@@ -414,6 +412,29 @@ def test_a_run_that_somebody_deleted_comes_back(workspace: Path, run: RunInfo) -
     assert [key for key, _, _ in points(store, run)] == ["a", "b"]
 
 
+def test_a_store_that_lost_the_run_is_an_error(workspace: Path, run: RunInfo) -> None:
+    with pytest.raises(WorkspaceError, match=f"no run {run.title} any more, but 7 rows of it were stored: restore"):
+        sink(workspace).open(run, Position(7, "0" * 32))
+
+
+def test_a_run_that_was_made_twice_is_one_run_in_the_end(workspace: Path, run: RunInfo) -> None:
+    opened = write(workspace, run, [MetricsLogged(values={"a": 1.0})])
+    committed = opened.flush()
+    made = stored(workspace / "mlflow.db", run)
+    opened._create_run(opened._found.info.experiment_id, run)  # the server was slow: the request was given up
+    again = sink(workspace)
+    again.open(run, committed)
+    again.write(make_rows([MetricsLogged(values={"a": 2.0})], first=2))
+    again.close(RunStatus.FINISHED)
+
+    both = [one for one in read_mlflow_runs(workspace / "mlflow.db") if one.tags["trackbus.run"] == f"{run.id}@site-1"]
+    assert [one.run_id for one in both if one.lifecycle_stage == "active"] == [made.run_id]
+    assert sorted(one.lifecycle_stage for one in both) == ["active", "deleted"]
+    rows = [row for row in read_mlflow(workspace / "mlflow.db") if row.kind == "metric" and row.run == made.name]
+    assert [row.value for row in rows] == [1.0, 2.0]
+    assert again.counts == {"twin removed": 1}
+
+
 def test_an_experiment_that_somebody_deleted_comes_back(workspace: Path, run: RunInfo) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -591,12 +612,6 @@ def test_a_password_travels_by_the_environment_alone(tmp_path: Path, monkeypatch
     assert MLflowConfig(tracking_uri="http://127.0.0.1:9/x").uri(tmp_path) == "http://127.0.0.1:9/x"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_a_dead_server_is_an_error_in_seconds_and_no_password_shows(tmp_path: Path, run: RunInfo) -> None:
     uri = f"http://me:{PASSWORD.replace('/', '%2F')}@127.0.0.1:{free_port()}"
     start = time.monotonic()
@@ -614,34 +629,8 @@ def test_a_dead_server_is_an_error_in_seconds_and_no_password_shows(tmp_path: Pa
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A real tracking server; its URI and its folder."""
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port()
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}", folder
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            assert process.poll() is None, "the server ended"
-            multiprocessing.get_context("spawn").Event().wait(0.1)
-    pytest.fail("the server does not answer")
+    with MLflowServer(tmp_path_factory.mktemp("server")) as running:
+        yield running.uri, running.folder
 
 
 @pytest.mark.slow
@@ -660,7 +649,7 @@ def test_a_server_stores_what_a_database_stores(server: tuple[str, Path], worksp
     by_database = write(workspace, run, hard)
 
     assert by_server.counts == by_database.counts
-    assert by_server.flush() == Position(len(hard))
+    assert by_server.flush().row == len(hard)
     assert [repr(one) for one in content(folder / "mlflow.db", run)] == [
         repr(one) for one in content(workspace / "mlflow.db", run)
     ]
