@@ -21,6 +21,7 @@ from servers.mlflow_server import MLflowServer
 from eventbus import EventBus, Report
 from eventbus.tracking import TRACKING
 from receivers import FlushPolicy, JsonlReceiver, MLflowReceiver, TensorBoardReceiver
+from receivers._processes import marked_processes
 from writers import TrackingWriter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
@@ -190,3 +191,121 @@ async def test_every_request_survives_every_fault(
     await spoil_each_request(trial, proxy, FAULTS[fault])
     trial.assert_delivered(server)
     assert trial.report().line("mlflow").failed >= 1  # it was felt, and the report says so
+
+
+# --- outages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["500", "401"])
+async def test_a_server_that_only_refuses_is_asked_ever_more_rarely(
+    tmp_path: Path, server: MLflowServer, proxy: HttpProxy, run: str, fault: str
+) -> None:
+    trial = Trial(tmp_path, proxy, run)
+    async with trial.bus:
+        trial.subscribe()
+        trial.log()
+        await until(lambda: trial.mlflow.statistics().delivered > 0)
+        with proxy.fault(**FAULTS[fault]):
+            began = time.monotonic()
+            trial.log()
+            await until(lambda: proxy.spoilt() >= 5)
+            lasted = time.monotonic() - began
+            asked = proxy.spoilt()
+        trial.log()
+    assert asked < 4 + lasted  # the first tries come quickly
+    trial.assert_delivered(server)
+
+
+async def leave(trial: Trial) -> float:
+    """Leave the bus; return how long it took."""
+    began = time.monotonic()
+    await trial.bus.__aexit__(None, None, None)
+    return time.monotonic() - began
+
+
+async def exit_during(trial: Trial, proxy: HttpProxy, fault: dict[str, Any]) -> float:
+    """Log, lose the server, log more and leave the bus; return how long the exit took."""
+    await trial.bus.__aenter__()
+    trial.subscribe()
+    trial.log()
+    await until(lambda: trial.mlflow.statistics().delivered > 0)
+    with proxy.fault(**fault):
+        trial.log()
+        await until(lambda: proxy.spoilt() > 0)
+        return await leave(trial)
+
+
+async def assert_the_next_start_stores_the_rest(trial: Trial, proxy: HttpProxy, server: MLflowServer) -> None:
+    again = Trial(trial.workspace, proxy, f"{trial.run[:50]}-again")
+    async with again.bus:
+        again.subscribe()
+    assert again.report().complete, str(again.report())
+    found = one_run(server, trial.run)
+    assert metrics(server, found) == [(step, float(step)) for step in range(2 * STEPS)]
+    assert found.status == "FINISHED"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["silent", "429"])
+async def test_the_exit_is_bounded_while_the_server_is_down(
+    tmp_path: Path, server: MLflowServer, proxy: HttpProxy, run: str, fault: str
+) -> None:
+    trial = Trial(tmp_path, proxy, run, drain_idle_timeout=3, drain_timeout=10)
+    took = await exit_during(trial, proxy, FAULTS[fault])
+    assert took < 10 + 10  # its deadline, and what ending a worker takes
+    trial.assert_unharmed()
+    left = trial.report().line("mlflow").left
+    assert 0 < left
+    assert not marked_processes(str(tmp_path / "cursors" / "mlflow.db"))
+    await assert_the_next_start_stores_the_rest(trial, proxy, server)
+
+
+@pytest.mark.faults
+async def test_a_refused_port_at_the_start_holds_nobody_up(
+    tmp_path: Path, server: MLflowServer, proxy: HttpProxy, run: str
+) -> None:
+    trial = Trial(tmp_path, proxy, run)
+    async with trial.bus:
+        with proxy.refusing():
+            trial.subscribe()
+            trial.log()
+            await until(trial.others_have_all)
+            await trial.until_failed(2)
+        trial.log()
+    trial.assert_delivered(server)
+    assert "refused" in worker_log(tmp_path)
+
+
+@pytest.mark.faults
+async def test_a_server_that_is_killed_and_comes_back_has_everything(
+    tmp_path: Path, server: MLflowServer, proxy: HttpProxy, run: str
+) -> None:
+    trial = Trial(tmp_path, proxy, run)
+    async with trial.bus:
+        trial.subscribe()
+        trial.log()
+        await until(lambda: trial.mlflow.statistics().delivered > 0)
+        server.kill()
+        trial.log()
+        await trial.until_failed()
+        await anyio.to_thread.run_sync(server.start)
+        trial.log()
+    trial.assert_delivered(server)
+
+
+@pytest.mark.faults
+async def test_a_server_that_is_frozen_and_goes_on_has_everything(
+    tmp_path: Path, server: MLflowServer, proxy: HttpProxy, run: str
+) -> None:
+    trial = Trial(tmp_path, proxy, run)
+    async with trial.bus:
+        trial.subscribe()
+        trial.log()
+        await until(lambda: trial.mlflow.statistics().delivered > 0)
+        server.stop()
+        trial.log()
+        await trial.until_failed()
+        server.go_on()
+        trial.log()
+    trial.assert_delivered(server)

@@ -1,0 +1,204 @@
+"""Trainers end in every way a process can, beside a sink that hangs: in time, with Python's own exit code.
+
+What a healthy sink can store is stored, the rest is on disk and is stored by the next start, and nobody stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from readback import read_jsonl
+
+from eventbus import EventBus
+from eventbus.tracking import TRACKING
+from receivers import FlushPolicy, Receiver, WorkerPolicy
+from receivers._processes import marked_processes
+from receivers.jsonl import JsonlConfig
+from receivers.testing import HangingConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 200
+IDLE_SECONDS, DRAIN_SECONDS = 2.0, 8.0
+EXIT_SECONDS = DRAIN_SECONDS + 12
+"""The drain's deadline, ending a deaf worker, and the interpreter on a busy machine."""
+
+ORPHAN_SECONDS = 4.0
+POLICY = WorkerPolicy(process_timeout=60, orphan_timeout=ORPHAN_SECONDS)
+FLUSH = FlushPolicy(max_items=20, max_delay=0.05)
+
+TRAINER = """
+import os, signal, sys, threading, time
+from pathlib import Path
+sys.path.append({folder!r})
+from test_exits import receivers_of, STEPS, IDLE_SECONDS, DRAIN_SECONDS
+from eventbus import EventBus
+from eventbus.tracking import TRACKING, MetricsLogged
+from writers import TrackingWriter
+
+workspace = Path(sys.argv[1])
+opened = EventBus(
+    workspace, site="site-1", run="first", drain_idle_timeout=IDLE_SECONDS, drain_timeout=DRAIN_SECONDS
+).background()
+
+def say(what):
+    os.write(1, what.encode() + b"\\n")
+
+def train(bus):
+    for one in receivers_of(workspace):
+        bus.subscribe(TRACKING, one)
+    writer = TrackingWriter(bus=bus)
+    for step in range(STEPS):
+        writer.log({{"loss": float(step)}}, step=step)
+    for one in bus._feeds:
+        while one._consumer.statistics().state in ("new", "starting"):  # both workers are at work
+            time.sleep(0.02)
+
+def wait():
+    say("ready")
+    for _ in range(6000):
+        time.sleep(0.01)
+
+{body}
+"""
+
+WITH = "with opened as bus:\n    train(bus)\n"
+
+BODIES = {
+    "leaves": WITH + "    say('ready')",
+    "never left": "train(opened.__enter__())\nsay('ready')",
+    "raises": WITH + "    say('ready')\n    raise ValueError('of its own')",
+    "sys.exit": WITH + "    say('ready')\n    sys.exit(5)",
+    "os._exit": WITH + "    say('ready')\n    os._exit(7)",
+    "sys.exit in a thread": WITH
+    + "    thread = threading.Thread(target=sys.exit, args=(9,))\n    thread.start()\n    thread.join()\n    say('ready')",
+    "a handler raises": WITH.replace("    train", "    bus.subscribe(MetricsLogged, lambda event: 1 / 0)\n    train")
+    + "    say('ready')",
+    "SIGINT": WITH + "    wait()",
+    "SIGTERM": WITH + "    wait()",
+}
+
+EXIT_CODES = {
+    "leaves": 0,
+    "never left": 0,
+    "raises": 1,
+    "sys.exit": 5,
+    "os._exit": 7,
+    "sys.exit in a thread": 0,
+    "a handler raises": 0,
+    "SIGINT": -signal.SIGINT,
+    "SIGTERM": -signal.SIGTERM,
+}
+
+STATUSES = {
+    "leaves": "FINISHED",
+    "never left": "FINISHED",
+    "raises": "FAILED",
+    "sys.exit": "FAILED",
+    "os._exit": "KILLED",
+    "sys.exit in a thread": "FINISHED",
+    "a handler raises": "FINISHED",
+    "SIGINT": "KILLED",
+    "SIGTERM": "KILLED",
+}
+
+
+def receivers_of(workspace: Path, *, hangs: bool = True) -> list[Receiver]:
+    """A sink that stores everything, and one that hangs once and is deaf."""
+    hung = HangingConfig(path="hung", at="write", after_rows=60, times=1 if hangs else 0, deaf=True)
+    return [
+        Receiver(config, name=name, flush=FLUSH, worker=POLICY)
+        for config, name in ((JsonlConfig(path="healthy"), "healthy"), (hung, "hung"))
+    ]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_trainer(body: str) -> subprocess.Popen[bytes]:
+        program = TRAINER.format(folder=str(Path(__file__).parent), body=body)
+        with (tmp_path / "stderr").open("wb") as errors:
+            trainer = subprocess.Popen(
+                [sys.executable, "-c", program, str(tmp_path)],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+                start_new_session=True,
+            )
+        started.append(trainer)
+        return trainer
+
+    yield start_trainer
+    for trainer in started:
+        if trainer.poll() is None:
+            os.killpg(trainer.pid, signal.SIGKILL)
+        trainer.communicate()
+
+
+def until_ready(trainer: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+    assert trainer.stdout is not None
+    os.set_blocking(trainer.stdout.fileno(), False)
+    wait_until(lambda: trainer.stdout.read() == b"ready\n", seconds)  # type: ignore[union-attr] - as above
+
+
+def wait_until(met: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def ended(trainer: subprocess.Popen[bytes]) -> int:
+    """Return the exit code, which must come in time."""
+    return trainer.wait(EXIT_SECONDS)
+
+
+def steps(folder: Path) -> list[int]:
+    lines = read_jsonl(folder)
+    assert not [line for line in lines if line.torn]
+    return [line.value["event"]["step"] for line in lines if line.value["type"] == "MetricsLogged"]
+
+
+def statuses(folder: Path) -> list[str]:
+    return [line.value["status"] for line in read_jsonl(folder) if line.value["type"] == "RunStatus"]
+
+
+def workers(workspace: Path) -> list[int]:
+    return [pid for name in ("healthy", "hung") for pid in marked_processes(str(workspace / "cursors" / f"{name}.db"))]
+
+
+async def open_again(workspace: Path) -> EventBus:
+    async with EventBus(workspace, site="site-1", run="second") as bus:
+        for one in receivers_of(workspace, hangs=False):
+            bus.subscribe(TRACKING, one)
+    return bus
+
+
+@pytest.mark.parametrize("way", BODIES)
+def test_an_exit_is_bounded_and_loses_nothing(
+    tmp_path: Path, start: Callable[[str], subprocess.Popen[bytes]], way: str
+) -> None:
+    trainer = start(BODIES[way])
+    until_ready(trainer)
+    if way.startswith("SIG"):
+        trainer.send_signal(signal.Signals[way])
+    assert ended(trainer) == EXIT_CODES[way], (tmp_path / "stderr").read_text()
+    wait_until(lambda: not workers(tmp_path), ORPHAN_SECONDS + 15)
+    assert steps(tmp_path / "healthy") == list(range(STEPS))
+    assert statuses(tmp_path / "healthy") == [STATUSES[way]]
+    assert steps(tmp_path / "hung") == list(range(len(steps(tmp_path / "hung"))))
+    assert len(steps(tmp_path / "hung")) < STEPS  # it did hang
+    again = anyio.run(open_again, tmp_path)
+    assert again.report().complete, str(again.report())
+    for folder in ("healthy", "hung"):
+        assert steps(tmp_path / folder) == list(range(STEPS))
+        assert statuses(tmp_path / folder) == [STATUSES[way]]
