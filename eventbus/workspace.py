@@ -12,8 +12,8 @@ import re
 import secrets
 import sys
 import threading
-from contextlib import contextmanager
-from functools import cache
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -146,14 +146,22 @@ class EventBus(Bus):
     def background(self) -> Generator[Self]:
         """Run the bus on a loop in a thread of its own, for a script that has none.
 
-        The body runs in the calling thread; leaving it drains the bus, as `async with` does.
+        The body runs in the calling thread; leaving it drains the bus, as `async with` does. A second Ctrl-C, while
+        it drains, ends the drain. A bus that is never left is left when the interpreter exits.
         """
-        with start_blocking_portal(name="trackbus") as portal, portal.wrap_async_context_manager(self):
-            token = _current.enter(self)
-            try:
-                yield self
-            finally:
-                _current.leave(self, token)
+        with ExitStack() as exits:
+            portal = exits.enter_context(start_blocking_portal(name="trackbus"))
+            exits.push(self._hurry)
+            exits.enter_context(portal.wrap_async_context_manager(self))
+            exits.callback(_current.leave, self, _current.enter(self))
+            leave = atexit.register(partial(_leave_at_exit, exits))
+            exits.callback(atexit.unregister, leave)
+            yield self
+
+    def _hurry(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Cut the drain short if an interrupt has ended the wait for it."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._drain_policy.cut_short()
 
 
 def _make_writable(workspace: Path) -> None:
@@ -191,9 +199,19 @@ def _open_bus_of_environment(_pid: int) -> Bus | None:
 
 def _leave(bus: Bus) -> None:
     try:
-        bus.stop(getattr(sys, "last_value", None))  # what the interpreter is ending with, if it is an error
+        bus.stop(_last_error())
     finally:
         bus.close()
+
+
+def _leave_at_exit(exits: ExitStack) -> None:
+    error = _last_error()
+    exits.__exit__(type(error) if error else None, error, None)
+
+
+def _last_error() -> BaseException | None:
+    """Return what the interpreter is ending with, if it is an error."""
+    return getattr(sys, "last_value", None)
 
 
 _current.set_environment_opener(_bus_of_environment)

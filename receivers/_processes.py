@@ -36,6 +36,10 @@ KILL_SECONDS = 5.0
 POLL_SECONDS = 0.05
 """How often a disappearing process is looked for."""
 
+PARENT_DIED = signal.SIGHUP
+"""The kernel's word that the parent dies. Not SIGTERM, which is an order to end: a process of many threads dies thread by
+thread, and while it does `getppid` still names it."""
+
 _PR_SET_PDEATHSIG = 1
 
 _logger = logging.getLogger("trackbus.receivers")
@@ -134,6 +138,6 @@ def signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def end_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the parent dies; where it can't, the closed socket has to do."""
+    """Ask the kernel to say when the parent dies; where it can't, the closed socket has to do."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(PARENT_DIED), 0, 0, 0)

@@ -57,6 +57,9 @@ ENDED_SECONDS = 1.0
 WATCHDOG_SECONDS = 60.0
 """The C-level watchdog ends a process whose threads have not run for so long: only a stuck GIL does that."""
 
+DYING_SECONDS = 5.0
+"""How long a parent may take to die: it holds its partition until its last thread is gone and its memory is freed."""
+
 LAST_SECONDS = 5.0
 """How long the last words wait for a parent whose loop is busy."""
 
@@ -192,8 +195,16 @@ class Worker:
     def _is_done(self) -> bool:
         """Tell whether all is written: closing the sinks stores it."""
         if self._channel.parent_lost.is_set() and self._target is None:
+            self._wait_for_parents_end()
             self._target = self._reader.ends()
         return self._target is not None and self._has_written(self._target)
+
+    def _wait_for_parents_end(self) -> None:
+        """Wait until the parent has let go of its partition: until then its runs are not known to be lost."""
+        deadline = time.monotonic() + min(DYING_SECONDS, self._start.orphan_timeout / 2)
+        own = [one for one in self._reader.partitions() if one.header.key == self._start.partition]
+        while not all(one.ended() for one in own) and time.monotonic() < deadline:
+            time.sleep(STAND_BY_SECONDS)
 
     def _finish(self) -> None:
         orphaned = self._channel.parent_lost.is_set()
@@ -308,7 +319,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
-    signal.signal(signal.SIGTERM, partial(_on_sigterm, channel, parent))
+    signal.signal(signal.SIGTERM, _end_at_once)
+    signal.signal(_processes.PARENT_DIED, partial(_note_lost_parent, channel))
     _processes.end_with_parent()
     if os.getppid() != parent:
         channel.parent_lost.set()
@@ -326,10 +338,11 @@ def main() -> None:
         os._exit(1)  # an SDK's own exit handlers may wait for ever
 
 
-def _on_sigterm(channel: WorkerChannel, parent: int, _number: int, _frame: FrameType | None) -> None:
-    """Tell the kernel's word that the parent is dead from the supervisor's order to end."""
-    if os.getppid() == parent:
-        os._exit(143)
+def _end_at_once(_number: int, _frame: FrameType | None) -> None:
+    os._exit(143)
+
+
+def _note_lost_parent(channel: WorkerChannel, _number: int, _frame: FrameType | None) -> None:
     channel.parent_lost.set()
 
 

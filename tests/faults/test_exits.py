@@ -6,7 +6,6 @@ What a healthy sink can store is stored, the rest is on disk and is stored by th
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -85,6 +84,9 @@ BODIES = {
     "SIGINT": WITH + "    wait()",
     "SIGTERM": WITH + "    wait()",
 }
+
+OFTEN = ("never left", "SIGINT", "os._exit")
+"""These are in the normal suite."""
 
 EXIT_CODES = {
     "leaves": 0,
@@ -183,7 +185,10 @@ async def open_again(workspace: Path) -> EventBus:
     return bus
 
 
-@pytest.mark.parametrize("way", BODIES)
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=[] if way in OFTEN else [pytest.mark.faults]) for way in BODIES],
+)
 def test_an_exit_is_bounded_and_loses_nothing(
     tmp_path: Path, start: Callable[[str], subprocess.Popen[bytes]], way: str
 ) -> None:
@@ -202,3 +207,53 @@ def test_an_exit_is_bounded_and_loses_nothing(
     for folder in ("healthy", "hung"):
         assert steps(tmp_path / folder) == list(range(STEPS))
         assert statuses(tmp_path / folder) == [STATUSES[way]]
+
+
+PATIENT = """
+opened = EventBus(workspace, site="site-1", run="first", drain_idle_timeout=100, drain_timeout=100)
+"""
+
+LOOPS = {
+    "background": PATIENT + "with opened.background() as bus:\n    train(bus)\n    bus.at_close(tell)\n    wait()",
+    "asyncio": PATIENT + "import anyio\nanyio.run(body, backend='asyncio')",
+    "trio": PATIENT + "import anyio\nanyio.run(body, backend='trio')",
+}
+
+ASYNC_BODY = """
+def tell(error):
+    say("drain")
+
+async def body():
+    import anyio
+    import anyio.to_thread
+    async with opened as bus:
+        bus.at_close(tell)
+        await anyio.to_thread.run_sync(train, bus)
+        say("ready")
+        await anyio.sleep_forever()
+"""
+
+
+@pytest.mark.parametrize(
+    "loop", ["background", *(pytest.param(one, marks=pytest.mark.faults) for one in LOOPS if one != "background")]
+)
+def test_a_second_interrupt_ends_the_drain(
+    tmp_path: Path, start: Callable[[str], subprocess.Popen[bytes]], loop: str
+) -> None:
+    trainer = start(ASYNC_BODY + LOOPS[loop])
+    until_ready(trainer)
+    trainer.send_signal(signal.SIGINT)
+    assert trainer.stdout is not None
+    wait_until(lambda: trainer.stdout.read() == b"drain\n", 20)  # type: ignore[union-attr] - as above
+    wait_until(lambda: len(steps(tmp_path / "healthy")) == STEPS, 20)
+    assert trainer.poll() is None  # the drain waits for the sink that hangs
+    began = time.monotonic()
+    trainer.send_signal(signal.SIGINT)
+    assert trainer.wait(EXIT_SECONDS) == -signal.SIGINT, (tmp_path / "stderr").read_text()
+    assert time.monotonic() - began < 12
+    wait_until(lambda: not workers(tmp_path), ORPHAN_SECONDS + 15)
+    again = anyio.run(open_again, tmp_path)
+    assert again.report().complete, str(again.report())
+    for folder in ("healthy", "hung"):
+        assert steps(tmp_path / folder) == list(range(STEPS))
+        assert statuses(tmp_path / folder) == ["KILLED"]
