@@ -157,6 +157,21 @@ def pack(message: Order | News) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+class Flag:
+    """Is set once. It has no lock: a signal handler that struck within `threading.Event.set` would wait for itself."""
+
+    def __init__(self) -> None:
+        self._value = False
+
+    def set(self) -> None:
+        """Set it."""
+        self._value = True
+
+    def is_set(self) -> bool:
+        """Tell whether it is set."""
+        return self._value
+
+
 class WorkerChannel:
     """The worker's end of the socket. Sending is legal from any of its threads.
 
@@ -175,7 +190,7 @@ class WorkerChannel:
         self._waiting: list[Order] = []
         self._outbox: dict[type[News], News] = {}
         self._rest = b""
-        self.parent_lost = threading.Event()
+        self.parent_lost = Flag()
 
     def send(self, message: News) -> None:
         """Send, now or when the parent listens; a lost parent is noted, not raised."""

@@ -37,8 +37,8 @@ POLL_SECONDS = 0.05
 """How often a disappearing process is looked for."""
 
 PARENT_DIED = signal.SIGHUP
-"""The kernel's word that the parent dies. Not SIGTERM, which is an order to end: a process of many threads dies thread by
-thread, and while it does `getppid` still names it."""
+"""The kernel's word that the parent dies. Not SIGTERM, which is an order to end: a process of many threads dies thread
+by thread, and while it does `getppid` still names it."""
 
 _PR_SET_PDEATHSIG = 1
 

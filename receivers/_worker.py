@@ -82,10 +82,11 @@ class Heart(threading.Thread):
 
     def run(self) -> None:
         """Beat until the parent is lost; then leave the process its last seconds."""
-        while not self._channel.parent_lost.wait(BEAT_SECONDS):
+        while not self._channel.parent_lost.is_set():
             faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True)
             self._channel.send(Beat())
             _trim_log()
+            time.sleep(BEAT_SECONDS)
         faulthandler.dump_traceback_later(self._orphan_timeout, exit=True)
 
 

@@ -78,7 +78,8 @@ BODIES = {
     "sys.exit": WITH + "    say('ready')\n    sys.exit(5)",
     "os._exit": WITH + "    say('ready')\n    os._exit(7)",
     "sys.exit in a thread": WITH
-    + "    thread = threading.Thread(target=sys.exit, args=(9,))\n    thread.start()\n    thread.join()\n    say('ready')",
+    + "    thread = threading.Thread(target=sys.exit, args=(9,))\n    thread.start()\n    thread.join()\n"
+    + "    say('ready')",
     "a handler raises": WITH.replace("    train", "    bus.subscribe(MetricsLogged, lambda event: 1 / 0)\n    train")
     + "    say('ready')",
     "SIGINT": WITH + "    wait()",
@@ -235,7 +236,7 @@ async def body():
 
 
 @pytest.mark.parametrize(
-    "loop", ["background", *(pytest.param(one, marks=pytest.mark.faults) for one in LOOPS if one != "background")]
+    "loop", [pytest.param(one, marks=[] if one == "background" else [pytest.mark.faults]) for one in LOOPS]
 )
 def test_a_second_interrupt_ends_the_drain(
     tmp_path: Path, start: Callable[[str], subprocess.Popen[bytes]], loop: str
