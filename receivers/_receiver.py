@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypedDict
 
@@ -11,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from eventbus.abc import Consumer, ConsumerStatistics
-from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionError
+from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionError, WorkspaceError
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, check_free
 from eventbus.workspace import check_name
 from receivers._batch import FlushPolicy
@@ -78,7 +79,10 @@ class Receiver(Consumer):
         self._ready = anyio.Event()
 
     def check(self, feed: Feed) -> None:
-        """Refuse what can't work: a journal in memory, settings that are wrong, a cursor of another destination."""
+        """Refuse what can't work: a journal in memory, settings that are wrong, a cursor of another destination.
+
+        A cursor that is damaged or gone keeps no training from starting: `consume` fails of it, and the report says so.
+        """
         workspace = _workspace(feed, self.name)
         try:
             self.config.check(workspace)
@@ -91,7 +95,7 @@ class Receiver(Consumer):
         if self._ready.is_set():  # it was subscribed on an earlier bus
             self._ready = anyio.Event()
         check_free(workspace / "cursors", self.name, self._destination(workspace))  # before there is a file
-        with ConsumerFile(workspace / "cursors", self.name) as file:
+        with suppress(WorkspaceError), ConsumerFile(workspace / "cursors", self.name) as file:
             file.claim(self._destination(workspace))
 
     def _destination(self, workspace: Path) -> str:
@@ -99,7 +103,17 @@ class Receiver(Consumer):
         return destination if self.layout == "per_site" else f"{destination} (combined)"
 
     async def consume(self, feed: Feed) -> None:
-        """Supervise workers until the bus drains."""
+        """Supervise workers until the bus drains.
+
+        Raises:
+            WorkspaceError: The cursor is damaged or gone.
+        """
+        try:
+            await self._supervise(feed)
+        finally:
+            self._ready.set()  # whoever waits for a receiver that has failed would wait for ever
+
+    async def _supervise(self, feed: Feed) -> None:
         self._settled = await anyio.to_thread.run_sync(self.config.settle)
         cursor, counts = await anyio.to_thread.run_sync(self._stored, _workspace(feed, self.name))
         self._health = Health(counts=counts, baseline=dict(counts))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from eventbus.errors import TrackbusError
+from eventbus.errors import TrackbusError, WorkspaceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,6 +116,13 @@ class TrackerUnavailableError(TrackbusError, ConnectionError):
     """Raised by a sink whose tracker can't be reached, is overloaded or answers with an error of its own.
 
     It says nothing about the events: they are tried again later, however often it takes.
+    """
+
+
+class TrackerLostError(TrackerUnavailableError, WorkspaceError):
+    """Raised by a sink whose tracker has lost what was stored there: nothing more is sent until a person acts.
+
+    What was logged since stays in the journal. The message says what to do.
     """
 
 

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Unpack
 
 from eventbus import Envelope, Event
-from eventbus.errors import ConfigurationError, WorkspaceError
+from eventbus.errors import ConfigurationError
 from eventbus.tracking import RunStatus
+from receivers._files import check_length
 from receivers._json import as_json
 from receivers._names import file_name
 from receivers._receiver import Receiver, ReceiverOptions
@@ -70,53 +71,54 @@ class JsonlSink(Sink[JsonlConfig]):
     """Appends one line per row to the run's file."""
 
     _run: RunInfo
+    _path: Path
     _file: BinaryIO
+    _length: int
     _row: int
 
     def open(self, run: RunInfo, committed: Position) -> int:
         """Cut the file back to its acknowledged length.
 
         Raises:
-            WorkspaceError: The file is shorter than what was acknowledged: somebody else changed it.
+            TrackerLostError: The file is shorter than what was acknowledged: somebody else changed it.
         """
         path = self.config.folder(self.workspace) / file_name(run.id) / f"{file_name(run.place)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        length = int(committed.token or 0)
         self._run, self._row = run, committed.row
+        self._path, self._length = path, int(committed.token or 0)
+        check_length(path, self._length)
         self._file = path.open("ab")
-        if (found := self._file.tell()) < length:
-            self._file.close()
-            raise WorkspaceError(_shrunk(path, found, length))
-        self._file.truncate(length)
+        self._file.truncate(self._length)
         return self._row
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append the rows that are new."""
         for row in rows:
             if row.number > self._row:
-                self._file.write(_line(_fields(row)))
+                self._append(_fields(row))
                 self._row = row.number
 
+    def _append(self, fields: Mapping[str, Any]) -> None:
+        self._length += self._file.write(_line(fields))
+
     def flush(self) -> Position:
-        """Hand everything to the operating system."""
+        """Hand everything to the operating system.
+
+        Raises:
+            TrackerLostError: The file is not the one that was opened, or somebody else has cut it.
+        """
         self._file.flush()
-        return Position(self._row, str(self._file.tell()))
+        check_length(self._path, self._length, most=self._length)
+        return Position(self._row, str(self._length))
 
     def close(self, status: RunStatus | None, reason: str = "") -> Position:
         """Store how the run ended, and close the file."""
         if status is not None:
             end = {"type": "RunStatus", "status": status.value, "reason": reason}
-            self._file.write(_line({"site": self._run.site, "run": self._run.id, **end}))
+            self._append({"site": self._run.site, "run": self._run.id, **end})
         position = self.flush()
         self._file.close()
         return position
-
-
-def _shrunk(path: Path, found: int, length: int) -> str:
-    return (
-        f"{path} holds {found} bytes, but {length} were stored: restore the file, or replay the run with a "
-        "receiver of another name and folder"
-    )
 
 
 def _fields(row: Row) -> dict[str, Any]:

@@ -42,14 +42,14 @@ from typing import Any, ClassVar, TypeVar, Unpack, cast
 
 from pydantic import Field, JsonValue, field_serializer
 
-from eventbus.errors import ConfigurationError, MissingExtraError, WorkspaceError
+from eventbus.errors import ConfigurationError, MissingExtraError
 from eventbus.tracking import RunStatus
 from receivers._batch import FlushPolicy
 from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_text, in_ms, mlflow_key
 from receivers._mlflow_uri import check_uri, is_server, one_at_a_time, redacted, redacting, store_file
 from receivers._names import escape, file_name, shorten
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
+from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerLostError
 
 SECRET_URI = "TRACKBUS_MLFLOW_URI"  # noqa: S105 - the variable's name
 """Environment variable that carries a tracking URI with a password to the worker."""
@@ -174,7 +174,7 @@ class MLflowSink(Sink[MLflowConfig]):
 
         Raises:
             MLflowError: The store can't be opened.
-            WorkspaceError: It has lost the run, and with it what was stored.
+            TrackerLostError: It has lost the run, and with it what was stored.
         """
         self._row, self._last_ms = committed.row, None
         uri = self.config.uri(self.workspace)
@@ -185,7 +185,7 @@ class MLflowSink(Sink[MLflowConfig]):
             self._find = partial(_find_runs, self._client, experiment, run)
             found = sorted(self._find(), key=lambda one: (one.info.run_id != committed.token, _is_empty(one)))
             if not found and committed.row:
-                raise WorkspaceError(_lost(uri, run, committed.row))
+                raise TrackerLostError(_lost(uri, run, committed.row))
             self._found = found[0] if found else self._create_run(experiment, run)
         self._running = self._found.info.status == "RUNNING" and self._found.info.lifecycle_stage == "active"
         self._draft = Draft(self.counts, self._found.data.params, self._found.data.tags)

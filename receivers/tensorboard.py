@@ -41,7 +41,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Unpack, cast
 
 from eventbus import Envelope, Event
-from eventbus.errors import ConfigurationError, MissingExtraError, WorkspaceError
+from eventbus.errors import ConfigurationError, MissingExtraError
 from eventbus.tracking import (
     ConfigUpdated,
     MetricsLogged,
@@ -52,6 +52,7 @@ from eventbus.tracking import (
     TagsSet,
     TextLogged,
 )
+from receivers._files import check_length
 from receivers._names import file_name, flattened, relative_path
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
@@ -129,7 +130,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         """Cut every file back to what was acknowledged.
 
         Raises:
-            WorkspaceError: A file is shorter than what was acknowledged: somebody else changed it.
+            TrackerLostError: A file is shorter than what was acknowledged: somebody else changed it.
         """
         self._root = self.config.folder(self.workspace) / file_name(run.id) / file_name(run.place)
         self._run, self._row, self._time_ns = run, committed.row, run.started_ns
@@ -146,7 +147,11 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
                 self._row = row.number
 
     def flush(self) -> Position:
-        """Hand everything to the operating system."""
+        """Hand everything to the operating system.
+
+        Raises:
+            TrackerLostError: Somebody else has changed or removed a file.
+        """
         for file in self._files.values():
             self._sizes[file.name] = file.flush()
         return Position(self._row, json.dumps(self._sizes))
@@ -236,6 +241,7 @@ class _EventFile:
         """Append what is new; return the file's length."""
         data = self._buffer.getvalue()
         if data:
+            check_length(self._path, self._size, most=self._size)
             with self._path.open("ab") as file:
                 file.write(data)
             self._size += len(data)
@@ -283,12 +289,7 @@ def _cut_back(root: Path, sizes: Mapping[str, int]) -> None:
     """Bring the files of this sink to their acknowledged lengths, and delete those without one."""
     for name, size in sizes.items():
         path = root / name
-        found = path.stat().st_size if path.is_file() else 0
-        if found < size:
-            raise WorkspaceError(
-                f"{path} holds {found} bytes, but {size} were stored: restore the file, or replay the run "
-                "with a receiver of another name and folder"
-            )
+        check_length(path, size)
         with path.open("r+b") as file:
             file.truncate(size)
     for path in list(root.rglob(f"{FILE_PREFIX}.*{FILE_SUFFIX}")):

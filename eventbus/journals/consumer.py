@@ -111,19 +111,34 @@ _decode_run = msgspec.msgpack.Decoder(RunState).decode
 class ConsumerFile:
     """Opens `<folder>/<name>.db`, creating it if needed. One owner at a time writes it: see `ConsumerLock`.
 
+    A file that is gone although its consumer has worked is not made anew: everything would be delivered again.
+
     Raises:
-        WorkspaceError: The folder can't be written.
+        WorkspaceError: The folder can't be written, or the file is damaged or gone.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / f"{name}.db"
+        lock = _lock_path(folder, name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if lock.exists() and not (self.path.exists() and self.path.stat().st_size):
+                raise sqlite3.DatabaseError("it is gone")
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=10)
-            self._connection.executescript(_SCHEMA)
+            self._prepare()
         except (OSError, sqlite3.Error) as error:
-            msg = f"the cursor file {self.path} can't be opened: {error}"
+            msg = (
+                f"the cursor file {self.path} can't be opened: {error}; put it back as it was, or remove it together "
+                f"with {lock.name}: then all that the journal holds is delivered again"
+            )
             raise WorkspaceError(msg) from error
+
+    def _prepare(self) -> None:
+        self._connection.executescript(_SCHEMA)
+        (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            self._connection.close()
+            raise sqlite3.DatabaseError(verdict)
 
     def __enter__(self) -> Self:
         return self
@@ -221,7 +236,7 @@ class ConsumerLock:
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(_lock_path(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free."""
@@ -234,6 +249,10 @@ class ConsumerLock:
     def close(self) -> None:
         """Let go."""
         os.close(self._fd)
+
+
+def _lock_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.lock"
 
 
 def check_free(folder: Path, name: str, destination: str) -> None:
