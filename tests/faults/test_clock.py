@@ -110,7 +110,7 @@ WALL_CLOCK = {
     "eventbus/journals/memory.py": 1,
     "eventbus/_bus.py": 1,  # the stamp of a record
     "writers/_writer.py": 2,
-    "receivers/tensorboard.py": 1,  # the name of a file, which sorts behind those that are there whatever the clock says
+    "receivers/tensorboard.py": 1,  # a name of a file, which sorts behind the others whatever the clock says
 }
 
 
