@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +84,8 @@ Exit codes: 0 all is stored; 1 something is not, or was dropped; 2 the command c
 
 @contextmanager
 def clear_errors() -> Generator[None]:
-    """Turn what a person can put right into one line."""
+    """Turn what a person can put right into one line; what a reader would log is shown by the commands themselves."""
+    logging.getLogger("trackbus.journal").setLevel(logging.ERROR)
     try:
         yield
     except TrackbusError as error:

@@ -44,10 +44,11 @@ class Idler(Consumer):
         return ConsumerStatistics(dropped={"torn": 2}, dropped_by_site={"site-1": 2}, state="idle")
 
 
-async def until(met: Callable[[], bool], seconds: float = 10) -> None:
-    with anyio.fail_after(seconds):
-        while not met():
-            await anyio.sleep(0.01)
+def wait_until(met: Callable[[], bool], seconds: float = 10 * CHECKPOINT_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, "it did not come"
+        threading.Event().wait(0.01)
 
 
 def metric(step: int) -> MetricsLogged:
@@ -73,7 +74,7 @@ async def test_a_handlers_counts_and_what_it_has_queued() -> None:
             bus.publish(StepDone(number=number))
         waiting = bus.statistics()
         go_on.set()
-        await until(lambda: bus.statistics().handlers["slow"].queued == 0)
+        await anyio.to_thread.run_sync(wait_until, lambda: bus.statistics().handlers["slow"].queued == 0)
         done = bus.statistics()
     assert (waiting.published, waiting.handlers["slow"].queued) == (3, 3)
     counts = done.handlers["slow"]
@@ -207,10 +208,3 @@ def test_failing_upkeep_is_logged_once_until_it_works_again(caplog: pytest.LogCa
     finally:
         caretaker.forget(ailing)
     assert "No space left on device" in caplog.records[1].message
-
-
-def wait_until(met: Callable[[], bool], seconds: float = 10 * CHECKPOINT_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "it did not come"
-        threading.Event().wait(0.01)

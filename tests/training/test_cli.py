@@ -77,7 +77,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Comp
     """A small run into JSON lines, and its folder."""
     folder = tmp_path_factory.mktemp("run")
     done = trackbus(
-        *("run", "--sites", "2", "--rounds", "1", "--trackers", "jsonl", "--workspace", "exp"), folder=folder
+        *("run", "--sites", "2", "--rounds", "1", "--trackers", "jsonl", "--workspace", "exp", "--strict"),
+        folder=folder,
     )
     return folder, done
 
@@ -119,20 +120,24 @@ def test_a_run_says_where_to_look(ran: tuple[Path, subprocess.CompletedProcess[s
 
 
 @pytest.mark.slow  # the bus waits 10 s for a worker that gets on
-def test_a_tracker_that_stores_nothing_makes_the_exit_code_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_tracker_that_is_late_makes_the_exit_code_1_if_strict(
+    strict: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from training._launch import launch
     from training._plan import FederationConfig
 
     config = FederationConfig(workspace=tmp_path, sites=1, rounds=1)
-    code = launch(config, [JsonlReceiver("dead", name="dead", python="/nowhere/python"), JsonlReceiver()])
+    dead = JsonlReceiver("late", name="dead", python="/nowhere/python")
+    code = launch(config, [dead, JsonlReceiver()], strict=strict)
 
     shown = capsys.readouterr()
     counts = {site: int(count) for site, _, _, count, _, _ in table(shown.out)[1::2]}
-    assert code == 1
+    assert code == strict
     assert table(shown.out)[::2] == [[site, "dead", str(n), "0", str(n), "0"] for site, n in counts.items()]
     assert f"{sum(counts.values())} are late: they stay in the journal" in shown.out
+    assert f"trackbus status {tmp_path}" in shown.out
+    assert f"trackbus replay {tmp_path} --to dead --name dead" in shown.out
     assert "dead" in shown.err
     assert "Traceback" not in shown.out + shown.err
 
@@ -173,6 +178,12 @@ def test_a_signal_ends_the_training_and_stores_what_was_logged(number: signal.Si
         ("run --lr nan", "learning_rate=nan"),
         ("demo --workspace /dev/null/x", "the workspace /dev/null/x can't be written"),
         ("report nothing", "nothing is not a workspace"),
+        ("status nothing", "nothing is not a workspace"),
+        ("inspect nothing", "nothing holds no journal"),
+        ("inspect . --since yesterday", "'yesterday' is no time"),
+        ("inspect . --scope both", "--scope 'both': it is local or federated"),
+        ("replay nothing --to jsonl", "nothing holds no journal"),
+        ("replay .", "'--to'"),
         ("report", "WORKSPACE"),
         ("simulate", "No such command 'simulate'"),
         ("run --nodes 2", "No such option"),
@@ -225,7 +236,7 @@ def test_a_report_changes_nothing(ran: tuple[Path, subprocess.CompletedProcess[s
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.db")} == before
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["report"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["report"], ["status"], ["inspect"], ["replay"]])
 def test_the_help_teaches(command: list[str], tmp_path: Path) -> None:
     done = without(["torch"], *command, "--help", folder=tmp_path)
 
