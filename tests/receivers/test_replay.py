@@ -62,6 +62,15 @@ def statuses(folder: Path, run: str) -> list[str]:
     return [line.value["status"] for line in read_jsonl(folder / run) if line.value["type"] == "RunStatus"]
 
 
+def contents(workspace: Path) -> dict[Path, bytes]:
+    """Every database below a folder."""
+    return {path: path.read_bytes() for path in workspace.rglob("*.db")}
+
+
+def cursors(workspace: Path) -> list[str]:
+    return sorted(path.stem for path in (workspace / "cursors").glob("*.db"))
+
+
 @pytest.fixture
 def logged(tmp_path: Path) -> Path:
     """A workspace with three runs and no tracker: one failed, one finished, one whose writer was killed."""
@@ -88,14 +97,7 @@ def four() -> list[Receiver]:
 def stores(workspace: Path) -> dict[str, object]:
     """What the four trackers hold, without what differs from store to store: paths, ids, times of the storing."""
     runs = {
-        (run.name, run.experiment): (
-            run.status,
-            run.lifecycle_stage,
-            run.start_time_ms,
-            run.end_time_ms,
-            run.params,
-            run.tags,
-        )
+        run.name: (run.experiment, run.status, run.start_time_ms, run.end_time_ms, run.params, run.tags)
         for run in read_mlflow_runs(workspace / "mlflow.db")
     }
     wandb = {
@@ -134,7 +136,7 @@ async def test_a_replayed_tracker_holds_what_a_live_one_does(logged: Path, tmp_p
     for store, content in live.items():
         assert content, store
         assert replayed[store] == content, store
-    assert {run[0]: found[0] for run, found in live["mlflow runs"].items()} == {  # type: ignore[attr-defined]
+    assert {run.name: run.status for run in read_mlflow_runs(logged / "mlflow.db")} == {
         "site-1-failed": "FAILED",
         "site-1-silent": "FINISHED",
         "site-2-broken": "KILLED",
@@ -142,11 +144,10 @@ async def test_a_replayed_tracker_holds_what_a_live_one_does(logged: Path, tmp_p
 
 
 async def test_the_journal_is_only_read(logged: Path, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in logged.rglob("*.db")}
+    before = contents(logged)
     report = await replay(logged, [JsonlReceiver(name="replay-jsonl")], workspace=tmp_path / "to")
     assert report.line("replay-jsonl").delivered == 20
-    assert {path: path.read_bytes() for path in logged.rglob("*.db")} == before
-    assert not (logged / "cursors").exists()
+    assert contents(logged) == before
     assert statuses(tmp_path / "to" / "jsonl", "broken") == ["KILLED"]
 
 
@@ -222,7 +223,7 @@ async def test_a_destination_of_another_receiver_is_refused_and_nothing_is_left_
     await replay(logged, [JsonlReceiver()])
     with pytest.raises(SubscriptionError, match="is filled by the receiver 'jsonl'"):
         await replay(logged, [JsonlReceiver(name="replay-jsonl")])
-    assert [path.stem for path in (logged / "cursors").glob("*.db")] == ["jsonl"]
+    assert cursors(logged) == ["jsonl"]
 
 
 async def test_what_is_no_journal_is_refused(tmp_path: Path, logged: Path) -> None:
