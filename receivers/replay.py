@@ -30,6 +30,7 @@ import msgspec
 from eventbus import Report
 from eventbus._drain import DrainPolicy, drain
 from eventbus._feed import ConsumerFeed
+from eventbus._report import Line
 from eventbus._topic import Selector
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.journals._partition import partition_files
@@ -108,13 +109,13 @@ class Progress:
     total: int
 
 
-def find_source(path: Path) -> Source:
+def find_source(path: Path | str) -> Source:
     """Return the journal that a path means: a workspace, a journal's folder, or a receiver's dead letters.
 
     Raises:
         WorkspaceError: There is none.
     """
-    path = path.resolve()
+    path = Path(path).resolve()
     if (path / "journal").is_dir():
         return Source(path / "journal", path)
     if not (path.name == "journal" and path.is_dir()) and not any(partition_files(path)):
@@ -127,7 +128,7 @@ def find_source(path: Path) -> Source:
 
 
 async def replay(
-    path: Path,
+    path: Path | str,
     receivers: Sequence[Receiver],
     *,
     workspace: Path | None = None,
@@ -208,6 +209,7 @@ async def _run(
     on_progress: Callable[[Progress], object],
 ) -> Report:
     ends = await journal.ends()
+    drained, lines = False, dict[str, Line]()
     async with anyio.create_task_group() as tasks:
         for feed in feeds:
             feed.begin_drain()

@@ -132,9 +132,7 @@ PHASES = [
 
 @pytest.mark.parametrize(("endpoint", "when"), PHASES)
 @pytest.mark.parametrize("kind", SHORT)
-def test_what_passes_leaves_no_trace(
-    tmp_path: Path, server: WandBServer, kind: str, endpoint: str, when: str
-) -> None:
+def test_what_passes_leaves_no_trace(tmp_path: Path, server: WandBServer, kind: str, endpoint: str, when: str) -> None:
     worker = Worker(tmp_path, server)
     fault = (endpoint, Fault(**SHORT[kind]))
 

@@ -221,9 +221,9 @@ def test_a_report_needs_neither_torch_nor_an_sdk(ran: tuple[Path, subprocess.Com
 
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith(f"exp: {published} events\n")
-    assert ["jsonl", "all", str(published), "0"] in table(shown.stdout)
+    assert ["jsonl", "all", str(published), "0", "0"] in table(shown.stdout)
     server = shown.stdout.partition("exp/sites")[0]
-    sites = re.findall(r"^ (s\S+) +1 +(\d+) +1 ended", server, re.MULTILINE)
+    sites = re.findall(r"^ (s\S+) +(\d+) +1 ended", server, re.MULTILINE)
     assert sites == [(site, events) for site, _, events, *_ in table(done.stdout)]
 
 
