@@ -20,7 +20,7 @@ from readback import read_jsonl
 from eventbus import Event, Origin, Scope
 from eventbus._topic import Selector
 from eventbus.journals._reader import JournalReader
-from eventbus.journals.consumer import ConsumerFile, Plan, RunKey, RunState
+from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, Plan, RunKey, RunState
 from eventbus.journals.sqlite import SqliteJournal
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStatus
 from receivers import _delivery
@@ -324,7 +324,8 @@ def test_a_record_of_another_topic_is_nobodys_loss(bench: Workbench) -> None:
     append_foreign(bench, partition)
     append_junk(bench, partition)
     bench.finish()
-    assert {kind: value for (kind, _), value in bench.counts().items()} == {"delivered": 1, "values": 1, "dropped": 1}
+    counts = {kind: value for (kind, _), value in bench.counts().items()}
+    assert counts == {"delivered": 1, "values": 1, "dropped": 1, DROPPED_OF: 1}
 
 
 def append_foreign(bench: Workbench, partition: SqliteJournal) -> None:
@@ -481,8 +482,10 @@ def perform(bench: Workbench, model: Model, name: str, *arguments: Any) -> None:
         rank, run, kind = arguments
         model.log(bench.partitions[rank], EVENTS[kind], run)
     elif name == "junk":
-        append_junk(bench, bench.partitions[arguments[0]])
+        partition = bench.partitions[arguments[0]]
+        append_junk(bench, partition)
         model.counts["dropped", "unreadable record"] += 1
+        model.counts[DROPPED_OF, partition.header.key] += 1
     elif name == "foreign":
         append_foreign(bench, bench.partitions[arguments[0]])
     elif name == "crash":
