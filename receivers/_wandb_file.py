@@ -193,7 +193,7 @@ def recover(files: Sequence[Path], record: Callable[[], Any]) -> Found:
             found.add(stored)
         if not log.mend():
             found.damaged += 1
-        elif "run" not in kinds or kinds.isdisjoint(("history", "config", "exit")):
+        elif "run" not in kinds or kinds.isdisjoint(("history", "config")):
             shutil.rmtree(file.parent)
     return found
 

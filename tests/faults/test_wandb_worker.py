@@ -219,9 +219,7 @@ def test_a_key_that_is_revoked_is_told_and_no_reason_to_hurry(tmp_path: Path, se
     stands_once(server.runs["exp.site-1"], training.done)
 
 
-def test_a_run_that_is_deleted_at_the_server_is_counted_and_stops_no_other(
-    tmp_path: Path, server: WandBServer
-) -> None:
+def test_a_run_that_is_deleted_at_the_server_is_counted_and_stops_no_other(tmp_path: Path, server: WandBServer) -> None:
     receiver = wandb_online()
     with open_bus(tmp_path).background() as bus:
         bus.subscribe(TRACKING, receiver)
