@@ -38,7 +38,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandBSer
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for setting in ("init_timeout", "finish_timeout"):
-        monkeypatch.setitem(_wandb_args._SETTINGS, setting, 3.0)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+        monkeypatch.setitem(_wandb_args._SETTINGS, setting, 3.0)
     monkeypatch.setattr(_wandb_server, "LOOK_SECONDS", 0.3)
     with WandBServer() as running:
         for name, value in running.environment.items():
@@ -86,7 +86,7 @@ class Worker:
             self.stored = sink.close(RunStatus.FINISHED).row
         except (TrackerUnavailableError, OSError) as error:
             self.failures.append(f"{type(error).__name__}: {error}")
-            sink._leave()  # pyright: ignore[reportPrivateUsage]
+            sink._leave()
             wandb.teardown()  # as the end of the worker's process would
             return False
         finally:
@@ -142,7 +142,6 @@ def test_what_passes_leaves_no_trace(tmp_path: Path, server: WandBServer, kind: 
         attempts += 1
         done = worker.attempt()
 
-    print(attempts, worker.failures, server.suffered)
     assert done, worker.failures
     assert server.suffered[endpoint] or endpoint == "*"
     stands_once(server.runs["exp.site-1"])
@@ -160,5 +159,4 @@ def test_what_lasts_is_told_and_made_up_for(
     if not done:
         assert worker.attempt(), worker.failures
 
-    print(done, worker.failures, server.suffered)
     stands_once(server.runs["exp.site-1"])

@@ -64,7 +64,7 @@ class Training:
 
     def log(self, count: int) -> Receipt:
         """Log so many steps, and one parameter."""
-        self._publish(ParamsLogged(values={f"p{self.done}": self.done}))
+        receipt = self._publish(ParamsLogged(values={f"p{self.done}": self.done}))
         for step in range(self.done, self.done + count):
             receipt = self._publish(MetricsLogged(values={"loss": float(step)}, step=step))
         self.done += count
@@ -179,7 +179,7 @@ def test_a_server_that_fails_at_the_end_costs_seconds_and_gets_all_the_next_time
         bus.subscribe(TRACKING, wandb_online())
         training = Training(bus)
         training.log(200).wait_delivered(60)
-        until(lambda: server.runs["exp.site-1"].rows())
+        until(server.runs["exp.site-1"].rows)
         server.fault("*", **fault)
         training.log(200)
         start = time.monotonic()

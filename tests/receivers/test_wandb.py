@@ -637,7 +637,7 @@ def test_online_errors_of_the_server_are_ridden_out(tmp_path: Path, server: Wand
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK gives up, and we look at the server, after seconds."""
     for setting in ("init_timeout", "finish_timeout"):
-        monkeypatch.setitem(_wandb_args._SETTINGS, setting, 2.0)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+        monkeypatch.setitem(_wandb_args._SETTINGS, setting, 2.0)
     monkeypatch.setattr(_wandb_server, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(_wandb_server, "CONFIRM_SECONDS", 0.3)
 
@@ -695,14 +695,8 @@ def test_online_a_server_that_takes_nothing_is_noticed(
     server.fault(endpoint, status=status)
     sink.write(plan([metric(1.0)]))
 
-    def flush() -> bool:
-        try:
-            return sink.flush() is None
-        except TrackerUnavailableError as error:
-            assert said in str(error)
-            return True
-
-    until(flush, timeout=10.0)
+    with pytest.raises(TrackerUnavailableError, match=said):
+        until(lambda: sink.flush() is None, timeout=10.0)
     server.heal()
     with suppress(TrackerUnavailableError):
         sink.close(None)
