@@ -5,7 +5,7 @@ No tracker's SDK is imported here: each is loaded in its own worker.
 
 from receivers._batch import FlushPolicy
 from receivers._receiver import Receiver
-from receivers._supervisor import WorkerPolicy
+from receivers._watch import WorkerPolicy
 from receivers.jsonl import JsonlReceiver
 from receivers.mlflow import MLflowReceiver
 from receivers.tensorboard import TensorBoardReceiver

@@ -29,6 +29,18 @@ PUSH_SECONDS = 0.1
 _LENGTH = struct.Struct(">I")
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """A worker that was lost by what may be an event's fault.
+
+    Attributes:
+        worker: Its name.
+        reason: What happened to it, for people.
+    """
+
+    worker: str
+    reason: str
+
+
 class Start(msgspec.Struct, tag=True, kw_only=True):
     """First message to a worker: what to deliver, from where, into what.
 
@@ -47,7 +59,10 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
         workspace: Folder of the bus.
         layout: How the sites of a run are laid out.
         max_items, max_bytes, max_delay: The flush policy.
+        process_timeout: Seconds that one call of a sink may take.
         orphan_timeout: Seconds that the worker goes on after its parent has died.
+        lost: The worker before this one, if something that it wrote may have ended it.
+        failures: How often its tracker has failed in a row.
     """
 
     journal: str
@@ -66,7 +81,10 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
     max_items: int
     max_bytes: int
     max_delay: float
+    process_timeout: float
     orphan_timeout: float
+    lost: Lost | None = None
+    failures: int = 0
 
     def flush_policy(self) -> FlushPolicy:
         """Return the flush policy."""
@@ -82,7 +100,11 @@ class Drain(msgspec.Struct, tag=True):
 
 
 class Phase(msgspec.Struct, tag=True):
-    """The worker begins `starting`, `standing by`, `opening`, `batch`, `closing` or `idle`: most have a deadline."""
+    """What the worker begins: most phases have a deadline.
+
+    They are `starting`, `standing by`, `opening`, `batch`, `isolating` (a batch in parts, to find the event that ends
+    every worker), `closing`, `waiting for the tracker` and `idle`.
+    """
 
     name: str
 
@@ -99,8 +121,31 @@ class Settled(msgspec.Struct, tag=True):
 
 
 class Failed(msgspec.Struct, tag=True):
-    """The worker ends because of an error."""
+    """The worker ends because of an error; `for_good` says that it does not mend itself."""
 
+    reason: str
+    for_good: bool = False
+
+
+class Unavailable(msgspec.Struct, tag=True):
+    """The tracker can't be reached: the worker leaves it alone for some seconds.
+
+    Attributes:
+        reason: What it said, for people.
+        seconds: When it is tried again.
+        for_good: Whether that does not mend itself: it refuses the key, or has lost what was stored.
+    """
+
+    reason: str
+    seconds: float
+    for_good: bool = False
+
+
+class Buried(msgspec.Struct, tag=True):
+    """A record lies among the dead letters."""
+
+    partition: str
+    seq: int
     reason: str
 
 
@@ -109,7 +154,7 @@ class Done(msgspec.Struct, tag=True):
 
 
 Order = Start | Flush | Drain
-News = Phase | Beat | Settled | Failed | Done
+News = Phase | Beat | Settled | Failed | Unavailable | Buried | Done
 
 decode_order = msgspec.msgpack.Decoder[Order](Order).decode
 decode_news = msgspec.msgpack.Decoder[News](News).decode

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from eventbus.journals.consumer import Part, Plan, RunKey, Segment
+from eventbus.errors import TrackbusError
 from eventbus.tracking import RunFinished, RunStatus
 from receivers._layout import Layout, verdict
-from receivers._rows import Counts, Numbering, Rows, segments_of, split_after_end
+from receivers._ledger import OUTSTANDING, Ledger
+from receivers._rows import Counts, Numbering, Rows, split_after_end
+from receivers._suspects import FAILURES
 from receivers.abc import Position, Row, RunInfo, Sink
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from eventbus._topic import Selector
     from eventbus.abc import Cursor, StoredRecord
     from eventbus.journals._reader import JournalReader, PartitionReader
-    from eventbus.journals.consumer import ConsumerFile
+    from eventbus.journals.consumer import ConsumerFile, Part, Plan, RunKey, Segment
+    from receivers._suspects import Suspects
 
 OPEN_RUNS = 64
 """Sinks that are open at once: each holds files, some a process. The one written to longest ago lets go of its run."""
@@ -34,32 +37,25 @@ OPEN_RUNS = 64
 _logger = logging.getLogger("trackbus.worker")
 
 
-@dataclass(slots=True)
-class _Written:
-    """A plan whose rows are written, until its sinks have stored them."""
-
-    plan: Plan
-    counts: Counts = field(default_factory=Counter[tuple[str, str]])
-
-
-class _Altered(NamedTuple):
-    """What a sink counted while it wrote a run's rows up to a number: they count once these are stored."""
-
-    key: RunKey
-    row: int
-    counts: Counts
+class StuckError(TrackbusError, RuntimeError):
+    """Raised when a sink takes rows and never says that they are stored."""
 
 
 class Delivery:
     """Delivers one consumer's records.
+
+    Attributes:
+        read_to: Position up to which everything is planned.
 
     Args:
         reader: Reads the journal.
         file: The consumer's own file.
         selectors: What it is subscribed to.
         make_sink: Makes the sink of one run.
-        announce: Told before a step that has a deadline: `opening`, `batch`, `closing`.
+        announce: Told before a step that has a deadline: `opening`, `batch`, `isolating`, `closing`.
         layout: Whether each site has runs of its own.
+        suspects: Knows what earlier workers failed at.
+        bury: Puts a record among the dead letters, with the reason.
     """
 
     def __init__(
@@ -71,53 +67,75 @@ class Delivery:
         announce: Callable[[str], None],
         *,
         layout: Layout = "per_site",
+        suspects: Suspects,
+        bury: Callable[[StoredRecord, str], None],
     ) -> None:
         self._reader = reader
         self._file = file
         self._make_sink = make_sink
         self._announce = announce
-        self._runs = file.runs()
+        self._suspects = suspects
+        self._bury = bury
+        self._dead = file.dead()
+        self._ledger = Ledger(file)
+        self._runs = self._ledger.runs
         self._layout: Layout = layout
         self._numbering = Numbering(selectors, self._runs, layout)
-        self._changed: set[RunKey] = set()
         self._sinks: dict[RunKey, Sink[Any]] = {}
-        self._written: list[_Written] = []
-        self._altered: list[_Altered] = []
-        self._uncommitted: Counts = Counter()
-        self._cursor = file.cursor()
-        self._counts: Counts = Counter(file.counts())
-        self.read_to: Cursor = dict(self._cursor)
+        self.read_to: Cursor = dict(self._ledger.cursor)
 
     @property
     def cursor(self) -> Cursor:
         """Position up to which everything is stored."""
-        return self._cursor
+        return self._ledger.cursor
 
     @property
     def counts(self) -> list[tuple[str, str, int]]:
         """Totals by (kind, name) since the consumer exists."""
-        return [(kind, name, value) for (kind, name), value in sorted(self._counts.items())]
+        return [(kind, name, value) for (kind, name), value in sorted(self._ledger.counts.items())]
 
     @property
     def outstanding(self) -> int:
         """Batches that are written but not known to be stored."""
-        return len(self._written)
+        return self._ledger.outstanding
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is outstanding that no more may be written."""
+        return self._ledger.outstanding >= OUTSTANDING
+
+    @property
+    def progress(self) -> int:
+        """How often a tracker has proved that it stored something."""
+        return self._ledger.progress
 
     def recover(self) -> None:
-        """Write again what was planned before a crash; sinks leave out what their trackers have.
-
-        The rows end where they ended before, unless the consumer is subscribed to something else now.
-        """
-        given: dict[RunKey, int] = {}
+        """Write again what was planned before a crash; sinks leave out what their trackers have."""
+        self._put_aside()
         for plan in self._file.plans():
-            numbered = Rows()
-            records = [record for segment in plan.segments for record in self._planned(segment, numbered)]
-            starts = {(site, run): max(first, given.get((site, run), 0) + 1) for site, run, first in plan.starts}
-            self._numbering.number(records, starts, numbered)
-            given.update({key: rows[-1].number for key, rows in numbered.rows.items()})
+            numbered = self._rebuild(plan)
             self.read_to.update(plan.cursor())
             self._write(replace(plan, ends=numbered.ends()), numbered)
         self.flush()
+        if self._suspects.narrowing:  # and so each part of it was stored
+            self._suspects.clear()
+
+    def _put_aside(self) -> None:
+        """Put the event aside that is proved to end every worker."""
+        part = self._suspects.condemned
+        if part is None:
+            return
+        for record in self._reader.partition(part.partition).between(part.seq, part.seq):
+            self._bury(record, self._suspects.reason)
+        self._dead[part.partition, part.seq] = self._suspects.reason
+        self._suspects.put_aside(part)
+
+    def _rebuild(self, plan: Plan) -> Rows:
+        numbered = Rows(plan)
+        for segment in plan.segments:
+            for record in self._planned(segment, numbered):
+                self._numbering.number_again(record, self._dead, numbered)
+        return numbered
 
     def _planned(self, segment: Segment, numbered: Rows) -> list[StoredRecord]:
         try:
@@ -129,15 +147,8 @@ class Delivery:
 
     def deliver(self, records: list[StoredRecord]) -> None:
         """Plan one batch and write it."""
-        numbered = Rows()
-        self._numbering.number(records, {}, numbered)
-        batch = self._written[-1].plan.batch + 1 if self._written else 1
-        plan = Plan(
-            batch=batch,
-            segments=segments_of(records),
-            starts=[(*key, rows[0].number) for key, rows in numbered.rows.items()],
-            ends=numbered.ends(),
-        )
+        numbered = self._numbering.number(records)
+        plan = numbered.plan(self._ledger.next_batch, records)
         self.read_to.update(plan.cursor())
         self._file.add_plan(plan, {key: self._runs[key] for key in numbered.rows})
         self._write(plan, numbered)
@@ -146,91 +157,86 @@ class Delivery:
     # --- writing ------------------------------------------------------------------------------------------------
 
     def _write(self, plan: Plan, numbered: Rows) -> None:
-        self._written.append(_Written(plan, numbered.counts))
+        self._ledger.write(plan, numbered.counts)
         for key, rows in numbered.rows.items():
             for part in split_after_end(rows) if self._layout == "per_site" else [rows]:
-                self._write_part(key, part)
+                if part[-1].number > self._runs[key].position:  # else it is stored, and the run closed if it ends it
+                    self._write_part(key, part)
 
     def _write_part(self, key: RunKey, rows: list[Row]) -> None:
-        if rows[-1].number <= self._runs[key].position:  # it is stored, and the run closed if it ends it
+        if not self._suspects.narrowing:
+            self._write_rows(key, rows, "batch")
             return
+        if key not in self._sinks:
+            self._open(key)
+            self._flush_sink(key, "isolating")  # what the tracker has may not come again in another part
+        for few in self._suspects.parts([row for row in rows if row.number > self._runs[key].position]):
+            self._write_rows(key, few, "isolating")
+            self._secure(key, few[-1].number)
+
+    def _write_rows(self, key: RunKey, rows: list[Row], phase: str) -> None:
         sink = self._sinks.get(key) or self._open(key)
         self._sinks[key] = self._sinks.pop(key)  # the last one to be let go
-        self._announce("batch")
-        sink.write(rows)
-        self._altered.append(_Altered(key, rows[-1].number, _taken_counts(sink)))
+        self._announce(phase)
+        with self._suspects.blaming(rows):
+            sink.write(rows)
+        self._ledger.alter(key, rows[-1].number, _taken_counts(sink))
         last = rows[-1].envelope.event
         if isinstance(last, RunFinished) and self._layout == "per_site":  # else its other sites may go on
             self._close(key, RunStatus(last.status), last.reason)
+
+    def _secure(self, key: RunKey, row: int) -> None:
+        """Have rows stored before others are at risk."""
+        if key in self._sinks:
+            self._flush_sink(key, "isolating")
+        if self._runs[key].position < row:
+            self._close(key, None)
+        self._ledger.settle()
+        self._suspects.passed()
 
     def _open(self, key: RunKey) -> Sink[Any]:
         while len(self._sinks) >= OPEN_RUNS:
             self._close(next(iter(self._sinks)), None)
         self._announce("opening")
         state = self._runs[key]
-        sink = self._make_sink()
+        sink = self._sinks[key] = self._make_sink()
         info = RunInfo(id=key[1], site=key[0], name=state.name, group=state.group, started_ns=state.started_ns)
-        sink.open(info, Position(state.position, state.token))
-        self._sinks[key] = sink
+        with self._suspects.step(key):
+            sink.open(info, Position(state.position, state.token))
         return sink
 
     def _close(self, key: RunKey, status: RunStatus | None, reason: str = "") -> None:
         sink = self._sinks.get(key) or self._open(key)
         self._announce("closing")
-        position = sink.close(status, reason)
+        with self._suspects.blaming():
+            position = sink.close(status, reason)
         del self._sinks[key]
         self._note(key, position, sink)
+        self._ledger.progress += 1
         if status is not None:
             self._runs[key].status = status.value
 
     def _note(self, key: RunKey, position: Position, sink: Sink[Any]) -> None:
-        state = self._runs[key]
-        state.position, state.token = position.row, position.token
-        self._changed.add(key)
-        self._uncommitted.update(_taken_counts(sink))
+        self._ledger.note(key, position)
+        self._ledger.count(_taken_counts(sink))
 
     # --- settling -----------------------------------------------------------------------------------------------
 
     def flush(self) -> bool:
         """Ask the sinks how far they got and settle what is stored; tell whether the cursor moved."""
-        if not self._written:
+        if not self.outstanding:
             return False
-        for key, sink in self._sinks.items():
+        for key in self._sinks:
             if self._runs[key].position < self._runs[key].rows:
-                self._announce("batch")
-                self._note(key, sink.flush(), sink)
-        stored = 0
-        while stored < len(self._written) and self._is_stored(self._written[stored].plan):
-            stored += 1
-        if stored:
-            self._settle(stored)
-        return stored > 0
+                self._flush_sink(key, "batch")
+        return self._ledger.settle_batches()
 
-    def _is_stored(self, plan: Plan) -> bool:
-        return all(self._runs[site, run].position >= last for site, run, last in plan.ends)
-
-    def _settle(self, stored: int) -> None:
-        """Commit that the first so many batches are stored, and where all runs stand."""
-        written, self._written = self._written[:stored], self._written[stored:]
-        counts = self._counts_of_stored()
-        for one in written:
-            counts.update(one.counts)
-            self._cursor.update(one.plan.cursor())
-        self._file.settle([one.plan for one in written], {key: self._runs[key] for key in self._changed}, counts)
-        self._counts.update(counts)
-        self._changed.clear()
-
-    def _counts_of_stored(self) -> Counts:
-        """Take what sinks altered in rows that will not be written again, and what they counted beside."""
-        counts, self._uncommitted = self._uncommitted, Counter()
-        outstanding: list[_Altered] = []
-        for one in self._altered:
-            if self._runs[one.key].position >= one.row:
-                counts.update(one.counts)
-            else:
-                outstanding.append(one)
-        self._altered = outstanding
-        return counts
+    def _flush_sink(self, key: RunKey, phase: str) -> None:
+        self._announce(phase)
+        sink = self._sinks[key]
+        with self._suspects.blaming():
+            position = sink.flush()
+        self._note(key, position, sink)
 
     # --- the ends of runs ---------------------------------------------------------------------------------------
 
@@ -247,10 +253,23 @@ class Delivery:
             for part in state.parts.values():
                 if part.status is None and ended.keys() >= set(part.writers):
                     _end_part(part, orderly=all(ended[writer] for writer in part.writers))
-                    self._changed.add(key)
+                    self._ledger.change(key)
             if (found := verdict(state.parts)) is not None:
-                self._close(key, *found)
-                self._settle(0)
+                self._end_run(key, *found)
+
+    def _end_run(self, key: RunKey, status: RunStatus, reason: str) -> None:
+        """End a run beside its rows; where that has ended every worker so far, let go of it as it is."""
+        if self._runs[key].failed_ends >= FAILURES:
+            self._ledger.count(Counter({("altered", "end of a run not stored"): 1}))
+            self._ledger.change(key)
+            self._runs[key].status = status.value
+        else:
+            if key not in self._sinks:
+                self._open(key)
+            blames_rows = self._ledger.owes(key)
+            with nullcontext() if blames_rows else self._suspects.step(key, ends=True):
+                self._close(key, status, reason)
+        self._ledger.settle()
 
     def _ended(self, writers: set[str], ending: str) -> dict[str, bool]:
         """Return which of the partitions have ended, and whether in order."""
@@ -269,7 +288,20 @@ class Delivery:
         for key in list(self._sinks):
             self._close(key, None)
         self.flush()
-        self._settle(0)
+        self._ledger.settle()
+
+    def give_up(self, seconds: float) -> None:
+        """Treat what is written and not stored as what a sink hangs at.
+
+        Raises:
+            StuckError: Always.
+        """
+        with self._suspects.blaming():
+            raise StuckError(f"the sink has stored nothing for {seconds:g} s of what it was given")
+
+    def abandon(self) -> bool:
+        """Let go of all runs as a crash would; tell whether this process may open them again."""
+        return min([sink.abandon() for sink in self._sinks.values()], default=True)  # each is asked
 
 
 def _end_part(part: Part, *, orderly: bool) -> None:

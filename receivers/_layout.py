@@ -27,7 +27,7 @@ from receivers._names import shorten
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from eventbus import Envelope, Event
+    from eventbus import Event, Origin
     from eventbus.journals.consumer import Part, RunKey
     from receivers._rows import Counts
 
@@ -39,10 +39,9 @@ LAYOUTS: tuple[Layout, ...] = ("per_site", "combined")
 _SEVERITY = {RunStatus.FINISHED: 0, RunStatus.KILLED: 1, RunStatus.FAILED: 2}
 
 
-def run_key(layout: Layout, envelope: Envelope[Event]) -> RunKey:
+def run_key(layout: Layout, origin: Origin, run: str) -> RunKey:
     """Return which of the tracker's runs a record goes to; records without a run have one per partition."""
-    origin = envelope.origin
-    return "" if layout == "combined" else origin.site, envelope.run or origin.own_run
+    return "" if layout == "combined" else origin.site, run or origin.own_run
 
 
 def prefixed(event: Event, site: str, counts: Counts) -> Event:

@@ -1,20 +1,35 @@
-"""Tracking URIs of MLflow: which ones can work, what of them may be shown, and who may open a new store."""
+"""Tracking URIs of MLflow: which ones can work, what of them may be shown, and what an error says of the store."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from eventbus.errors import ConfigurationError, TrackbusError
+from receivers._suspects import causes, is_environment
+from receivers.abc import NotAuthorisedError, TrackerUnavailableError
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https", "databricks")
 
 
+NOT_AUTHORISED = (401, 403)
+
+JUDGED = range(400, 500)
+"""Answers of a server that judge the request. Anything else, a page in HTML too, says that the server is not itself."""
+
+PASSING = (*NOT_AUTHORISED, 408, 409, 425, 429, 499)
+"""Those of them that another try may change."""
+
+LOST_CONNECTIONS = ("OperationalError", "InterfaceError")
+"""What SQLAlchemy calls the errors of a database that is away, locked or full."""
+
+
 class MLflowError(TrackbusError, RuntimeError):
-    """Raised when MLflow refuses a request or can't be reached; its text never holds the URI's password."""
+    """Raised when MLflow refuses a request; its text never holds the URI's password."""
 
 
 def is_server(uri: str) -> bool:
@@ -41,19 +56,66 @@ def _secrets(uri: str) -> list[str]:
 
 @contextmanager
 def redacting(uri: str) -> Generator[None]:
-    """Give every error of MLflow one class, and a text without the password."""
+    """Give every error of MLflow a class that says whose fault it is, and a text without the password.
+
+    Raises:
+        TrackerUnavailableError: The store can't be reached, is overloaded, or something else answers in its place.
+        NotAuthorisedError: It refuses the user.
+        MLflowError: It refuses the request.
+    """
     try:
         yield
     except TrackbusError:
         raise
     except Exception as error:  # border: MLflow lets through what requests, SQLAlchemy and the system raise
         text = f"{type(error).__name__}: {error}"
+        kind = _kind(error, is_server(uri))
         safe = redacted(uri)
         if safe == uri:
-            raise MLflowError(text) from error
+            raise kind(text) from error
         for secret in _secrets(uri):
             text = text.replace(secret, safe if secret == uri else "***")
-        raise MLflowError(text) from None
+        raise kind(text) from None
+
+
+def _kind(error: Exception, at_server: bool) -> type[TrackbusError]:  # noqa: FBT001 - one of two kinds of store
+    status = _status(error)
+    if at_server and status in NOT_AUTHORISED:
+        return NotAuthorisedError
+    away = _is_away_server(error, status) if at_server else _is_away_database(error)
+    return TrackerUnavailableError if away or is_environment(error) else MLflowError
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status that an error of MLflow or of requests stands for; None for other errors."""
+    if (response := getattr(error, "response", None)) is not None:
+        return int(response.status_code)
+    ask = getattr(error, "get_http_status_code", None)
+    return None if ask is None else int(ask())
+
+
+def _is_away_server(error: Exception, status: int | None) -> bool:
+    if status is None:  # before or after the request: its fault if requests raised it, else perhaps the event's
+        return type(error).__module__.partition(".")[0] in ("requests", "urllib3")
+    no_api = getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND"
+    return status not in JUDGED or status in PASSING or no_api
+
+
+def _is_away_database(error: Exception) -> bool:
+    chain = list(causes(error))
+    if any(isinstance(one, sqlite3.Error) for one in chain):
+        return False  # its own code says more: see `is_environment`
+    return any(_is_lost_connection(one) for one in chain)
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    by_sqlalchemy = type(error).__module__.startswith("sqlalchemy.")
+    return by_sqlalchemy and type(error).__name__ in LOST_CONNECTIONS
+
+
+def has_timed_out(error: BaseException) -> bool:
+    """Tell whether a request took too long."""
+    return any("Timeout" in type(one).__name__ for one in causes(error))  # of requests, urllib3 or the system
 
 
 def store_file(uri: str) -> Path | None:

@@ -18,7 +18,8 @@ from eventbus.workspace import check_name
 from receivers._batch import FlushPolicy
 from receivers._control import Start
 from receivers._layout import LAYOUTS, Layout
-from receivers._supervisor import Health, Supervisor, WorkerPolicy
+from receivers._supervisor import Supervisor
+from receivers._watch import Health, WorkerPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -184,6 +185,7 @@ class Receiver(Consumer):
             max_items=self.flush_policy.max_items,
             max_bytes=self.flush_policy.max_bytes,
             max_delay=self.flush_policy.max_delay,
+            process_timeout=self.worker_policy.process_timeout,
             orphan_timeout=self.worker_policy.orphan_timeout,
         )
 

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from eventbus._codec import decode_frame, read_frame
 from eventbus.errors import DecodeError
-from eventbus.journals.consumer import DROPPED_OF, Part, RunKey, RunState, Segment
+from eventbus.journals.consumer import DROPPED_OF, Part, Plan, RunKey, RunState, Segment
 from eventbus.tracking import MetricsLogged, RunFinished, RunStarted
 from receivers._layout import Layout, prefixed, run_key
 from receivers.abc import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from eventbus._event import Envelope, Event
     from eventbus._topic import Selector
@@ -28,26 +28,76 @@ Counts = Counter[tuple[str, str]]
 
 
 class Rows:
-    """A batch's rows by run, and what settling it adds to the counts."""
+    """A batch's rows by run, and what settling it adds to the counts.
 
-    def __init__(self) -> None:
+    Args:
+        plan: The batch as it was planned, when its rows are built again.
+
+    Attributes:
+        rows: Rows to write, by run.
+        counts: What settling the batch adds.
+    """
+
+    def __init__(self, plan: Plan | None = None) -> None:
         self.rows: dict[RunKey, list[Row]] = {}
-        self.counts: Counts = Counter()
+        self.counts: Counts = Counter({(kind, name): count for kind, name, count in plan.passed_over} if plan else {})
+        self._last: dict[RunKey, int] = {(site, run): first - 1 for site, run, first in plan.starts} if plan else {}
+        self._segments: list[Segment] = []
+        self._passed_over: Counts = Counter()
+        self._is_broken = True
+
+    def number(self, key: RunKey, rows_before: int) -> int:
+        """Number the next record of a run, which had so many rows before the batch."""
+        self._last[key] = number = self._last.get(key, rows_before) + 1
+        return number
+
+    def add(self, key: RunKey, row: Row) -> None:
+        """Add a row and count it."""
+        envelope = row.envelope
+        self.rows.setdefault(key, []).append(row)
+        self.counts["delivered", envelope.site] += 1
+        if isinstance(envelope.event, MetricsLogged):
+            self.counts["values", envelope.site] += len(envelope.event.values)
+
+    def cover(self, record: StoredRecord) -> None:
+        """Plan a record as a row: what follows it without a break stands in one segment."""
+        key = record.header.key
+        if not self._is_broken and self._segments[-1].partition == key:
+            self._segments[-1] = Segment(key, self._segments[-1].first, record.seq)
+        else:
+            self._segments.append(Segment(key, record.seq, record.seq))
+        self._is_broken = False
+
+    def pass_over(self) -> None:
+        """Plan a record as no row: nobody asked for it."""
+        self._is_broken = True
+
+    def drop(self, cause: str, partition: str, count: int = 1) -> None:
+        """Count what is given up, by cause and by where it was."""
+        given_up: Counts = Counter({("dropped", cause): count, (DROPPED_OF, partition): count})
+        self.counts.update(given_up)
+        self._passed_over.update(given_up)
+        self._is_broken = True
+
+    def plan(self, batch: int, records: Iterable[StoredRecord]) -> Plan:
+        """Return the plan by which the same rows are built again.
+
+        Args:
+            batch: Number of the batch.
+            records: Everything that was read for it, in order.
+        """
+        return Plan(
+            batch=batch,
+            segments=self._segments,
+            starts=[(*key, rows[0].number) for key, rows in self.rows.items()],
+            ends=self.ends(),
+            reached={record.header.key: record.seq for record in records},
+            passed_over=[(kind, name, count) for (kind, name), count in self._passed_over.items()],
+        )
 
     def ends(self) -> list[tuple[str, str, int]]:
         """Return per run the number of its last row."""
         return [(*key, rows[-1].number) for key, rows in self.rows.items()]
-
-    def drop(self, cause: str, partition: str, count: int = 1) -> None:
-        """Count what is given up, by cause and by where it was."""
-        self.counts["dropped", cause] += count
-        self.counts[DROPPED_OF, partition] += count
-
-    def count(self, envelope: Envelope[Event]) -> None:
-        """Count a record that becomes a row."""
-        self.counts["delivered", envelope.site] += 1
-        if isinstance(envelope.event, MetricsLogged):
-            self.counts["values", envelope.site] += len(envelope.event.values)
 
 
 class Numbering:
@@ -66,21 +116,51 @@ class Numbering:
         self._runs = runs
         self._layout: Layout = layout
 
-    def number(self, records: Iterable[StoredRecord], starts: dict[RunKey, int], numbered: Rows) -> None:
-        """Decode a batch and number its rows per run, from `starts` or after what the run has."""
+    def number(self, records: Iterable[StoredRecord]) -> Rows:
+        """Decode a new batch and number its rows per run, after what the run has."""
+        numbered = Rows()
         for record in records:
             envelope = self._decode(record, numbered)
             if envelope is None:
                 continue
-            key = run_key(self._layout, envelope)
-            state = self._state_of(key, envelope)
-            rows = numbered.rows.setdefault(key, [])
-            number = rows[-1].number + 1 if rows else starts.get(key, state.rows + 1)
-            if number > state.position:  # what is stored has said its part before the crash
-                self._learn(key, envelope, record.header)
-            state.rows = max(state.rows, number)
-            rows.append(Row(number, self._laid_out(envelope, numbered)))
-            numbered.count(envelope)
+            key = run_key(self._layout, envelope.origin, envelope.run)
+            number = numbered.number(key, self._state_of(key, envelope).rows)
+            numbered.cover(record)
+            self._add(key, number, envelope, record.header, numbered)
+        return numbered
+
+    def number_again(self, record: StoredRecord, dead: Mapping[tuple[str, int], str], numbered: Rows) -> None:
+        """Build one row of a planned batch again, under the number that it had, whatever the subscription is now.
+
+        Args:
+            record: A record that the plan covers.
+            dead: Why records were put aside since, by (partition, sequence): their numbers stay unused.
+            numbered: Takes the row.
+        """
+        try:
+            frame, origin = read_frame(record.body), record.header.origin
+            key = run_key(self._layout, origin, frame.run)
+            number = numbered.number(key, self._runs[key].rows)
+            envelope = decode_frame(frame, origin, record.seq)
+        except DecodeError as error:  # its class may be one that only the earlier subscription knew
+            _leave_out(record, error, numbered)
+            return
+        reason = dead.get(envelope.id)
+        if reason is None:
+            self._add(key, number, envelope, record.header, numbered)
+            return
+        numbered.drop(f"dead letter: {reason}", record.header.key)
+        if isinstance(envelope.event, RunFinished) and number > self._runs[key].position:
+            self._learn(key, envelope, record.header)  # the run ends all the same
+
+    def _add(
+        self, key: RunKey, number: int, envelope: Envelope[Event], header: PartitionHeader, numbered: Rows
+    ) -> None:
+        state = self._runs[key]
+        if number > state.position:  # what is stored has said its part before the crash
+            self._learn(key, envelope, header)
+        state.rows = max(state.rows, number)
+        numbered.add(key, Row(number, self._laid_out(envelope, numbered)))
 
     def _laid_out(self, envelope: Envelope[Event], numbered: Rows) -> Envelope[Event]:
         if self._layout == "per_site":
@@ -92,14 +172,16 @@ class Numbering:
             frame, origin = read_frame(record.body), record.header.origin
             selectors = [one for one in self._selectors if one.admits_run(origin.site, frame.run or origin.own_run)]
             if not any(one.admits(frame.topic, frame.in_scope()) for one in selectors):
-                return None  # its type may be one that only its own subscribers know
+                numbered.pass_over()  # its type may be one that only its own subscribers know
+                return None
             envelope = decode_frame(frame, origin, record.seq)
         except DecodeError as error:
-            numbered.drop("unreadable record", record.header.key)
-            _logger.warning("record %s of %s is left out: %s", record.seq, record.header.key, error)
+            _leave_out(record, error, numbered)
             return None
-        wanted = any(one.matches(envelope.topic, type(envelope.event), envelope.scope) for one in selectors)
-        return envelope if wanted else None
+        if any(one.matches(envelope.topic, type(envelope.event), envelope.scope) for one in selectors):
+            return envelope
+        numbered.pass_over()
+        return None
 
     def _state_of(self, key: RunKey, envelope: Envelope[Event]) -> RunState:
         state = self._runs.get(key)
@@ -125,16 +207,9 @@ class Numbering:
             part.writers = sorted({*part.writers, header.key}.difference(header.after))
 
 
-def segments_of(records: Iterable[StoredRecord]) -> list[Segment]:
-    """Return the stretches that a batch is made of, in its order."""
-    segments: list[Segment] = []
-    for record in records:
-        last = segments[-1] if segments else None
-        if last is not None and last.partition == record.header.key:
-            segments[-1] = Segment(last.partition, last.first, record.seq)
-        else:
-            segments.append(Segment(record.header.key, record.seq, record.seq))
-    return segments
+def _leave_out(record: StoredRecord, error: DecodeError, numbered: Rows) -> None:
+    numbered.drop("unreadable record", record.header.key)
+    _logger.warning("record %s of %s is left out: %s", record.seq, record.header.key, error)
 
 
 def split_after_end(rows: list[Row]) -> Iterator[list[Row]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import secrets
 import signal
 import socket
@@ -16,17 +15,34 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.to_thread
 import msgspec
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from msgspec.structs import replace
 
 from receivers import _processes
-from receivers._control import Beat, Done, Drain, Failed, Flush, Inbox, News, Phase, Settled, Start, decode_news, pack
+from receivers._alarm import Alarm
+from receivers._control import (
+    Beat,
+    Buried,
+    Done,
+    Drain,
+    Failed,
+    Flush,
+    Inbox,
+    Lost,
+    News,
+    Phase,
+    Settled,
+    Start,
+    Unavailable,
+    decode_news,
+    pack,
+)
+from receivers._watch import Health, Watch, WorkerPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -42,9 +58,6 @@ TERM_SECONDS = 2.0
 CHECK_SECONDS = 0.25
 """How often deadlines are looked at."""
 
-BACK_OFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Pause before each further start in a row; any progress starts over. Jittered, so that workers don't move in step."""
-
 PATIENT_ATTEMPTS = 3
 """A drain waits for a worker that starts, but not for one that was started in vain so often."""
 
@@ -54,102 +67,13 @@ GONE_SECONDS = 5.0
 POLL_SECONDS = 0.02
 """How often an ending process is looked at."""
 
-CAUSES = 20
-"""Causes of failures that are kept apart: an error that names an address or a time is new each time."""
+DIED = "died"
+"""Why a worker is lost that said nothing; how it died is told with it."""
+
+ORDERED_EXITS = (-signal.SIGTERM, 128 + signal.SIGTERM)
+"""Exit codes of a worker that somebody told to end: no event did."""
 
 _logger = logging.getLogger("trackbus.receivers")
-
-
-class WorkerPolicy(BaseModel):
-    """Deadlines of a worker process, in seconds.
-
-    Attributes:
-        start_timeout: From the start to the first look into the journal, and for opening a run: SDKs take 0.5 to 6 s
-            to import, and a fresh MLflow store up to 20 s to create.
-        process_timeout: For one batch, or for closing a run: beyond it the SDK hangs.
-        heartbeat_timeout: Without a sign of life: the process is stopped or its GIL is stuck.
-        orphan_timeout: How long a worker goes on when its parent has died.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    start_timeout: PositiveFloat = 60.0
-    process_timeout: PositiveFloat = 30.0
-    heartbeat_timeout: PositiveFloat = 10.0
-    orphan_timeout: PositiveFloat = 30.0
-
-
-@dataclass(slots=True)
-class Watch:
-    """Says whether a worker is overdue. Pure: it is given the news and the time."""
-
-    policy: WorkerPolicy
-    phase: str = "starting"
-    phase_since: float = 0.0
-    last_beat: float | None = None
-
-    def hear(self, news: News, now: float) -> None:
-        """Take note of a message."""
-        self.last_beat = now
-        if isinstance(news, Phase):
-            self.phase, self.phase_since = news.name, now
-
-    @property
-    def is_starting(self) -> bool:
-        """Whether it is busy with what takes long and is no sign of trouble."""
-        return self.phase in ("starting", "standing by", "opening")
-
-    def overdue(self, now: float) -> str | None:
-        """Return what the worker has failed to do in time, or None."""
-        if self.last_beat is not None and now - self.last_beat > self.policy.heartbeat_timeout:
-            return f"gave no sign of life for {self.policy.heartbeat_timeout:g} s"
-        limit = self._limit()
-        if limit is not None and now - self.phase_since > limit:
-            return f"was {self.phase} for more than {limit:g} s"
-        return None
-
-    def _limit(self) -> float | None:
-        if self.phase in ("starting", "opening"):
-            return self.policy.start_timeout
-        return self.policy.process_timeout if self.phase in ("batch", "closing") else None
-
-
-@dataclass(slots=True)
-class Health:
-    """What the supervisor knows of its workers.
-
-    Attributes:
-        state: What the worker does now.
-        restarts: How often it was started again.
-        failures: Why it was, by cause.
-        counts: The consumer's totals by (kind, name) since it exists.
-        baseline: The same when this supervisor's first worker began.
-    """
-
-    state: str = "new"
-    restarts: int = 0
-    failures: dict[str, int] = field(default_factory=dict[str, int])
-    counts: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    baseline: dict[tuple[str, str], int] | None = None
-
-    def settle(self, counts: dict[tuple[str, str], int]) -> bool:
-        """Take the totals that a worker reports; tell whether they have grown."""
-        grown = counts != self.counts
-        if self.baseline is None:
-            self.baseline = counts
-        self.counts = counts
-        return grown
-
-    def fail(self, reason: str) -> None:
-        """Count a failure."""
-        if reason not in self.failures and len(self.failures) >= CAUSES:
-            reason = "other causes"
-        self.failures[reason] = self.failures.get(reason, 0) + 1
-
-    def since_start(self) -> dict[tuple[str, str], int]:
-        """Return what this supervisor's workers did."""
-        baseline = self.baseline or {}
-        return {key: value - baseline.get(key, 0) for key, value in self.counts.items()}
 
 
 class Supervisor:
@@ -182,50 +106,61 @@ class Supervisor:
         self._policy = policy
         self._health = health
         self._python = python
-        self._attempt = 0
         self._done = False
         self._ready = ready
         self._cursor: Cursor = {}
+        self._lost: Lost | None = None
         self._threads = anyio.CapacityLimiter(1)
 
     async def run(self) -> None:
         """Start workers until one has drained."""
+        start = self._make_start()
+        self._alarm = Alarm(start.name, self._feed.tell)
         while not self._done:
-            start = self._make_start()
             try:
-                lost = await self._run_worker(start)
+                reason = await self._run_worker(replace(start, lost=self._lost, failures=self._alarm.circuit.failures))
             except Exception as error:  # border: no process, descriptor, thread: the next try may find some
                 _logger.exception("the worker of %s can't be run", start.name)
-                lost = f"can't be started: {error}"
-            if lost is not None:
-                self._health.fail(lost)
-                _logger.warning("the worker of %s %s; it is started again", start.name, lost)
+                reason = f"can't be started: {error}"
+            if reason is not None:
+                _logger.warning("the worker of %s %s; it is started again", start.name, reason)
+                self._health.fail(reason)
                 self._health.restarts += 1
-                await self._back_off()
+                await self._back_off(self._alarm.lose(reason, self._health.restarts, hurried=self._feed.draining))
         self._health.state = "drained"
 
-    async def _back_off(self) -> None:
+    async def _back_off(self, pause: float) -> None:
         """Wait before the next start, but not when the drain begins meanwhile: its time is short."""
-        self._health.state = "waiting to start again"
-        pause = BACK_OFF_SECONDS[min(self._attempt, len(BACK_OFF_SECONDS) - 1)]
-        self._attempt += 1
+        self._health.state = self._alarm.state or "waiting to start again"
         drained_before = self._feed.draining
-        with anyio.move_on_after(pause * random.uniform(0.5, 1.0)):  # noqa: S311 - no secret hangs on it
+        with anyio.move_on_after(pause):
             while self._feed.draining == drained_before:
                 await self._feed.wait_for_orders(pause)
 
     async def _run_worker(self, start: Start) -> str | None:
         """Run one worker to its end; return why it was lost, or None when it has drained."""
-        async with self._worker(start) as (process, ours):
+        name = secrets.token_hex(8)
+        self._lost = None
+        async with self._worker(start, name) as (process, ours):
             watch = Watch(self._policy, phase_since=time.monotonic())
             lost: str | None = None
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._give_orders, ours, start)
                 lost = await self._listen(ours, watch)
                 tasks.cancel_scope.cancel()
-            if lost is None:
+            if lost in (None, DIED):
                 await _wait_for_exit(process, TERM_SECONDS)  # by itself: SDKs have exit handlers
+            if lost == DIED:
+                lost = _how_it_died(process.returncode)
+                self._blame(name, lost, may_be_events=process.returncode not in ORDERED_EXITS)
+            elif lost is not None and watch.overdue(time.monotonic()):
+                self._blame(name, lost, may_be_events=watch.is_writing)
+            self._alarm.isolating = watch.isolates
             return lost
+
+    def _blame(self, worker: str, reason: str, *, may_be_events: bool) -> None:
+        """Tell the next worker of a loss that events may have caused; of an error a worker has told itself."""
+        self._lost = Lost(worker, reason) if may_be_events else None
 
     async def _give_orders(self, ours: socket.socket, start: Start) -> None:
         """Say what to do, then pass on what the bus wants; a worker that is gone is noticed by the one who listens."""
@@ -256,38 +191,58 @@ class Supervisor:
         except BlockingIOError:
             return None
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            return f"sent nonsense: {error}" if not isinstance(error, OSError) else "died"
+            return DIED if isinstance(error, OSError) else f"sent nonsense: {error}"
         for news in messages:
             watch.hear(news, time.monotonic())
-            self._health.state = watch.phase
-            if isinstance(news, Failed):
-                return f"failed: {news.reason}"
+            if objection := self._objection(news):
+                return objection
             self._hear(news, watch)
-        return None if data or self._done else "died"
+            self._health.state = self._alarm.state or watch.phase
+        return None if data or self._done else DIED
+
+    def _objection(self, news: News) -> str | None:
+        """Return why a worker that says so is lost."""
+        if isinstance(news, Failed):
+            self._alarm.for_good = news.for_good
+            return f"failed: {news.reason}"
+        journal = self._feed.journal
+        if isinstance(news, Settled) and news.cursor.get(journal.origin.partition, 0) > journal.last_seq:
+            return "sent nonsense: it has stored what was never logged"
+        return None
 
     def _hear(self, news: News, watch: Watch) -> None:
         if isinstance(news, Settled):
-            if self._health.settle({(kind, name): value for kind, name, value in news.counts}):
-                self._attempt = 0
-            if news.cursor != self._cursor:
-                self._cursor = news.cursor
-                self._feed.moved(news.cursor)
-            self._ready.set()
-        elif self._is_progress(news, watch):
-            self._feed.touch()
+            self._hear_settled(news)
+        elif isinstance(news, Unavailable):
+            self._health.fail(f"tracker unavailable: {news.reason}")
+            self._alarm.be_unavailable(news)
+        elif isinstance(news, Buried):
+            self._alarm.bury(news)
         elif isinstance(news, Done):
             self._done = True
+        elif self._is_progress(news, watch):
+            self._feed.touch()
+        if watch.has_closed:
+            self._alarm.recover()
+
+    def _hear_settled(self, news: Settled) -> None:
+        if self._health.settle({(kind, name): value for kind, name, value in news.counts}):
+            self._alarm.recover()
+        if news.cursor != self._cursor:
+            self._cursor = news.cursor
+            self._feed.moved(news.cursor)
+        self._ready.set()
 
     def _is_progress(self, news: News, watch: Watch) -> bool:
+        """Tell whether a drain may wait on: for a start, for one of many runs to close, for one of many parts."""
         if isinstance(news, Beat):
-            return watch.is_starting and self._attempt < PATIENT_ATTEMPTS
-        return isinstance(news, Phase) and news.name == "closing"  # one of perhaps many runs
+            return watch.is_starting and self._alarm.circuit.failures < PATIENT_ATTEMPTS
+        return isinstance(news, Phase) and news.name in ("closing", "isolating")
 
     # --- processes ----------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _worker(self, start: Start) -> AsyncGenerator[tuple[subprocess.Popen[bytes], socket.socket]]:
-        token = secrets.token_hex(8)
+    async def _worker(self, start: Start, token: str) -> AsyncGenerator[tuple[subprocess.Popen[bytes], socket.socket]]:
         log = await self._in_thread(_open_log, Path(start.workspace), start.name)
         try:
             ours, theirs = socket.socketpair()
@@ -323,6 +278,12 @@ class Supervisor:
             start_new_session=True,
             pass_fds=[channel],
         )
+
+
+def _how_it_died(code: int | None) -> str:
+    if code is None:
+        return f"{DIED}: it closed its channel"
+    return f"{DIED}: {signal.Signals(-code).name}" if code < 0 else f"{DIED}: exit code {code}"
 
 
 async def _wait_for_exit(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -28,15 +28,31 @@ from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import ConsumerFile, ConsumerLock
 from receivers import _processes
 from receivers._batch import Batcher
-from receivers._control import Beat, Done, Drain, Failed, Flush, Phase, Settled, Start, WorkerChannel
+from receivers._circuit import Circuit
+from receivers._control import (
+    Beat,
+    Buried,
+    Done,
+    Drain,
+    Failed,
+    Flush,
+    Phase,
+    Settled,
+    Start,
+    Unavailable,
+    WorkerChannel,
+)
+from receivers._dead import put_aside
 from receivers._delivery import Delivery
+from receivers._stand_by import STAND_BY_SECONDS, StandBy
+from receivers._suspects import Suspects, said
+from receivers.abc import TrackerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
     from eventbus.abc import Cursor, StoredRecord
-    from receivers._control import Order
     from receivers.abc import Sink
 
 BEAT_SECONDS = 1.0
@@ -45,17 +61,15 @@ BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.25
 """How often an idle worker looks into the journal."""
 
-STAND_BY_SECONDS = 0.2
-"""How often a worker looks how far the one got that it stands by for."""
-
-ORPHAN_SECONDS = 2.0
-"""How often it looks whether that one's parent is dead: a look goes over all processes of the machine."""
-
 ENDED_SECONDS = 1.0
 """How often an idle worker looks whether a writer has vanished."""
 
-WATCHDOG_SECONDS = 60.0
-"""The C-level watchdog ends a process whose threads have not run for so long: only a stuck GIL does that."""
+START_SECONDS = 60.0
+"""How long the first order may take: the loop of the parent may be busy with a training step."""
+
+WATCHDOG_SECONDS = 10.0
+"""The C-level watchdog ends a process whose threads have not run for `orphan_timeout`, but at least for so long: only
+a stuck GIL does that, and loading a large extension on a busy machine, for some seconds."""
 
 DYING_SECONDS = 5.0
 """How long a parent may take to die: it holds its partition until its last thread is gone and its memory is freed."""
@@ -65,9 +79,6 @@ LAST_SECONDS = 5.0
 
 LOG_BYTES = 1 << 20
 """A worker's log starts over beyond this size: an SDK may print without end."""
-
-REASON_CHARACTERS = 500
-"""An SDK's error may hold a whole page."""
 
 _logger = logging.getLogger("trackbus.worker")
 
@@ -83,7 +94,7 @@ class Heart(threading.Thread):
     def run(self) -> None:
         """Beat until the parent is lost; then leave the process its last seconds."""
         while not self._channel.parent_lost.is_set():
-            faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True)
+            faulthandler.dump_traceback_later(max(WATCHDOG_SECONDS, self._orphan_timeout), exit=True)
             self._channel.send(Beat())
             _trim_log()
             time.sleep(BEAT_SECONDS)
@@ -118,25 +129,56 @@ class Phases:
 
 
 class Worker:
-    """Delivers until it is told to drain, or until its parent is lost and everything is stored."""
+    """Delivers until it is told to drain, or until its parent is lost and everything is stored.
+
+    A tracker that is unavailable costs no process: what was written to it is forgotten, and written again from the
+    committed position as after a crash, at growing intervals.
+    """
 
     def __init__(
-        self, channel: WorkerChannel, start: Start, delivery: Delivery, reader: JournalReader, phases: Phases
+        self,
+        channel: WorkerChannel,
+        start: Start,
+        make_delivery: Callable[[], Delivery],
+        reader: JournalReader,
+        phases: Phases,
     ) -> None:
         self._channel = channel
         self._phases = phases
         self._start = start
-        self._delivery = delivery
+        self._make_delivery = make_delivery
         self._reader = reader
-        self._batcher = Batcher(start.flush_policy())
-        self._read_to: Cursor = {}
+        self._circuit = Circuit(failures=start.failures)
         self._wanted: Cursor = {}
-        self._has_more = False
         self._target: Cursor | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Stand where the consumer's file says that everything is stored."""
+        self._delivery = self._make_delivery()
+        self._batcher = Batcher(self._start.flush_policy())
+        self._read_to: Cursor = {}
+        self._has_more = False
         self._looked_at = 0.0
+        self._progress, self._progressed_at = 0, time.monotonic()
 
     def run(self) -> None:
-        """Work until the end."""
+        """Work until the end, however often the tracker is unavailable."""
+        while not self._has_worked():
+            self._begin()
+
+    def _has_worked(self) -> bool:
+        """Work until the end and return True, or until the tracker is unavailable, and leave it alone for a while."""
+        try:
+            self._work()
+        except TrackerUnavailableError as error:
+            if not self._delivery.abandon():
+                raise
+            self._leave_alone(error)
+            return False
+        return True
+
+    def _work(self) -> None:
         self._report()
         self._delivery.recover()
         self._read_to = dict(self._delivery.read_to)
@@ -147,6 +189,20 @@ class Worker:
             self._turn()
         self._finish()
 
+    def _leave_alone(self, error: TrackerUnavailableError) -> None:
+        """Wait before the next try; a drain that begins meanwhile is worth one at once."""
+        if self._delivery.progress:
+            self._circuit.succeed()
+        self._circuit.fail(said(error), for_good=error.needs_person)
+        leaving = self._is_leaving()
+        pause = self._circuit.pause(hurried=leaving)
+        _logger.warning("the tracker is unavailable, tried again in %.1f s: %s", pause, said(error))
+        self._channel.send(Unavailable(said(error), pause, error.needs_person))
+        self._phases.begin("waiting for the tracker")
+        until = time.monotonic() + pause
+        while time.monotonic() < until and self._is_leaving() == leaving:
+            self._obey(self._channel.receive(min(POLL_SECONDS, pause)))
+
     def _turn(self) -> None:
         now = time.monotonic()
         self._batcher.add(self._read(), now)
@@ -156,6 +212,7 @@ class Worker:
             moved = True
         elif self._delivery.outstanding:
             moved = self._delivery.flush()
+        self._check_progress(now)
         if now - self._looked_at > ENDED_SECONDS:
             self._looked_at = now
             self._delivery.end_lost_runs()
@@ -163,19 +220,26 @@ class Worker:
             self._report()
         self._phases.rest()
 
+    def _check_progress(self, now: float) -> None:
+        """Treat a sink that stores nothing for as long as a call may take as one that hangs."""
+        if not self._delivery.outstanding or self._delivery.progress != self._progress:
+            self._progress, self._progressed_at = self._delivery.progress, now
+        elif now - self._progressed_at > self._start.process_timeout:
+            self._delivery.give_up(self._start.process_timeout)
+
     def _read(self) -> list[StoredRecord]:
-        room = self._batcher.room
+        room = 0 if self._delivery.is_full else self._batcher.room
         records = self._reader.read(self._read_to, room) if room else []
         self._read_to.update({record.header.key: record.seq for record in records})
-        self._has_more = len(records) >= room
+        self._has_more = 0 < room <= len(records)
         return records
 
     def _is_due(self, now: float) -> bool:
-        wait = self._batcher.wait(now)
+        wait = None if self._delivery.is_full else self._batcher.wait(now)
         return wait is not None and (wait == 0.0 or self._is_leaving() or not self._has_written(self._wanted))
 
     def _wait_seconds(self) -> float:
-        due = self._batcher.wait(time.monotonic())
+        due = None if self._delivery.is_full else self._batcher.wait(time.monotonic())
         if self._has_more or (due is not None and (due == 0.0 or self._is_leaving())):
             return 0.0
         return POLL_SECONDS
@@ -222,7 +286,13 @@ def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
     sink_type = _load(start.sink)
     config = _load(start.config_type).model_validate_json(start.config)
     workspace = Path(start.workspace)
-    return lambda: sink_type(config, workspace)
+
+    def make_sink() -> Sink[Any]:
+        sink: Sink[Any] = sink_type(config, workspace)
+        sink.batch_seconds = start.process_timeout
+        return sink
+
+    return make_sink
 
 
 def _load(path: str) -> Any:
@@ -236,60 +306,6 @@ def selectors_of(start: Start) -> list[Selector]:
         Selector(pattern, _load(event) if event else None, None if scope is None else Scope(scope), sites, runs)
         for pattern, event, scope, sites, runs in start.selectors
     ]
-
-
-class StandBy:
-    """Waits while another process works on the consumer's file, and tells what that one has stored.
-
-    An orphan that was stopped would hold the file for ever: nobody else is left to find it. It is let run on, so that
-    it can notice that its parent is dead, store what was logged and end.
-    """
-
-    def __init__(self, channel: WorkerChannel, start: Start) -> None:
-        self._channel = channel
-        self._start = start
-        self._order: Order | None = None
-        self._told: Settled | None = None
-        self._looked_at = -ORPHAN_SECONDS
-        self._behind_orphan = False
-
-    def acquire(self, lock: ConsumerLock) -> bool:
-        """Return True when the lock is ours, False when there is nothing left to wait for."""
-        if lock.try_acquire():
-            return True
-        with ConsumerFile(Path(self._start.cursors), self._start.name) as file:
-            while not lock.try_acquire():
-                self._look_for_orphans()
-                if self._channel.parent_lost.is_set() or self._is_drained(file):
-                    return False
-                self._channel.send(Phase("standing by"))
-                self._order = self._channel.receive(STAND_BY_SECONDS) or self._order
-        if self._order is not None:
-            self._channel.put_back(self._order)
-        return True
-
-    def _look_for_orphans(self) -> None:
-        now = time.monotonic()
-        if now - self._looked_at > ORPHAN_SECONDS:
-            self._looked_at = now
-            orphans = _processes.orphans(os.environ.get(_processes.MARKER, ""))
-            _processes.resume(orphans)
-            self._behind_orphan = bool(orphans)
-
-    def _is_drained(self, file: ConsumerFile) -> bool:
-        """Pass on where the other one stands; once we are to drain, it is enough that our own records are stored.
-
-        The rest is the other one's, unless it is an orphan: then it ends soon, and we are the last to deliver.
-        """
-        settled = Settled(file.cursor(), [(kind, name, value) for (kind, name), value in sorted(file.counts().items())])
-        if settled != self._told:
-            self._told = settled
-            self._channel.send(settled)
-        if not isinstance(self._order, Drain) or self._behind_orphan:
-            return False
-        own = self._start.partition
-        end = JournalReader(Path(self._start.journal)).ends().get(own, 0)
-        return settled.cursor.get(own, 0) >= end
 
 
 def work(channel: WorkerChannel, start: Start) -> None:
@@ -308,10 +324,24 @@ def _deliver(channel: WorkerChannel, start: Start) -> None:
     selectors = selectors_of(start)
     reader = JournalReader(Path(start.journal), again=start.again)
     reader.beside = JournalReader(Path(start.beside), again=not start.again)
+    name = os.environ.get(_processes.WORKER, "")
+
+    def bury(record: StoredRecord, reason: str) -> None:
+        put_aside(Path(start.workspace) / "dead" / start.name, record, start.name, reason)
+        channel.send(Buried(record.header.key, record.seq, reason))
+
     with ConsumerFile(Path(start.cursors), start.name) as file:
+        if start.lost is not None:
+            Suspects(file, name).blame_lost(start.lost)
         phases = Phases(channel)
-        delivery = Delivery(reader, file, selectors, make_sink, phases.begin, layout=start.layout)
-        Worker(channel, start, delivery, reader, phases).run()
+
+        def make_delivery() -> Delivery:
+            suspects = Suspects(file, name)
+            return Delivery(
+                reader, file, selectors, make_sink, phases.begin, layout=start.layout, suspects=suspects, bury=bury
+            )
+
+        Worker(channel, start, make_delivery, reader, phases).run()
 
 
 def main() -> None:
@@ -325,7 +355,7 @@ def main() -> None:
     _processes.end_with_parent()
     if os.getppid() != parent:
         channel.parent_lost.set()
-    start = channel.receive(WATCHDOG_SECONDS)
+    start = channel.receive(START_SECONDS)
     if not isinstance(start, Start):
         return
     Heart(channel, start.orphan_timeout).start()
@@ -333,8 +363,9 @@ def main() -> None:
         work(channel, start)
     except Exception as error:  # border: whatever an SDK raises is told to the parent, which starts anew
         _logger.exception("the worker ends")
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        channel.send_last(Failed(reason[:REASON_CHARACTERS]), LAST_SECONDS)
+        channel.send_last(
+            Failed(said(error), isinstance(error, TrackerUnavailableError) and error.needs_person), LAST_SECONDS
+        )
         sys.stderr.flush()
         os._exit(1)  # an SDK's own exit handlers may wait for ever
 

@@ -116,7 +116,12 @@ class TrackerUnavailableError(TrackbusError, ConnectionError):
     """Raised by a sink whose tracker can't be reached, is overloaded or answers with an error of its own.
 
     It says nothing about the events: they are tried again later, however often it takes.
+
+    Attributes:
+        needs_person: Whether that does not mend itself: then the tracker is seldom tried.
     """
+
+    needs_person: ClassVar[bool] = False
 
 
 class TrackerLostError(TrackerUnavailableError, WorkspaceError):
@@ -125,6 +130,14 @@ class TrackerLostError(TrackerUnavailableError, WorkspaceError):
     What was logged since stays in the journal. The message says what to do.
     """
 
+    needs_person = True
+
+
+class NotAuthorisedError(TrackerUnavailableError):
+    """Raised by a sink whose tracker refuses the key or the password."""
+
+    needs_person = True
+
 
 C = TypeVar("C", bound=SinkConfig)
 
@@ -132,14 +145,20 @@ C = TypeVar("C", bound=SinkConfig)
 class Sink(ABC, Generic[C]):
     """Fills one run of a tracker; synchronous, and called by one thread.
 
-    Any exception ends the worker: it is started again, and the sink's work goes on from its position.
+    Any exception ends the worker: it is started again, and the sink's work goes on from its position. A
+    `TrackerUnavailableError` costs no process where `abandon` allows it. An event whose rows make `write`, `flush` or
+    `close` fail every time is put aside in the end; see `receivers._suspects` for what counts as failure. Its number
+    stays unused: rows come with gaps then.
 
     Attributes:
         config: The backend's settings.
         workspace: Folder that holds the journal, and by default the tracker's files.
+        batch_seconds: How long one call may take before the process is killed: an SDK's own time limits are shorter.
         counts: What was stored otherwise than logged, or not at all, by cause (`merged`, `renamed key`, ...). The
             worker empties it with each flush and keeps the sums beside the cursor.
     """
+
+    batch_seconds: float = 30.0
 
     def __init__(self, config: C, workspace: Path) -> None:
         self.config = config
@@ -178,3 +197,11 @@ class Sink(ABC, Generic[C]):
         Returns:
             The final position: the last row written.
         """
+
+    def abandon(self) -> bool:
+        """Let go of the run at once, storing nothing: its tracker is unavailable. Also called where `open` raised.
+
+        Returns:
+            Whether this process may open the run again; False, where an SDK keeps a state of its own, starts another.
+        """
+        return False

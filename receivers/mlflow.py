@@ -33,7 +33,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -46,16 +47,23 @@ from eventbus.errors import ConfigurationError, MissingExtraError
 from eventbus.tracking import RunStatus
 from receivers._batch import FlushPolicy
 from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_text, in_ms, mlflow_key
-from receivers._mlflow_uri import check_uri, is_server, one_at_a_time, redacted, redacting, store_file
+from receivers._mlflow_uri import check_uri, has_timed_out, is_server, one_at_a_time, redacted, redacting, store_file
 from receivers._names import escape, file_name, shorten
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerLostError
+from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerLostError, TrackerUnavailableError
 
 SECRET_URI = "TRACKBUS_MLFLOW_URI"  # noqa: S105 - the variable's name
 """Environment variable that carries a tracking URI with a password to the worker."""
 
 REQUEST_SECONDS = 5
-"""A request that takes longer fails and its batch is sent again; MLflow would try for twenty minutes."""
+"""A request that takes longer fails and its batch is sent again; MLflow would try for twenty minutes. After each that
+did, the next may take twice as long, up to `SHARE` of what a batch may take."""
+
+SHARE = 0.8
+"""Part of a batch's deadline that one request may use: the sink is to fail before it is killed for hanging."""
+
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+"""MLflow reads it at each request; an integer of seconds."""
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 100
 MAX_METRICS_AT_SERVER = 250  # what a busy server stores well within REQUEST_SECONDS; it took 7 s for 1000
@@ -142,7 +150,7 @@ class MLflowConfig(SinkConfig):
         uri = self.tracking_uri or ""
         secret = {SECRET_URI: uri} if redacted(uri) != uri else {}
         return {
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+            TIMEOUT: str(REQUEST_SECONDS),
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
             "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -175,10 +183,12 @@ class MLflowSink(Sink[MLflowConfig]):
         Raises:
             MLflowError: The store can't be opened.
             TrackerLostError: It has lost the run, and with it what was stored.
+            TrackerUnavailableError: It can't be reached, is overloaded, or refuses the user.
         """
         self._row, self._last_ms = committed.row, None
         uri = self.config.uri(self.workspace)
-        with redacting(uri), one_at_a_time(uri):
+        self._bound_requests()
+        with self._asking(), one_at_a_time(uri):
             _create_store(store_file(uri), self.config.artifacts(self.workspace))
             self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
             experiment = self._experiment(run)
@@ -195,14 +205,15 @@ class MLflowSink(Sink[MLflowConfig]):
         """Send the rows that are new. A run that had ended goes on with them.
 
         Raises:
-            MLflowError: A request failed; what was stored before it stays, and may be sent again.
+            MLflowError: A request was refused; what was stored before it stays, and may be sent again.
+            TrackerUnavailableError: There was no answer, or none that says anything about the rows.
         """
         fresh = [row for row in rows if row.number > self._row]
         if not fresh:
             return
         for row in fresh:
             self._draft.add(row.envelope)
-        with redacting(self.config.uri(self.workspace)):
+        with self._asking():
             self._go_on()
             self._send(self._draft)
         self._draft.clear()
@@ -216,7 +227,7 @@ class MLflowSink(Sink[MLflowConfig]):
         """End the run as it ended."""
         if status is not None:
             run_id = self._found.info.run_id
-            with redacting(self.config.uri(self.workspace)):
+            with self._asking():
                 if reason:
                     self._client.set_tag(run_id, REASON_TAG, reason[:MAX_TAG_LENGTH])
                 self._client.set_terminated(run_id, status.value, self._last_ms)
@@ -230,6 +241,26 @@ class MLflowSink(Sink[MLflowConfig]):
             if not is_ours and _is_empty(twin) and twin.info.lifecycle_stage == "active":
                 self._client.delete_run(twin.info.run_id)
                 self.counts["twin removed"] += 1
+
+    def abandon(self) -> bool:
+        """Do nothing: the client keeps no state, and what was sent may be sent again."""
+        return True
+
+    @contextmanager
+    def _asking(self) -> Generator[None]:
+        """Map what MLflow raises, and give the next request more time if this one had too little."""
+        try:
+            with redacting(self.config.uri(self.workspace)):
+                yield
+        except TrackerUnavailableError as error:
+            if has_timed_out(error):
+                self._bound_requests(2)
+            raise
+
+    def _bound_requests(self, factor: int = 1) -> None:
+        """Give requests so many times more seconds than now, within a batch's deadline."""
+        longest = max(1, int(self.batch_seconds * SHARE))
+        os.environ[TIMEOUT] = str(min(factor * int(os.environ.get(TIMEOUT, REQUEST_SECONDS)), longest))
 
     def _experiment(self, run: RunInfo) -> str:
         """Return the id of the experiment of the run's group, made anew if need be."""

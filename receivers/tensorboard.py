@@ -163,6 +163,10 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
             self._add_text("run/status", text, 0, self._time_ns)
         return self.flush()
 
+    def abandon(self) -> bool:
+        """Do nothing: no file stays open, and the next `open` cuts them all back."""
+        return True
+
     def _store(self, envelope: Envelope[Event]) -> None:
         self._time_ns = envelope.time_ns
         event = envelope.event

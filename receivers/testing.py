@@ -28,6 +28,8 @@ __all__ = [
     "FaultConfig",
     "HangingConfig",
     "HangingSink",
+    "PoisonConfig",
+    "PoisonSink",
     "SlowConfig",
     "SlowSink",
     "check_sink",
@@ -193,3 +195,67 @@ class SlowSink(FaultySink):
 
     def _meets(self, rows: Sequence[Row]) -> bool:
         return bool(rows)
+
+
+class PoisonConfig(JsonlConfig):
+    """A sink that some events are poison to.
+
+    Attributes:
+        key: An event is poison if it mentions this word, as a key or anywhere else.
+        at: The call that can't take it. Before `flush` and `close` rows are held back: `flush` stores nothing where
+            `close` is the one that fails.
+        how: Raise an error, die by SIGKILL or by SIGSEGV, leave with an exit code, or hang.
+    """
+
+    kind: ClassVar[str] = "poison"
+    sink: ClassVar[str] = "receivers.testing:PoisonSink"
+
+    key: str = "poison"
+    at: Literal["write", "flush", "close"] = "write"
+    how: Literal["raise", "kill", "segfault", "exit", "hang"] = "raise"
+
+
+class PoisonSink(JsonlSink):
+    """A JSON lines sink that fails at certain events, every time."""
+
+    def __init__(self, config: PoisonConfig, workspace: Path) -> None:
+        super().__init__(config, workspace)
+        self._poison = config
+        self._is_poisoned = False
+        self._holds = config.at == "close"
+
+    def open(self, run: RunInfo, committed: Position) -> int:
+        """Open the run."""
+        self._stored = committed
+        return super().open(run, committed)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Store the rows, up to the first that is poison."""
+        for row in rows:
+            self._is_poisoned = self._is_poisoned or self._poison.key in row.envelope.event.model_dump_json()
+            self._maybe("write")
+            super().write([row])
+
+    def flush(self) -> Position:
+        """Store what was written, unless only `close` does."""
+        self._maybe("flush")
+        return self._stored if self._holds else super().flush()
+
+    def close(self, status: RunStatus | None, reason: str = "") -> Position:
+        """Store everything."""
+        self._maybe("close")
+        self._holds = False
+        return super().close(status, reason)
+
+    def _maybe(self, at: str) -> None:
+        if self._is_poisoned and self._poison.at == at:
+            self._fail()
+
+    def _fail(self) -> None:
+        if self._poison.how == "raise":
+            raise RuntimeError("this event is poison")
+        if self._poison.how == "exit":
+            os._exit(3)
+        if self._poison.how == "hang":
+            threading.Event().wait()
+        os.kill(os.getpid(), signal.SIGKILL if self._poison.how == "kill" else signal.SIGSEGV)

@@ -5,17 +5,17 @@ They move together, in one transaction: that is what makes redelivery harmless.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import msgspec
 
 from eventbus.abc import Cursor
 from eventbus.errors import SubscriptionError, WorkspaceError
+from eventbus.journals._partition import PartitionLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS cursor (partition TEXT PRIMARY KEY, seq INTEGER NOT N
 CREATE TABLE IF NOT EXISTS plans (batch INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (site TEXT, run TEXT, body BLOB NOT NULL, PRIMARY KEY (site, run)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counts (kind TEXT, name TEXT, value INTEGER, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dead (partition TEXT, seq INTEGER, reason TEXT, PRIMARY KEY (partition, seq)) WITHOUT ROWID;
 """
 
 
@@ -46,23 +47,32 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A batch as it will be written: what it holds, in which order, and where each run's rows begin.
+    """A batch as it will be written: which records are its rows, in which order, and where each run's rows begin.
 
     Attributes:
         batch: Number of the batch, from 1.
-        segments: The stretches, in delivery order.
+        segments: The stretches whose every record is a row, in delivery order.
         starts: Per run (site, run id): number of its first row in the batch.
         ends: Per run: number of its last row.
+        reached: Where the cursor moves beyond the segments: behind them came what nobody asked for.
+        passed_over: What was given up when it was planned, as (kind, name, count).
     """
 
     batch: int
     segments: list[Segment]
     starts: list[tuple[str, str, int]]
     ends: list[tuple[str, str, int]]
+    reached: Cursor = {}
+    passed_over: list[tuple[str, str, int]] = []
 
     def cursor(self) -> Cursor:
         """Return where the cursor stands once the batch is stored."""
-        return {segment.partition: segment.last for segment in self.segments}
+        return {**{segment.partition: segment.last for segment in self.segments}, **self.reached}
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return sum(last for *_, last in self.ends) - sum(first for *_, first in self.starts) + len(self.ends)
 
 
 class Part(msgspec.Struct, kw_only=True):
@@ -91,6 +101,7 @@ class RunState(msgspec.Struct, kw_only=True):
         position: Number of its last stored row.
         token: What the sink needs to find that position again.
         status: How it ended, or None while it goes on.
+        failed_ends: How often a worker was lost while it ended the run.
     """
 
     name: str
@@ -101,6 +112,7 @@ class RunState(msgspec.Struct, kw_only=True):
     position: int = 0
     token: str = ""
     status: str | None = None
+    failed_ends: int = 0
 
 
 _encode = msgspec.msgpack.encode
@@ -204,6 +216,19 @@ class ConsumerFile:
         row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
 
+    def dead(self) -> dict[tuple[str, int], str]:
+        """Return why records were put aside, by (partition, sequence)."""
+        rows = self._connection.execute("SELECT partition, seq, reason FROM dead")
+        return {(partition, seq): reason for partition, seq, reason in rows}
+
+    def add_dead(self, partition: str, seq: int, reason: str, **notes: bytes | None) -> None:
+        """Remember that a record was put aside, and change notes with it."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:
+            self._connection.execute("INSERT OR IGNORE INTO dead VALUES (?, ?, ?)", (partition, seq, reason))
+            for name, value in notes.items():
+                self.note(name, value)
+
     def add_plan(self, plan: Plan, runs: Mapping[RunKey, RunState]) -> None:
         """Commit a plan and the numbering of its runs before anything of it is written."""
         self._connection.execute("BEGIN IMMEDIATE")
@@ -226,29 +251,39 @@ class ConsumerFile:
                 [(kind, name, value) for (kind, name), value in counts.items()],
             )
 
+    def save_run(self, key: RunKey, state: RunState) -> None:
+        """Save what is known of one run."""
+        self._save_runs({key: state})
+
     def _save_runs(self, runs: Mapping[RunKey, RunState]) -> None:
         rows = [(site, run, _encode(state)) for (site, run), state in runs.items()]
         self._connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", rows)
 
 
 class ConsumerLock:
-    """Held by the one process that works on a consumer's file; a second one stands by."""
+    """Held by the one owner that works on a consumer's file; a second one, in this process or another, stands by."""
+
+    _one_at_a_time: ClassVar = threading.Lock()
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(_lock_path(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._path = _lock_path(folder, name)
+        self._lock: PartitionLock | None = None
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free."""
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
+        with self._one_at_a_time:
+            try:
+                self._lock = self._lock or PartitionLock(self._path)
+            except BlockingIOError:
+                return False
         return True
 
     def close(self) -> None:
-        """Let go."""
-        os.close(self._fd)
+        """Let go. Legal twice, and without having it."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 def _lock_path(folder: Path, name: str) -> Path:

@@ -19,13 +19,16 @@ from readback import read_jsonl
 
 from eventbus import Event, Origin, Scope
 from eventbus._topic import Selector
+from eventbus.abc import StoredRecord
 from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, Plan, RunKey, RunState
 from eventbus.journals.sqlite import SqliteJournal
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStatus
 from receivers import _delivery
+from receivers._dead import put_aside
 from receivers._delivery import Delivery
 from receivers._layout import Layout
+from receivers._suspects import Suspects
 from receivers.abc import Position, RunInfo, Sink
 from receivers.jsonl import JsonlConfig, JsonlSink
 
@@ -33,8 +36,8 @@ NOWHERE = 10**9
 NAME = "tested"
 
 
-class CrashError(Exception):
-    """The process dies here."""
+class CrashError(BaseException):
+    """The process dies here: no error of a sink, nothing that anybody counts."""
 
 
 @dataclass
@@ -135,9 +138,21 @@ class Workbench:
         self._file = FragileFile(self.folder / "cursors", NAME)
         self._file.fuse = self.fuse
         reader = JournalReader(self.folder / "journal")
-        delivery = Delivery(reader, self._file, [self.selector], self._sink, lambda _: None, layout=self.layout)
+        delivery = Delivery(
+            reader,
+            self._file,
+            [self.selector],
+            self._sink,
+            lambda _: None,
+            layout=self.layout,
+            suspects=Suspects(self._file, "worker"),
+            bury=self._bury,
+        )
         delivery.recover()
         self._reader, self._delivery = reader, delivery
+
+    def _bury(self, record: StoredRecord, reason: str) -> None:
+        put_aside(self.folder / "dead", record, NAME, reason)
 
     def _sink(self) -> Sink[Any]:
         sink = LaggingSink(JsonlConfig(), self.folder, self.fuse, self.lag)

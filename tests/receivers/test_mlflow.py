@@ -1,13 +1,17 @@
+import http.server
 import json
 import math
 import multiprocessing
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -29,8 +33,9 @@ from eventbus.tracking import (
     TagsSet,
     TextLogged,
 )
-from receivers._mlflow_uri import MLflowError
-from receivers.abc import Position, Row, RunInfo
+from receivers import mlflow as mlflow_module
+from receivers._mlflow_uri import MLflowError, redacting
+from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerUnavailableError
 from receivers.mlflow import MLflowConfig, MLflowSink, chunks
 from receivers.testing import SAMPLES, START_NS, check_sink, make_rows, make_run
 
@@ -617,13 +622,115 @@ def test_a_dead_server_is_an_error_in_seconds_and_no_password_shows(tmp_path: Pa
     uri = f"http://me:{PASSWORD.replace('/', '%2F')}@127.0.0.1:{free_port()}"
     start = time.monotonic()
 
-    with pytest.raises(MLflowError, match="refused") as caught:
+    with pytest.raises(TrackerUnavailableError, match="refused") as caught:
         sink(tmp_path, tracking_uri=uri).open(run, Position(0))
 
     assert time.monotonic() - start < 10
     text = f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__suppress_context__}"
     assert "s3cret" not in text
     assert text.endswith("None True")
+
+
+# ------------------------------------------------------------------------------------------- what an error means
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Gives every request the answer of its server, or none."""
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def do_POST(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        status, body = self.server.answer  # type: ignore[attr-defined] - set by the fixture
+        if status is None:
+            self.server.silence.wait()  # type: ignore[attr-defined] - the same
+            return
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int | None, bytes], str]]:
+    """Start a server that always gives one answer, and return its URI."""
+    server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.silence = threading.Event()
+    serving = threading.Thread(target=server.serve_forever)
+
+    def answer(status: int | None, body: bytes) -> str:
+        server.answer = status, body
+        serving.start()
+        return f"http://me:{PASSWORD.replace('/', '%2F')}@127.0.0.1:{server.server_address[1]}"
+
+    yield answer
+    server.silence.set()
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+HTML = b"<html>log in</html>"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (401, b"", NotAuthorisedError),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}', NotAuthorisedError),
+        (404, HTML, TrackerUnavailableError),
+        (429, b"", TrackerUnavailableError),
+        (429, b'{"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slowly"}', TrackerUnavailableError),
+        (500, b'{"error_code": "INTERNAL_ERROR", "message": "oh"}', TrackerUnavailableError),
+        (502, HTML, TrackerUnavailableError),
+        (503, b"", TrackerUnavailableError),
+        (200, HTML, TrackerUnavailableError),
+        (200, b'{"experiment": {"cut', TrackerUnavailableError),
+        (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "that one"}', MLflowError),
+    ],
+    ids=str,
+)
+def test_row_45_an_answer_says_whose_fault_it_is(
+    tmp_path: Path,
+    run: RunInfo,
+    answering: Callable[[int | None, bytes], str],
+    case: tuple[int, bytes, type[Exception]],
+) -> None:
+    status, body, kind = case
+    with pytest.raises(kind) as caught:
+        sink(tmp_path, tracking_uri=answering(status, body)).open(run, Position(0))
+    assert type(caught.value) is kind
+    assert "s3cret" not in str(caught.value)
+
+
+def test_row_45_a_silent_server_is_given_more_time_each_time(
+    tmp_path: Path, run: RunInfo, answering: Callable[[int | None, bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(mlflow_module.TIMEOUT, "1")
+    uri, given = answering(None, b""), list[str]()
+    for _ in range(3):
+        opening = sink(tmp_path, tracking_uri=uri)
+        opening.batch_seconds = 4.0
+        given.append(os.environ[mlflow_module.TIMEOUT])
+        with pytest.raises(TrackerUnavailableError):
+            opening.open(run, Position(0))
+    assert given == ["1", "2", "3"]
+    assert os.environ[mlflow_module.TIMEOUT] == "3"  # shorter than a batch's own deadline
+
+
+def test_a_locked_database_is_no_events_fault(tmp_path: Path) -> None:
+    with (
+        closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as one,
+        closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None, timeout=0)) as other,
+    ):
+        one.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackerUnavailableError, match="locked"), redacting(f"sqlite:///{tmp_path}/a.db"):
+            other.execute("CREATE TABLE t (a)")
+        with pytest.raises(MLflowError, match="syntax"), redacting(f"sqlite:///{tmp_path}/a.db"):
+            other.execute("no SQL")
 
 
 # ------------------------------------------------------------------------------------------------------ server

@@ -4,7 +4,7 @@ import pytest
 
 from receivers import WorkerPolicy
 from receivers._control import MAX_MESSAGE_BYTES, Beat, Done, Inbox, Phase, Settled, decode_news, pack
-from receivers._supervisor import Health, Watch
+from receivers._watch import Health, Watch
 
 POLICY = WorkerPolicy(start_timeout=60, process_timeout=30, heartbeat_timeout=10)
 

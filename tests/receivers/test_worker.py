@@ -46,6 +46,7 @@ def start_order(config: str = "{}") -> Start:
         max_items=1,
         max_bytes=1,
         max_delay=1.0,
+        process_timeout=1.0,
         orphan_timeout=1.0,
     )
 
