@@ -152,7 +152,7 @@ def contents(workspace: Path) -> dict[str, list[object]]:
     return {**found, "jsonl": [line.value for line in read_jsonl(workspace / "jsonl" / "run")]}
 
 
-async def start_over(workspace: Path, *kinds: type[Receiver]) -> None:
+async def start_over(workspace: Path, *kinds: Callable[[], Receiver]) -> None:
     """Deliver, remove all cursors and their locks, and deliver once more."""
     first = await session(workspace, *(kind() for kind in kinds))
     assert first.complete, str(first)

@@ -58,11 +58,12 @@ def run(request: pytest.FixtureRequest) -> str:
 class Trial:
     """A bus with MLflow behind the proxy, and two more receivers that must not notice anything."""
 
-    def __init__(self, workspace: Path, proxy: HttpProxy, run: str, **deadlines: float) -> None:
-        deadlines = {"drain_idle_timeout": 60, "drain_timeout": 150, **deadlines}
+    def __init__(self, workspace: Path, proxy: HttpProxy, run: str, *, idle: float = 60, drain: float = 150) -> None:
         self.workspace = workspace
         self.run = run
-        self.bus = EventBus(workspace, site="site-1", job="faults", run=run, **deadlines)
+        self.bus = EventBus(
+            workspace, site="site-1", job="faults", run=run, drain_idle_timeout=idle, drain_timeout=drain
+        )
         uri = proxy.uri.replace("//", f"//me:{PASSWORD}@")
         self.mlflow = MLflowReceiver(uri, flush=FlushPolicy(max_items=20, max_delay=0.05))
         self.longest_call = 0.0
@@ -251,7 +252,7 @@ async def assert_the_next_start_stores_the_rest(trial: Trial, proxy: HttpProxy, 
 async def test_the_exit_is_bounded_while_the_server_is_down(
     tmp_path: Path, server: MLflowServer, proxy: HttpProxy, run: str, fault: str
 ) -> None:
-    trial = Trial(tmp_path, proxy, run, drain_idle_timeout=3, drain_timeout=10)
+    trial = Trial(tmp_path, proxy, run, idle=3, drain=10)
     took = await exit_during(trial, proxy, FAULTS[fault])
     assert took < 10 + 10  # its deadline, and what ending a worker takes
     trial.assert_unharmed()
