@@ -212,6 +212,7 @@ async def test_a_file_of_json_lines_that_shrinks_is_said(tmp_path: Path, harm: C
     assert jsonl_steps(tmp_path) == list(range(2 * COUNT))
 
 
+@pytest.mark.faults
 async def test_a_folder_of_tensorboard_that_goes_is_said(tmp_path: Path) -> None:
     folder, kept = tmp_path / "tensorboard", tmp_path / "kept"
 

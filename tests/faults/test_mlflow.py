@@ -151,7 +151,6 @@ FAULTS: dict[str, dict[str, Any]] = {
     "late": {"delay": 7.0},
     "429": {"status": 429, "headers": {"Retry-After": "1"}, "body": b"slow down"},
     "500": {"status": 500, "body": b"oops"},
-    "503": {"status": 503, "headers": {"Retry-After": "1"}},
     "401": {"status": 401, "body": b'{"error_code": "UNAUTHENTICATED", "message": "who are you?"}'},
     "html": {"status": 200, "headers": {"Content-Type": "text/html"}, "body": b"<html>log in first</html>"},
     "cut": {"cut": True},

@@ -101,6 +101,7 @@ async def test_a_sink_that_takes_all_memory_costs_its_worker_alone(tmp_path: Pat
     assert any("MemoryError" in note for note in report.line(NAME).notes), str(report)
 
 
+@pytest.mark.faults
 async def test_a_deaf_helper_of_a_dead_worker_is_gone_before_the_next_one_looks(
     tmp_path: Path, backend: ModuleType
 ) -> None:
