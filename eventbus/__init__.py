@@ -2,9 +2,10 @@
 
 from eventbus._current import current_bus
 from eventbus._event import Envelope, Event, Origin, Part
+from eventbus._overflow import Overflow
 from eventbus._receipt import Receipt
 from eventbus._report import Report
-from eventbus._subscription import Overflow, Subscription
+from eventbus._subscription import Subscription
 from eventbus._topic import Scope, Topic
 from eventbus.errors import TrackbusError
 from eventbus.relay import Relay

@@ -20,11 +20,12 @@ from eventbus._event import Envelope, Event, Origin
 from eventbus._feed import ConsumerFeed
 from eventbus._fork import call_in_child
 from eventbus._home import Home
+from eventbus._overflow import HandlerOptions
 from eventbus._receipt import Receipt
 from eventbus._report import Line, Report
 from eventbus._routing import Router
 from eventbus._statistics import BusStatistics, Observer
-from eventbus._subscription import HandlerOptions, Subscription
+from eventbus._subscription import Subscription
 from eventbus._topic import Scope, Selector, Topic
 from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBatch
 from eventbus.errors import BusStateError
@@ -303,7 +304,8 @@ class Bus:
             handler: Called with each event, or a consumer that reads at its own pace.
             envelopes: Whether the handler takes the whole envelope rather than the event.
             options: A handler's `name` in the report, the bound `queue_events` of its queue, and what happens when it
-                is full: `overflow`.
+                is full: `overflow`; with `Overflow.COALESCE` a `coalesce_key` of the envelope, by default the
+                event's kind and what it is about, in its run, at its site.
 
         Returns:
             The handler's subscription; None for a consumer, which reports itself.

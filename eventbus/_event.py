@@ -7,7 +7,7 @@ itself (where it came from, when, in which order) stands in its envelope.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin
 from weakref import WeakSet
@@ -51,6 +51,11 @@ class Event(BaseModel):
     event_name: ClassVar[str] = "Event"
     event_version: ClassVar[int] = 1
     event_topic: ClassVar[str] = "Event"
+
+    @property
+    def event_subject(self) -> Hashable:
+        """What it tells the latest of, among events of its kind: a newer one makes it stale. Empty: any newer one."""
+        return ()
 
     def __init_subclass__(
         cls, *, topic: str | None = None, name: str | None = None, version: int = 1, **kwargs: Any

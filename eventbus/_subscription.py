@@ -9,26 +9,23 @@ import time
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
-from enum import Enum
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import msgspec
 
+from eventbus._overflow import QUEUE_EVENTS, LatestByKey, Overflow, latest_of
 from eventbus._report import Line
 from eventbus._topic import Scope
 from eventbus.errors import SubscriptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable
 
     from eventbus._event import Envelope, Event
     from eventbus._topic import Selector
-
-QUEUE_EVENTS = 1024
-"""Bound of a handler's queue."""
 
 BLOCK_SECONDS = 5.0
 """How long a publishing thread waits for a handler with policy `BLOCK`; then the handler counts as stalled."""
@@ -36,28 +33,12 @@ BLOCK_SECONDS = 5.0
 ROOM_SECONDS = 0.001
 """How often a waiting coroutine looks whether a handler has caught up."""
 
+_OLDEST_GOES = (Overflow.DROP_OLDEST, Overflow.COALESCE)
+
 YIELD_EVERY = 256
 """A handler that never waits gives the loop to others once per so many events."""
 
 _logger = logging.getLogger("trackbus.bus")
-
-
-class Overflow(Enum):
-    """What happens when a handler's queue is full; whatever is dropped is counted."""
-
-    BLOCK = "block"
-    """The publisher waits: its thread, or the coroutine that awaits the receipt."""
-
-    DROP_OLDEST = "drop_oldest"
-    """The oldest queued event makes room."""
-
-
-class HandlerOptions(TypedDict, total=False):
-    """What may be said of a handler's subscription: see `EventBus.subscribe`."""
-
-    name: str
-    overflow: Overflow
-    queue_events: int
 
 
 class HandlerStatistics(msgspec.Struct, kw_only=True):
@@ -67,13 +48,15 @@ class HandlerStatistics(msgspec.Struct, kw_only=True):
         accepted: Offered to the handler.
         delivered: The handler returned.
         dropped: Given up because the queue was full, or because the drain ended.
-        failed: The handler raised.
+        coalesced: Replaced in the queue by a later event of the same key, as `Overflow.COALESCE` has it.
+        failed: The handler raised, or the function that makes its keys.
         queued: Waiting now, or being handled.
     """
 
     accepted: int = 0
     delivered: int = 0
     dropped: int = 0
+    coalesced: int = 0
     failed: int = 0
     queued: int = 0
 
@@ -149,9 +132,13 @@ class Subscription:
         envelopes: bool = False,
         overflow: Overflow = Overflow.BLOCK,
         queue_events: int = QUEUE_EVENTS,
+        coalesce_key: Callable[[Envelope[Any]], Hashable] | None = None,
     ) -> None:
         if queue_events < 1:
             msg = f"queue_events={queue_events}: a queue holds at least one event"
+            raise SubscriptionError(msg)
+        if coalesce_key is not None and overflow is not Overflow.COALESCE:
+            msg = f"coalesce_key is for overflow=Overflow.COALESCE, not for {overflow}"
             raise SubscriptionError(msg)
         self.name = name
         self.selector = selector
@@ -162,7 +149,8 @@ class Subscription:
         self._overflow = overflow
         self._bound = queue_events
         self._envelopes = envelopes
-        self._queue: deque[Envelope[Event]] = deque()
+        self._latest = LatestByKey(coalesce_key or latest_of) if overflow is Overflow.COALESCE else None
+        self._queue: deque[Envelope[Event]] | LatestByKey = deque() if self._latest is None else self._latest
         self._delivered = self._dropped = self._failed = 0
         self._in_hand = 0  # 1 while the handler works on an event
         self._room = threading.Event()
@@ -200,10 +188,11 @@ class Subscription:
         return self.is_full
 
     def _handle_overflow(self) -> None:
+        nobody_waits = self._stalled or len(self._queue) > 2 * self._bound  # for a handler on the publisher's own loop
         try:
-            if self._overflow is Overflow.DROP_OLDEST:
+            if self._overflow in _OLDEST_GOES:
                 self._queue.popleft()
-            elif self._stalled or len(self._queue) > 2 * self._bound:  # nobody waited: stalled, or on its own loop
+            elif self._overflow is Overflow.DROP_NEWEST or nobody_waits:
                 self._queue.pop()
             else:
                 self._room.clear()
@@ -312,20 +301,24 @@ class Subscription:
         """Return this handler's part of the report."""
         counts = self.statistics()
         lost = counts.dropped + counts.failed
-        return Line(self.name, counts.delivered, counts.dropped, counts.failed, lost, counts.queued)
+        notes = (f"{counts.coalesced} coalesced",) if counts.coalesced else ()
+        return Line(self.name, counts.delivered, counts.dropped, counts.failed, lost, counts.queued, notes)
 
     def statistics(self) -> HandlerStatistics:
         """Return the counts so far."""
-        queued, dropped = len(self._queue), self._dropped
+        queued, dropped, failed, coalesced = len(self._queue), self._dropped, self._failed, 0
+        if self._latest is not None:
+            coalesced, failed = self._latest.coalesced, failed + self._latest.failed
         if self._abandoned:
             dropped += self._in_hand
         else:
             queued += self._in_hand
         return HandlerStatistics(
-            accepted=self._delivered + self._failed + dropped + queued,
+            accepted=self._delivered + failed + dropped + coalesced + queued,
             delivered=self._delivered,
             dropped=dropped,
-            failed=self._failed,
+            coalesced=coalesced,
+            failed=failed,
             queued=queued,
         )
 

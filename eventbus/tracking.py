@@ -6,6 +6,7 @@ Metric values may be NaN or infinite: they round-trip.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from enum import Enum
 from typing import Annotated, Literal
 
@@ -74,11 +75,21 @@ class MetricsLogged(TrackingEvent):
     step: Step | None = None
     main_tag: Key | None = None
 
+    @property
+    def event_subject(self) -> Hashable:
+        """Which metrics."""
+        return self.main_tag, *self.values
+
 
 class ParamsLogged(TrackingEvent):
     """Parameters of the run: set once, not measured."""
 
     values: dict[Key, Scalar] = Field(min_length=1, max_length=MAX_KEYS)
+
+    @property
+    def event_subject(self) -> Hashable:
+        """Which parameters."""
+        return tuple(self.values)
 
 
 class TagsSet(TrackingEvent):
@@ -86,11 +97,21 @@ class TagsSet(TrackingEvent):
 
     values: dict[Key, str] = Field(min_length=1, max_length=MAX_KEYS)
 
+    @property
+    def event_subject(self) -> Hashable:
+        """Which labels."""
+        return tuple(self.values)
+
 
 class ConfigUpdated(TrackingEvent):
     """Nested configuration of the run; later values replace earlier ones key by key."""
 
     values: dict[Key, JsonValue] = Field(min_length=1, max_length=MAX_KEYS)
+
+    @property
+    def event_subject(self) -> Hashable:
+        """Which settings."""
+        return tuple(self.values)
 
 
 class TextLogged(TrackingEvent):
@@ -107,6 +128,11 @@ class TextLogged(TrackingEvent):
     text: str
     step: Step | None = None
     is_file: bool = False
+
+    @property
+    def event_subject(self) -> Hashable:
+        """Which text."""
+        return self.key
 
 
 TRACKING: Topic[TrackingEvent] = Topic(TrackingEvent.event_topic, TrackingEvent)

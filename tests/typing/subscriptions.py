@@ -38,6 +38,13 @@ def handlers(bus: EventBus) -> None:
     bus.subscribe(MetricsLogged, answering)  # pyright: ignore[reportArgumentType, reportCallIssue]
     bus.subscribe(MetricsLogged, lambda event: event.no_such_field)  # pyright: ignore[reportAttributeAccessIssue]
     bus.subscribe(MetricsLogged, on_metrics, overflow="block")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bus.subscribe(MetricsLogged, on_metrics, overflow=Overflow.DROP_NEWEST)
+    bus.subscribe(TRACKING, on_tracking, overflow=Overflow.COALESCE)
+    bus.subscribe(MetricsLogged, on_metrics, overflow=Overflow.COALESCE, coalesce_key=lambda one: one.origin.site)
+    bus.subscribe("train.*", on_any, overflow=Overflow.COALESCE, coalesce_key=lambda one: (one.topic, one.run))
+    bus.subscribe(MetricsLogged, on_metrics, coalesce_key="run")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bus.subscribe(MetricsLogged, on_metrics, coalesce_key=list)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bus.subscribe(MetricsLogged, on_metrics, coalesce_key=no_argument)  # pyright: ignore[reportArgumentType, reportCallIssue]
     bus.subscribe(MetricsLogged, on_metrics, unknown=1)  # pyright: ignore[reportCallIssue]
     bus.subscribe(MetricsLogged, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
     bus.subscribe(str, on_metrics)  # pyright: ignore[reportArgumentType, reportCallIssue]
