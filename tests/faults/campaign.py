@@ -22,7 +22,7 @@ from faults.stage import Stage
 from faults.stores import TornStoreError, read_store
 from faults.table import SeedResult, kinds_table, result_table
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 FILES = ("jsonl", "tensorboard", "ordered")
 

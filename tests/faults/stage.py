@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from faults.host import WORKER
 from faults.layout import FEDERATION, LONE, TRAINERS, Layout
@@ -236,6 +237,7 @@ class Stage:
 
     def _empty(self, host: str) -> None:
         report = self.layout.folder / "reports" / f"{host}.json"
+        lines: list[dict[str, Any]] = []
         for opening in range(OPENINGS):
             if opening:
                 self._actors[host].start("0")
