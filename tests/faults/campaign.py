@@ -84,13 +84,7 @@ def judge(layout: Layout, ledgers: dict[str, Ledger]) -> Verdict:
 
 
 def run_campaign(args: argparse.Namespace, folder: Path, console: Console) -> list[SeedResult]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results: list[SeedResult] = []
     with Progress(*columns, console=console) as progress:
         for number in range(args.seeds):

@@ -62,7 +62,7 @@ class Cast:
 WEIGHTS = {"kill worker": 30, "stop": 12, "sink": 22, "core": 12, "kill trainer": 14, "kill host": 7, "everything": 2}
 """How often each kind strikes, relative to the others; what has no target is left out."""
 
-SDK_SHARE = 0.55
+SDK_SHARE = 0.65
 """Share of the strikes at workers that go to those with a real SDK, where there are any."""
 
 

@@ -29,6 +29,9 @@ TICK = 0.1
 DOWN_SECONDS = (0.0, 1.5)
 """How long an actor that was killed stays down."""
 
+PATIENCE = 10.0
+"""How long a fault waits for its target: a tracker's SDK may just be starting."""
+
 GONE_SECONDS = 10.0
 """What ending may take beyond the orphan's time-out: a worker's SDK may have started processes of its own."""
 
@@ -138,14 +141,26 @@ class Stage:
             self._start(name)
         self._wait(self._all_serve, RECOVERY_SECONDS)
         began = time.monotonic()
-        waiting = list(schedule)
+        waiting = schedule
         while waiting or not is_enough():
-            now = time.monotonic()
-            while waiting and waiting[0].at <= now - began:
-                self._strike(waiting.pop(0))
-                on_strike()
+            elapsed = time.monotonic() - began
+            waiting = [fault for fault in waiting if not self._is_done_with(fault, elapsed, on_strike)]
             self._look()
             time.sleep(TICK)
+
+    def _is_done_with(self, fault: Fault, elapsed: float, on_strike: Callable[[], None]) -> bool:
+        """Strike if the time has come; a target that is not there is waited for, and given up in the end."""
+        if fault.at > elapsed:
+            return False
+        strike = self._carry_out(fault, time.monotonic())
+        if strike is not None:
+            self.outcome.strikes.append(strike)
+        elif elapsed - fault.at < PATIENCE:
+            return False
+        else:
+            self.outcome.missed += 1
+        on_strike()
+        return True
 
     def _all_serve(self) -> bool:
         """Tell whether every consumer has a worker, and everybody publishes."""
@@ -166,13 +181,6 @@ class Stage:
             if self._back_at[name] <= now:
                 del self._back_at[name]
                 self._start(name)
-
-    def _strike(self, fault: Fault) -> None:
-        strike = self._carry_out(fault, time.monotonic())
-        if strike is None:
-            self.outcome.missed += 1
-        else:
-            self.outcome.strikes.append(strike)
 
     def _carry_out(self, fault: Fault, now: float) -> Strike | None:
         if fault.kind == "sink":
