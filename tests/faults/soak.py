@@ -32,18 +32,19 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def sample(done: int, who: str, pid: int) -> None:
     """Tell what a process holds."""
     folder = Path(f"/proc/{pid}")
-    print(
-        json.dumps(
-            {
-                "done": done,
-                "who": who,
-                "pid": pid,
-                "files": len(list((folder / "fd").iterdir())),
-                "threads": len(list((folder / "task").iterdir())),
-                "bytes": int((folder / "statm").read_text().split()[1]) * PAGE,
-            }
-        )
+    tell(
+        done=done,
+        who=who,
+        pid=pid,
+        files=len(list((folder / "fd").iterdir())),
+        threads=len(list((folder / "task").iterdir())),
+        bytes=int((folder / "statm").read_text().split()[1]) * PAGE,
     )
+
+
+def tell(**fields: object) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
 
 
 def log_run(bus: EventBus, number: int) -> TrackingWriter:
@@ -69,7 +70,7 @@ def many_runs(workspace: Path, count: int, receivers: list[str]) -> None:
             for name in receivers:
                 for pid in marked_processes(str(workspace / "cursors" / f"{name}.db")):
                     sample(done[-1] + 1, name, pid)
-    print(json.dumps({"complete": bus.report().complete, "report": str(bus.report())}))
+    tell(complete=bus.report().complete, report=str(bus.report()))
 
 
 def many_buses(workspace: Path, count: int, receivers: list[str]) -> None:
@@ -83,7 +84,7 @@ def many_buses(workspace: Path, count: int, receivers: list[str]) -> None:
         complete = complete and bus.report().complete
         gc.collect()
         sample(number + 1, "trainer", os.getpid())
-    print(json.dumps({"complete": complete, "report": str(bus.report())}))
+    tell(complete=complete, report=str(bus.report()))
 
 
 def chunks(count: int) -> Iterator[range]:
