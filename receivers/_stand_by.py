@@ -40,6 +40,7 @@ class StandBy:
 
     def acquire(self, lock: ConsumerLock) -> bool:
         """Return True when the lock is ours, False when there is nothing left to wait for."""
+        self._look_for_orphans()
         if lock.try_acquire():
             return True
         with ConsumerFile(Path(self._start.cursors), self._start.name) as file:
@@ -54,6 +55,7 @@ class StandBy:
         return True
 
     def _look_for_orphans(self) -> None:
+        """Let stopped orphans run on, also one that only stood by: it is left to us to find it."""
         now = time.monotonic()
         if now - self._looked_at > ORPHAN_SECONDS:
             self._looked_at = now

@@ -355,7 +355,7 @@ def main() -> None:
     _processes.end_with_parent()
     if os.getppid() != parent:
         channel.parent_lost.set()
-    start = channel.receive(START_SECONDS)
+    start = _first_order(channel)
     if not isinstance(start, Start):
         return
     Heart(channel, start.orphan_timeout).start()
@@ -368,6 +368,15 @@ def main() -> None:
         )
         sys.stderr.flush()
         os._exit(1)  # an SDK's own exit handlers may wait for ever
+
+
+def _first_order(channel: WorkerChannel) -> Order | None:
+    """Wait to be told what to do; a parent that died before it said so leaves nothing to do."""
+    deadline = time.monotonic() + START_SECONDS
+    order: Order | None = None
+    while order is None and not channel.parent_lost.is_set() and time.monotonic() < deadline:
+        order = channel.receive(POLL_SECONDS)
+    return order
 
 
 def _end_at_once(_number: int, _frame: FrameType | None) -> None:

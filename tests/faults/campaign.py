@@ -98,6 +98,7 @@ def run_campaign(args: argparse.Namespace, folder: Path, console: Console) -> li
                 progress=progress,
             )
             results.append(result)
+            progress.console.print(f"seed {seed}: {len(result.bitten)} faults bit, {result.seconds:.0f} s")
             for problem in result.problems:
                 progress.console.print(f"seed {seed}: {problem}", style="red", markup=False)
             if result.clean and not args.keep:

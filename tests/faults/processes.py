@@ -18,12 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Process(NamedTuple):
-    """A living process. A pid may come back; pid and start time together don't."""
+    """A living process."""
 
     pid: int
     started: int
+    parent: int
     consumer: str
     command: bytes
+
+    @property
+    def id(self) -> tuple[int, int]:
+        """A pid may come back; pid and start time together don't."""
+        return self.pid, self.started
 
     @property
     def is_worker(self) -> bool:
@@ -52,7 +58,9 @@ def _look_at(pid: int, campaign: bytes) -> Process | None:
         command = (folder / "cmdline").read_bytes()
     except OSError:  # gone meanwhile, a zombie, or somebody else's
         return None
-    return None if state == "Z" else Process(pid, int(rest[18]), os.fsdecode(environment.get(CONSUMER, b"")), command)
+    if state == "Z":
+        return None
+    return Process(pid, int(rest[18]), int(rest[0]), os.fsdecode(environment.get(CONSUMER, b"")), command)
 
 
 class Actor:

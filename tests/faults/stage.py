@@ -76,7 +76,8 @@ class Strike:
 
     def _is_replaced(self, living: list[Process]) -> bool:
         victim = self.victim
-        return victim is not None and victim not in living and any(_same_job(victim, one) for one in living)
+        is_gone = victim is not None and victim.id not in {one.id for one in living}
+        return victim is not None and is_gone and any(_same_job(victim, one) for one in living)
 
 
 def _same_job(one: Process, other: Process) -> bool:
@@ -202,7 +203,12 @@ class Stage:
         marker = self.layout.consumers[fault.target]
         ours = [one for one in scan(self._campaign) if one.consumer == marker]
         candidates = [one for one in ours if (one.is_core if fault.kind == "core" else one.is_worker)]
+        if fault.kind == "stop":  # an orphan that is stopped is found by the next one that starts, whenever that is
+            candidates = [one for one in candidates if one.parent in self._pids()]
         return self._chance.choice(candidates) if candidates else None
+
+    def _pids(self) -> set[int]:
+        return {actor.pid for actor in self._actors.values() if actor.is_running}
 
     def _kill_actor(self, fault: Fault, now: float) -> Strike | None:
         actor = self._actors[fault.target]
@@ -220,15 +226,18 @@ class Stage:
         self._wait_until_alone("after everything was killed", self._stopped())
         return Strike(fault, now, bit=time.monotonic()) if killed and orphans else None
 
-    def _stopped(self) -> set[Process]:
+    def _stopped(self) -> set[tuple[int, int]]:
         """Return those that can't end before somebody opens their workspace again: then they are let run on."""
         strikes = (one for one in self.outcome.strikes if one.fault.kind == "stop" and one.bit is None)
-        return {strike.victim for strike in strikes if strike.victim is not None}
+        return {strike.victim.id for strike in strikes if strike.victim is not None}
 
-    def _wait_until_alone(self, when: str, excused: Collection[Process] = ()) -> None:
-        self._wait(lambda: not set(scan(self._campaign)).difference(excused), WORKER.orphan_timeout + GONE_SECONDS)
-        for process in set(scan(self._campaign)).difference(excused):
-            self.outcome.left.append(f"{process.pid} {process.command[:80]!r} {when}")
+    def _wait_until_alone(self, when: str, excused: Collection[tuple[int, int]] = ()) -> None:
+        def others() -> list[Process]:
+            return [process for process in scan(self._campaign) if process.id not in excused]
+
+        self._wait(lambda: not others(), WORKER.orphan_timeout + GONE_SECONDS)
+        for process in others():
+            self.outcome.left.append(f"{process} was there {when}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
 

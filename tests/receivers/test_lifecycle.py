@@ -214,6 +214,29 @@ async def test_a_worker_that_was_stopped_and_orphaned_is_no_obstacle(tmp_path: P
     assert not workers(tmp_path)
 
 
+async def test_a_stopped_orphan_that_only_stood_by_is_let_run_on(tmp_path: Path, trainers: list[Trainer]) -> None:
+    trainers.append(first := Trainer(tmp_path, "first"))
+    first.log(30)
+    await until(lambda: len(steps(tmp_path, "first")) == 30)
+    (working,) = workers(tmp_path)
+    trainers.append(second := Trainer(tmp_path, "second"))
+    second.log(30)
+    await until(lambda: len(steps(tmp_path, "second")) == 30)
+    (standing_by,) = set(workers(tmp_path)) - {working}
+    os.kill(standing_by, signal.SIGSTOP)
+    second.kill()
+    first.kill()
+    await until(lambda: working not in workers(tmp_path))
+    assert workers(tmp_path) == [standing_by]
+    with anyio.fail_after(60):
+        async with EventBus(tmp_path, site="site-1", run="third") as bus:
+            bus.subscribe(TRACKING, jsonl())
+            publish(bus, 10)
+        assert bus.report().complete, str(bus.report())
+        await until(lambda: not workers(tmp_path))
+    assert steps(tmp_path, "third") == list(range(10))
+
+
 async def test_a_drain_ends_although_another_process_keeps_writing(tmp_path: Path, trainers: list[Trainer]) -> None:
     trainers.append(rank := Trainer(tmp_path, "rank", site="site-2", receiver=False))
     stop = threading.Event()

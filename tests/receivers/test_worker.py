@@ -150,3 +150,15 @@ def test_another_workers_processes_are_let_alone(tmp_path: Path, helper: subproc
     _processes.end_worker_processes("ours", patience=0.0)
     assert helper.poll() is None
     assert _processes.marked_processes(str(tmp_path)) == [helper.pid]
+
+
+def test_a_worker_whose_parent_dies_before_its_first_word_ends(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    worker = subprocess.Popen(
+        [sys.executable, "-P", "-m", "receivers._worker", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    theirs.close()
+    ours.close()
+    assert worker.wait(3 * SECONDS) == 0  # Python's own start is most of it
