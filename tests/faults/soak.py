@@ -14,7 +14,7 @@ from pathlib import Path
 
 from faults.host import make_receiver
 
-from eventbus import EventBus
+from eventbus import EventBus, Report
 from eventbus.tracking import TRACKING
 from receivers._processes import marked_processes
 from writers import TrackingWriter
@@ -62,9 +62,8 @@ def many_runs(workspace: Path, count: int, receivers: list[str]) -> None:
         for name in receivers:
             bus.subscribe(TRACKING, make_receiver(name))
         for done in chunks(count):
-            for number in done:
-                writer = log_run(bus, number)
-            writer.flush().wait_delivered(DELIVERY_SECONDS)
+            writers = [log_run(bus, number) for number in done]
+            writers[-1].flush().wait_delivered(DELIVERY_SECONDS)
             gc.collect()
             sample(done[-1] + 1, "trainer", os.getpid())
             for name in receivers:
@@ -75,16 +74,16 @@ def many_runs(workspace: Path, count: int, receivers: list[str]) -> None:
 
 def many_buses(workspace: Path, count: int, receivers: list[str]) -> None:
     """Open and close so many buses, one after the other, with a run each."""
-    complete = True
+    reports: list[Report] = []
     for number in range(count):
         with EventBus(workspace, site="site-1", run=f"run-{number}").background() as bus:
             for name in receivers:
                 bus.subscribe(TRACKING, make_receiver(name))
             log_run(bus, number)
-        complete = complete and bus.report().complete
+        reports.append(bus.report())
         gc.collect()
         sample(number + 1, "trainer", os.getpid())
-    tell(complete=complete, report=str(bus.report()))
+    tell(complete=all(report.complete for report in reports), report="\n".join(map(str, reports)))
 
 
 def chunks(count: int) -> Iterator[range]:
