@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from eventbus.abc import Cursor, StoredRecord
+    from receivers._control import Order
     from receivers.abc import Sink
 
 BEAT_SECONDS = 1.0
