@@ -105,7 +105,7 @@ def stores(workspace: Path) -> dict[str, object]:
         for run in read_wandb_runs(workspace / "wandb")
     }
     return {
-        "jsonl": {line.file: line.value for line in read_jsonl(workspace / "jsonl")},
+        "jsonl": [(line.file, line.value) for line in read_jsonl(workspace / "jsonl")],
         "tensorboard": sorted(
             str((row.run, row.kind, row.key, row.step, row.value, row.wall_time_ns))
             for row in read_tensorboard(workspace / "tensorboard")
@@ -115,9 +115,9 @@ def stores(workspace: Path) -> dict[str, object]:
             for row in read_mlflow(workspace / "mlflow.db")
         ),
         "mlflow runs": runs,
-        "wandb": [
+        "wandb": [  # run by run, as folders lie in the order of their opening; a row's keys come in any order
             str((row.run, row.kind, row.key, row.step, row.value))
-            for row in read_wandb(workspace / "wandb")
+            for row in sorted(read_wandb(workspace / "wandb"), key=lambda row: (row.run, row.order, row.key))
             if row.kind != "internal"
         ],
         "wandb runs": wandb,
