@@ -179,7 +179,7 @@ async def test_starting_over_changes_nothing_in_mlflow(tmp_path: Path) -> None:
 
 
 async def lose(workspace: Path, receiver: Receiver, remove: Callable[[], None], *, stored: Callable[[], int]) -> Report:
-    """Log, lose the tracker's files, log more; JSON lines beside it must not notice."""
+    """Log, lose the tracker's files, log more until that is said; JSON lines beside it must not notice."""
     async with EventBus(workspace, site="site-1", run="run", drain_idle_timeout=2, drain_timeout=30) as bus:
         bus.subscribe(TRACKING, receiver)
         bus.subscribe(TRACKING, JsonlReceiver(path="beside", name="beside", flush=FLUSH))
@@ -187,7 +187,7 @@ async def lose(workspace: Path, receiver: Receiver, remove: Callable[[], None], 
         await until(lambda: stored() == COUNT)
         remove()
         log(bus, COUNT)
-        await until(lambda: sum(receiver.statistics().failed.values()) > 0)
+        await until(lambda: any("were stored: restore" in cause for cause in receiver.statistics().failed), 120)
     beside = [line.value for line in read_jsonl(workspace / "beside") if line.value["type"] == "MetricsLogged"]
     assert [one["event"]["step"] for one in beside] == list(range(2 * COUNT))
     assert bus.report().line("beside").failed == 0
@@ -205,7 +205,6 @@ async def test_a_file_of_json_lines_that_shrinks_is_said(tmp_path: Path, harm: C
 
     report = await lose(tmp_path, jsonl(), remove, stored=lambda: len(jsonl_steps(tmp_path)) if file.exists() else 0)
     assert report.line("jsonl").left >= COUNT
-    assert any("were stored: restore the file" in note for note in report.line("jsonl").notes), str(report)
     shutil.copy(kept, file)
     again = await session(tmp_path, jsonl(), count=0, run="other")
     assert again.complete, str(again)
@@ -221,7 +220,6 @@ async def test_a_folder_of_tensorboard_that_goes_is_said(tmp_path: Path) -> None
 
     report = await lose(tmp_path, TensorBoardReceiver(flush=FLUSH), lambda: folder.rename(kept) and None, stored=stored)
     assert report.line("tensorboard").left >= COUNT
-    assert any("were stored: restore the file" in note for note in report.line("tensorboard").notes), str(report)
     shutil.rmtree(folder, ignore_errors=True)
     kept.rename(folder)
     again = await session(tmp_path, TensorBoardReceiver(), count=0, run="other")
