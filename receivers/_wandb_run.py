@@ -61,4 +61,17 @@ def mark(run: Run, status: RunStatus | None, reason: str) -> None:
         return
     ours = cast("dict[str, Any]", run.config.get(OURS) or {})
     ended = {"tags": ours.get("tags"), "status": status.value, "reason": reason}
-    run.config.update({OURS: {key: value for key, value in ended.items() if value}}, allow_val_change=True)
+    said = {key: value for key, value in ended.items() if value or key in ours}
+    run.config.update({OURS: said}, allow_val_change=True)
+
+
+def take_back_end(run: Run) -> bool:
+    """Take back how a run ended that goes on; tell whether it had ended.
+
+    A server merges what it is told into what it has: it can be told to forget by an empty text alone.
+    """
+    ours = cast("dict[str, Any]", run.config.get(OURS) or {})
+    if not ours.get("status"):
+        return False
+    run.config.update({OURS: {**ours, "status": "", "reason": ""}}, allow_val_change=True)
+    return True

@@ -45,7 +45,7 @@ from receivers._wandb_args import (
 from receivers._wandb_config import WandBConfig
 from receivers._wandb_file import Found, Stored, WandBLog, recover, rows_after, run_files
 from receivers._wandb_rows import OURS, STEP, Change, changes, storable
-from receivers._wandb_run import EXIT_CODES, Run, mark, update
+from receivers._wandb_run import EXIT_CODES, Run, mark, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun
 from receivers.abc import Position, Row, RunInfo, Sink, TrackerUnavailableError
 
@@ -117,6 +117,8 @@ class WandBSink(Sink[WandBConfig]):
         self._log = _own_log(self._run, folder)
         server = self._go_online(self._run, files) if self.config.mode == "online" else 0
         self._stored = self._skip = max(committed.row, found.row, server)
+        if take_back_end(self._run):
+            self._awaited.append(_Awaited(self._skip, (OURS,), self._skip))
         return self._skip
 
     def _go_online(self, run: Run, files: Sequence[Path]) -> int:
