@@ -19,6 +19,7 @@ from eventbus.errors import (
 from training._launch import launch
 from training._look_commands import add_commands
 from training._plan import MAX_SITES, FederationConfig
+from training._resume import read_last_round
 from training.cli import EXIT_FAILED, EXIT_USAGE, leave
 from training.trackers import DEFAULT_TRACKERS, TrackerOptions, make_receivers, parse_trackers
 
@@ -110,6 +111,7 @@ def demo(
 
 @app.command(epilog="trackbus run --sites 4 --rounds 5 --epochs 2 --trackers tensorboard,mlflow --name exp1")
 def run(
+    context: typer.Context,
     *,
     sites: Annotated[int, typer.Option(min=1, max=MAX_SITES, help="How many sites.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="How often the sites' models are averaged.")] = 3,
@@ -126,20 +128,24 @@ def run(
     wandb_mode: Annotated[
         str, typer.Option(metavar="MODE", help="offline: files for `wandb sync`. online: needs a key.")
     ] = "offline",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the workspace's last run, with its settings.")
+    ] = False,
     strict: Strict = False,
 ) -> None:
     """Train the digits at several sites, and track it."""
-    settings: dict[str, object] = {
-        "sites": sites,
-        "rounds": rounds,
-        "workspace": workspace or Path("runs", name),
-        "local_epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": lr,
-        "seed": seed,
-        "name": name,
+    options: dict[str, tuple[str, object]] = {
+        "sites": ("sites", sites),
+        "rounds": ("rounds", rounds),
+        "epochs": ("local_epochs", epochs),
+        "batch_size": ("batch_size", batch_size),
+        "lr": ("learning_rate", lr),
+        "seed": ("seed", seed),
+        "name": ("name", name),
     }
-    _train(settings, trackers, wandb_mode, strict=strict)
+    settings = {key: value for option, (key, value) in options.items() if not resume or _is_given(context, option)}
+    folder = workspace or Path("runs", name)
+    _train({**settings, "workspace": folder, "resume": resume}, trackers, wandb_mode, strict=strict)
 
 
 add_commands(app)
@@ -148,7 +154,7 @@ add_commands(app)
 def _train(settings: dict[str, object], trackers: str, wandb_mode: str, *, strict: bool) -> None:
     try:
         names = parse_trackers(trackers)
-        config = FederationConfig.model_validate(settings)
+        config = FederationConfig.model_validate(_with_earlier(settings))
         receivers = make_receivers(names, TrackerOptions(config.name, wandb_mode), config.workspace)
         code = launch(config, receivers, strict=strict)
     except WRONG_SET_UP as error:
@@ -157,6 +163,19 @@ def _train(settings: dict[str, object], trackers: str, wandb_mode: str, *, stric
         leave(str(error), EXIT_FAILED)
     else:
         raise typer.Exit(code)
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _with_earlier(settings: dict[str, object]) -> dict[str, object]:
+    """Fill up what was not given with the settings of the run that is resumed."""
+    if not settings.get("resume"):
+        return settings
+    last = read_last_round(FederationConfig(workspace=Path(str(settings["workspace"]))).models_folder)
+    return {**last.settings, **settings}
 
 
 def _sentence(error: Exception) -> str:

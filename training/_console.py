@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eventbus.workspace import SERVER
-from training._plan import FederationConfig, RoundDone, RoundMetrics, SiteReady, StepDone
+from training._plan import FederationConfig, RoundDone, RoundMetrics, RunResumed, SiteReady, StepDone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -88,6 +88,8 @@ class Screen:
             self.status("training")
         elif isinstance(fact, RoundDone):
             self._print(self._round_line(fact.metrics))
+        elif isinstance(fact, RunResumed):
+            self._print(self._resumed_line(fact))
         else:
             rest = "; storing what the trackers lack" if self._trackers else ""
             self._print(f"trained in {fact.seconds:.1f} s{rest}")
@@ -107,6 +109,11 @@ class Screen:
 
     def _print(self, text: str) -> None:
         self._out.print(text)
+
+    def _resumed_line(self, fact: RunResumed) -> str:
+        if fact.completed < self._config.rounds:
+            return f"going on with {fact.run} at round {fact.completed + 1}/{self._config.rounds}"
+        return f"{fact.run} is complete after {_count(fact.completed, 'round')}: train on with a larger --rounds"
 
     def _round_line(self, metrics: RoundMetrics) -> str:
         head = f"round {metrics.round + 1}/{self._config.rounds}"

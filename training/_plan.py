@@ -51,6 +51,8 @@ class FederationConfig(BaseModel):
         dataset: What to train on.
         log_every: Steps between two logged ones; the last of an epoch is always logged.
         ready_timeout: Seconds that the first step may wait for the trackers' workers. 0: training never waits.
+        resume: Go on with the workspace's last run, after its last complete round. What a process had logged of the
+            round in which it ended is logged anew: the trackers have both.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -68,6 +70,7 @@ class FederationConfig(BaseModel):
     dataset: Literal["digits"] = "digits"
     log_every: PositiveInt = 5
     ready_timeout: NonNegativeFloat = 0.0
+    resume: bool = False
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -75,13 +78,17 @@ class FederationConfig(BaseModel):
         return tuple(f"site-{number}" for number in range(1, self.sites + 1))
 
     @property
-    def best_folder(self) -> Path:
-        """Folder of the best global model."""
+    def models_folder(self) -> Path:
+        """Folder of the best global model and the last."""
         return self.workspace / "models"
 
     def params(self) -> dict[str, int | float | str]:
         """Return what a tracker should know of the training: its hyperparameters."""
-        return self.model_dump(exclude={"workspace", "name", "run", "ready_timeout"})
+        return self.model_dump(exclude={"workspace", "name", "run", "ready_timeout", "resume"})
+
+    def settings(self) -> dict[str, object]:
+        """Return what a process must know that resumes the run."""
+        return {"name": self.name, **self.params()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,14 @@ class FederationResult:
 
 
 @dataclass(frozen=True, slots=True)
+class RunResumed:
+    """A run goes on of which so many rounds are complete."""
+
+    run: str
+    completed: int
+
+
+@dataclass(frozen=True, slots=True)
 class SiteReady:
     """A site has its data and could begin; `steps` is what it will train in all rounds together."""
 
@@ -163,4 +178,4 @@ class TrainingDone:
     seconds: float
 
 
-Progress = SiteReady | StepDone | RoundDone | TrainingDone
+Progress = RunResumed | SiteReady | StepDone | RoundDone | TrainingDone

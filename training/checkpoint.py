@@ -1,4 +1,4 @@
-"""The best global model so far, on disk, as safetensors: a format that can't run code when it is read.
+"""The best global model so far and the last, on disk, as safetensors: a format that can't run code when it is read.
 
 A file is complete or absent: it is written beside its place, synced, and moved there in one step.
 """
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 
 from eventbus.errors import ConfigurationError, TrackbusError
+from training._resume import FILE_NAME, LastRound
 from training.model import State, copy_state
 
 Mode = Literal["max", "min"]
@@ -108,6 +109,15 @@ class BestModel:
         if self._best is None:
             return True
         return value > self._best.value if self._mode == "max" else value < self._best.value
+
+
+def save_last_round(folder: Path, state: Mapping[str, torch.Tensor], last: LastRound) -> None:
+    """Keep a global model in place of the one of the round before; blocks until it is synced.
+
+    Raises:
+        OSError: The file can't be written; the one before is still there.
+    """
+    _write_atomically(folder / FILE_NAME, encode_state(state, last.metadata()))
 
 
 def encode_state(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -34,16 +34,18 @@ from training._plan import (
     Progress,
     RoundDone,
     RoundMetrics,
+    RunResumed,
     SiteReady,
     StepDone,
     TrainingDone,
 )
+from training._resume import LastRound
+from training._server import Server, last_round
 from training._site import LocalSite, NoLog, RunLog, Site, SiteWorker, TrackedLog, make_local_site
 from training.checkpoint import BestModel
 from training.data import Dataset, DataSpec
-from training.fedavg import FedAvg, ModelUpdate
-from training.loop import evaluate
-from training.model import State, build_model, get_state, load_state
+from training.fedavg import ModelUpdate
+from training.model import State
 from training.trackers import Account, settle_accounts
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Progress",
     "RoundDone",
     "RoundMetrics",
+    "RunResumed",
     "Site",
     "SiteFailedError",
     "SiteMaker",
@@ -106,7 +109,7 @@ async def run_federation(
 
     Raises:
         SiteFailedError: A site could not do its work.
-        ConfigurationError: There are fewer samples than sites.
+        ConfigurationError: There are fewer samples than sites, or there is no such run to resume.
         MissingExtraError: The data set's package is not installed.
         WorkspaceError: The workspace can't be written.
         UpdateRefusedError: A site's model has a NaN or an infinity in it: a lower learning rate may help.
@@ -158,7 +161,8 @@ class Federation:
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
             data = await self._in_thread(self._load)  # what is wrong with the data shows before a run begins
-            trained = await self._train(data)
+            last = await self._in_thread(last_round, self.config)
+            trained = await self._train(data, last)
         finally:
             torch.set_num_threads(threads)
             sys.setswitchinterval(interval)
@@ -167,9 +171,12 @@ class Federation:
     def _load(self) -> Dataset:
         return DataSpec(0, self.config.sites, self.config.dataset, self.config.seed).load()
 
-    async def _train(self, data: Dataset) -> _Trained:
-        async with self._open_bus(SERVER) as bus:
-            server = _Server(self.config, data, _log_on(bus, Scope.LOCAL))
+    async def _train(self, data: Dataset, last: LastRound | None) -> _Trained:
+        async with self._open_bus(SERVER, last.run if last else self.config.run) as bus:
+            server = Server(self.config, data, _log_on(bus, Scope.LOCAL), bus.run if bus else "", last)
+            await self._in_thread(server.keep)
+            if last:
+                self._tell(RunResumed(last.run, last.completed))
             async with self._sites() as links:
                 for link in links:
                     await link.ready.wait()
@@ -177,15 +184,14 @@ class Federation:
                 return await self._train_rounds(links, server, waited)
 
     @asynccontextmanager
-    async def _open_bus(self, site: str) -> AsyncGenerator[EventBus | None]:
+    async def _open_bus(self, site: str, run: str | None) -> AsyncGenerator[EventBus | None]:
         """Open a site's bus on its workspace; None where nothing is tracked."""
         if not self._tracking:
             yield None
             return
         server = self._buses.get(SERVER)
         folder = self.config.workspace / "sites" / site if server else self.config.workspace
-        run = server.run if server else self.config.run
-        async with EventBus(folder, site=site, job=self.config.name, run=run) as bus:
+        async with EventBus(folder, site=site, job=self.config.name, run=run or None) as bus:
             self._buses[site] = bus
             if server:
                 bus.subscribe(TRACKING.federated, Relay(server))
@@ -210,7 +216,8 @@ class Federation:
 
     async def _run_site(self, link: _Link) -> None:
         try:
-            async with self._open_bus(link.name) as bus:
+            run = self._buses[SERVER].run if self._tracking else None
+            async with self._open_bus(link.name, run) as bus:
                 log = _log_on(bus, Scope.FEDERATED)
                 log.describe(self.config.params(), {"role": "site"})
                 await self._work(link, log)
@@ -232,10 +239,10 @@ class Federation:
                 await receipt.delivered(self.config.ready_timeout)
         return time.perf_counter() - started
 
-    async def _train_rounds(self, links: list[_Link], server: _Server, waited: float) -> _Trained:
+    async def _train_rounds(self, links: list[_Link], server: Server, waited: float) -> _Trained:
         rounds: list[RoundMetrics] = []
         started = answered = time.perf_counter()
-        for round_number in range(self.config.rounds):
+        for round_number in range(server.completed, self.config.rounds):
             updates = await _ask_all(links, _Order(round_number, server.state()))
             answered = time.perf_counter()
             rounds.append(await self._in_thread(server.conclude, round_number, updates))
@@ -269,48 +276,6 @@ class _Trained:
     best_is_new: bool
     training_seconds: float
     ready_seconds: float
-
-
-class _Server:
-    """The server's part of a round: average, measure, keep the best."""
-
-    def __init__(self, config: FederationConfig, data: Dataset, log: RunLog) -> None:
-        self._config = config
-        self._test = data.test
-        self._log = log
-        self._model = build_model(config.seed, data.classes)
-        self.best = BestModel(config.best_folder)
-        self.improved = False
-
-    def describe(self) -> Receipt | None:
-        """Log what is set once."""
-        return self._log.describe(self._config.params(), {"role": "server", "samples": str(len(self._test))})
-
-    def describe_best(self) -> None:
-        """Log which round's model is kept, if it is one of this run."""
-        if self.improved and (best := self.best.best):
-            self._log.describe({}, {"best_round": str(best.round), "best_accuracy": f"{best.value:.4f}"})
-
-    def state(self) -> State:
-        """Return the global model."""
-        return get_state(self._model)
-
-    def conclude(self, round_number: int, updates: Sequence[ModelUpdate]) -> RoundMetrics:
-        """Average the sites' models into the global one; it blocks, so call it off the loop.
-
-        Raises:
-            UpdateRefusedError: A site's model can't be averaged.
-        """
-        average = FedAvg(like=self._model.state_dict())
-        for update in updates:
-            average.add(update)
-        load_state(self._model, average.result())
-        result = evaluate(self._model, self._test)
-        self._log.measure("global", result, round_number)
-        metrics = {"loss": result.loss, "accuracy": result.accuracy}
-        self.improved |= self.best.offer(self._model.state_dict(), round_number=round_number, metrics=metrics)
-        sites = {update.site: update.metrics for update in updates}
-        return RoundMetrics(round_number, result.loss, result.accuracy, sites)
 
 
 # --- between the server and its sites ------------------------------------------------------------------------------
