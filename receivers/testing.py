@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from eventbus.tracking import RunStatus
 from receivers._conformance import HALF, SAMPLES, START_NS, check_sink, make_rows, make_run
-from receivers.abc import Position, Row, RunInfo
+from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerUnavailableError
 from receivers.jsonl import JsonlConfig, JsonlSink
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "START_NS",
     "CrashingConfig",
     "CrashingSink",
+    "DownConfig",
+    "DownSink",
     "FaultConfig",
     "HangingConfig",
     "HangingSink",
@@ -195,6 +197,61 @@ class SlowSink(FaultySink):
 
     def _meets(self, rows: Sequence[Row]) -> bool:
         return bool(rows)
+
+
+class DownConfig(JsonlConfig):
+    """A sink whose tracker is down for as long as a file named `down` lies in its folder.
+
+    Attributes:
+        at: The call that finds out.
+        refuses: Whether the tracker answers, and refuses the key.
+        leaves_process: Whether the process can't be used any more then, as with SDKs that keep a state of their own.
+    """
+
+    kind: ClassVar[str] = "down"
+    sink: ClassVar[str] = "receivers.testing:DownSink"
+
+    at: Literal["open", "write", "flush", "close"] = "write"
+    refuses: bool = False
+    leaves_process: bool = False
+
+
+class DownSink(JsonlSink):
+    """A JSON lines sink that is unavailable at times."""
+
+    def __init__(self, config: DownConfig, workspace: Path) -> None:
+        super().__init__(config, workspace)
+        self._down = config
+
+    def open(self, run: RunInfo, committed: Position) -> int:
+        """Open the run, unless the tracker is down."""
+        self._maybe("open")
+        return super().open(run, committed)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Store half of the rows; the tracker may go down in between."""
+        half = len(rows) // 2
+        super().write(rows[:half])
+        self._maybe("write")
+        super().write(rows[half:])
+
+    def flush(self) -> Position:
+        """Flush, unless the tracker is down."""
+        self._maybe("flush")
+        return super().flush()
+
+    def close(self, status: RunStatus | None, reason: str = "") -> Position:
+        """Close the run, unless the tracker is down."""
+        self._maybe("close")
+        return super().close(status, reason)
+
+    def abandon(self) -> bool:
+        """Let go, and say whether the process can be used again."""
+        return super().abandon() and not self._down.leaves_process
+
+    def _maybe(self, at: str) -> None:
+        if self._down.at == at and (self._down.folder(self.workspace) / "down").exists():
+            raise NotAuthorisedError("no such key") if self._down.refuses else TrackerUnavailableError("it is down")
 
 
 class PoisonConfig(JsonlConfig):

@@ -240,6 +240,7 @@ class Consumer:
             found: dict[str, int] = {}
             for (kind, _), value in file.counts().items():
                 found[kind] = found.get(kind, 0) + value
+            assert found.get("dropped") == found.pop("dropped of", None)  # by cause, and by partition
             return found
 
 
