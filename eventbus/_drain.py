@@ -68,6 +68,11 @@ async def drain(
         Whether all did before a deadline, and what the consumers did, by name: what they left is counted while the
         journal is still open.
     """
+    for subscription in subscriptions:
+        subscription.close()
+    for feed in feeds:
+        feed.begin_drain()
+        await feed.note_ends()
     in_time = await _wait_for_all(subscriptions, feeds, policy)
     for subscription in subscriptions:
         subscription.abandon()
@@ -77,10 +82,6 @@ async def drain(
 async def _wait_for_all(
     subscriptions: Sequence[Subscription], feeds: Sequence[ConsumerFeed], policy: DrainPolicy
 ) -> bool:
-    for subscription in subscriptions:
-        subscription.close()
-    for feed in feeds:
-        feed.begin_drain()
     started = last_progress = time.monotonic()
     progress = -1
     while any(not one.finished for one in (*subscriptions, *feeds)):

@@ -53,6 +53,7 @@ class ConsumerFeed:
         self.progress = 0
         self._consumer = consumer
         self._cursor: Cursor = {}
+        self._ends: Cursor | None = None
         self._news = WakeUp()
         self._orders = WakeUp()
         self._moved = anyio.Event()
@@ -104,6 +105,13 @@ class ConsumerFeed:
         """Order the consumer to store what the journal holds, and to end."""
         self.draining = True
         self._give_orders()
+
+    async def note_ends(self) -> None:
+        """Note what there is to store: what other processes publish from now on is theirs."""
+        try:
+            self._ends = await self.journal.ends()
+        except Exception:  # border: leaving a bus raises nothing that the environment did; then all is counted
+            _logger.exception("the ends of the journal can't be read")
 
     def _give_orders(self) -> None:
         self.wake()
@@ -163,15 +171,21 @@ class ConsumerFeed:
             return replace(line, notes=(*line.notes, f"what is left can't be counted: {error}"))
 
     async def count_left(self) -> int:
-        """Count the wanted records of the journal that are not stored."""
+        """Count the wanted records that the journal held when the drain began and that are not stored."""
         cursor, left, deadline = dict(self._cursor), 0, time.monotonic() + COUNT_SECONDS
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._is_behind(cursor):
             records = await self.journal.read(cursor, COUNT_RECORDS)
             if not records:
                 break
-            left += sum(self._wants(record) for record in records)
+            left += sum(self._wants(record) for record in records if self._is_mine(record))
             cursor.update({record.header.key: record.seq for record in records})
         return left
+
+    def _is_behind(self, cursor: Cursor) -> bool:
+        return self._ends is None or any(cursor.get(partition, 0) < end for partition, end in self._ends.items())
+
+    def _is_mine(self, record: StoredRecord) -> bool:
+        return self._ends is None or record.seq <= self._ends.get(record.header.key, 0)
 
     def _wants(self, record: StoredRecord) -> bool:
         try:

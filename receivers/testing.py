@@ -5,6 +5,7 @@ The faulty sinks are the JSON lines sink with a fault: what they stored before a
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -115,12 +116,14 @@ class HangingConfig(FaultConfig):
 
     Attributes:
         deaf: Whether it ignores SIGTERM as well, as a process stuck in an SDK does.
+        holds_gil: Whether it hangs in C code that keeps all of the process's threads from running.
     """
 
     kind: ClassVar[str] = "hanging"
     sink: ClassVar[str] = "receivers.testing:HangingSink"
 
     deaf: bool = False
+    holds_gil: bool = False
 
 
 class HangingSink(FaultySink):
@@ -129,11 +132,14 @@ class HangingSink(FaultySink):
     def __init__(self, config: HangingConfig, workspace: Path) -> None:
         super().__init__(config, workspace)
         self._deaf = config.deaf
+        self._holds_gil = config.holds_gil
 
     def misbehave(self) -> None:
         """Wait for what never comes."""
         if self._deaf:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while self._holds_gil:
+            ctypes.PyDLL(None).pause()  # unlike CDLL it keeps the lock
         never = threading.Event()
         while True:
             never.wait()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -192,3 +194,31 @@ def test_a_second_process_stands_by_until_the_first_is_gone(folder: Path, spawn:
     finally:
         lock.close()
         other.close()
+
+
+def test_two_owners_in_one_process_exclude_each_other(folder: Path) -> None:
+    """The kernel's locks are a process's own, and are lost when any descriptor of the file is closed."""
+    first, second = ConsumerLock(folder, "one"), ConsumerLock(folder, "one")
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    second.close()
+    assert first.try_acquire()  # it has it already
+    third = ConsumerLock(folder, "one")
+    assert not third.try_acquire()
+    first.close()
+    assert third.try_acquire()
+    third.close()
+
+
+def test_of_many_threads_one_has_the_lock(folder: Path) -> None:
+    locks = [ConsumerLock(folder, "one") for _ in range(8)]
+    barrier = threading.Barrier(len(locks))
+
+    def race(lock: ConsumerLock) -> bool:
+        barrier.wait(10)
+        return lock.try_acquire()
+
+    with ThreadPoolExecutor(len(locks)) as pool:
+        assert sum(pool.map(race, locks)) == 1
+    for lock in locks:
+        lock.close()
