@@ -107,6 +107,7 @@ class Bus:
         self._journal = self._open_journal()
         self._append = self._journal.append_nowait
         self._accepting = True
+        self._journal.listen(self.tell, lambda: self._lock)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -341,6 +342,7 @@ class Bus:
         self._home.call(lambda: self._add_feed(feed))
 
     def _add_feed(self, feed: ConsumerFeed) -> None:
+        self.journal.keep_for(feed.position)
         with self._lock:
             self._feeds.append(feed)
         self._entered_tasks().start_soon(self._shield.cover(feed.run))
@@ -384,7 +386,9 @@ class Bus:
         handlers = (one.line() for one in self._router.subscriptions)
         consumers = (self._lines.get(feed.name) or feed.line(left=0) for feed in self._feeds)
         published = self._journal.last_seq if self._journal else 0
-        return Report(published, dict(self._refused), (*consumers, *handlers), self._drained, self._told)
+        notes = tuple(self._journal.notes) if self._journal else ()
+        lines = (*consumers, *handlers)
+        return Report(published, dict(self._refused), lines, self._drained, self._told, notes)
 
     def statistics(self) -> BusStatistics:
         """Return what the bus does at this moment. Legal from any thread, at any time; it waits for nothing."""

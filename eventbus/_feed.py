@@ -58,6 +58,7 @@ class ConsumerFeed:
         self._orders = WakeUp()
         self._moved = anyio.Event()
         self._error = ""
+        self._left_out: dict[str, str] = {}
 
     async def run(self) -> None:
         """Run the consumer to its end; its errors touch no other."""
@@ -95,6 +96,12 @@ class ConsumerFeed:
         """Publish what the consumer has to say of its own health."""
         self._tell(event)
 
+    def leave_out(self, unreadable: Mapping[str, str]) -> None:
+        """Tell which files of the journal can't be read at present, and why, by path."""
+        self._left_out = dict(unreadable)
+        if unreadable:
+            self.journal.suspect(unreadable)
+
     # --- for the bus --------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
@@ -117,9 +124,13 @@ class ConsumerFeed:
         self.wake()
         self._orders()
 
+    def position(self) -> Cursor:
+        """Return how far the consumer got. Legal from any thread."""
+        return dict(self._cursor)
+
     def has_reached(self, partition: str, seq: int) -> bool:
         """Tell whether the consumer has stored a partition up to a sequence."""
-        return self._cursor.get(partition, 0) >= seq
+        return any(self._cursor.get(key, 0) >= seq for key in self.journal.line_of(partition))
 
     async def wait_reached(self, partition: str, seq: int) -> None:
         """Return when it has, or when the consumer has ended and never will."""
@@ -145,6 +156,7 @@ class ConsumerFeed:
         notes += [f"{count} attempts failed: {cause}" for cause, count in counts.failed.items()]
         notes += [f"{counts.restarts} restarts"] if counts.restarts else []
         notes += [f"{counts.withheld} stay at the site"] if counts.withheld else []
+        notes += [f"{path} is left out: {why}" for path, why in self._left_out.items()]
         notes += [self._error] if self._error else []
         dropped = sum(counts.dropped.values())
         return Line(

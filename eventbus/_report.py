@@ -51,6 +51,7 @@ class Report:
         lines: One per subscription.
         drained: Whether the drain ended before its deadline.
         health: How many of the published are words of the bus's and its receivers' own health: no tracker stores these.
+        notes: What happened to the journal's files, for people.
     """
 
     published: int
@@ -58,6 +59,7 @@ class Report:
     lines: tuple[Line, ...]
     drained: bool = True
     health: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -92,7 +94,7 @@ class Report:
             )
             for line in self.lines
         ]
-        return "\n".join([head, *align(rows)])
+        return "\n".join([head, *self.notes, *align(rows)])
 
 
 def align(rows: list[tuple[str, ...]]) -> Iterable[str]:

@@ -10,7 +10,8 @@ import msgspec
 from eventbus._event import Envelope, Event, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from eventbus._topic import Scope, Selector
@@ -26,11 +27,13 @@ class PartitionHeader(msgspec.Struct, frozen=True, kw_only=True):
         origin: Who wrote it.
         created_ns: When, nanoseconds since the epoch.
         after: Keys of partitions of the same site and rank that had ended before: they are read first.
+        first: Number of its first record: more than 1 where it goes on for a partition that had to be given up.
     """
 
     origin: Origin
     created_ns: int
     after: tuple[str, ...] = ()
+    first: int = 1
 
     @property
     def key(self) -> str:
@@ -143,6 +146,35 @@ class LocalJournal(Journal):
             BadInputError: The event can't be encoded.
         """
 
+    def line_of(self, key: str) -> tuple[str, ...]:
+        """Return the partitions under whose keys a record of an own partition may be stored.
+
+        One that had to be given up is followed by another that goes on with its numbers.
+        """
+        return (key,)
+
+    def listen(self, tell: Callable[[Event], None], appending: Callable[[], AbstractContextManager[object]]) -> None:
+        """Tell from now on what happens to the journal's files, and at once what happened at the opening.
+
+        Args:
+            tell: Publishes it.
+            appending: Gives the lock under which the bus appends.
+        """
+        del tell, appending
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What happened to the journal's files since it was opened, for people."""
+        return ()
+
+    def keep_for(self, position: Callable[[], Mapping[str, int]]) -> None:
+        """Remove nothing that a consumer has not stored, who tells by `position` how far it got."""
+        del position
+
+    def suspect(self, unreadable: Mapping[str, str]) -> None:
+        """Take note that a consumer can't read some files, and why, by path: what is damaged is put aside."""
+        del unreadable
+
     @abstractmethod
     def close(self) -> None:
         """Mark the own partition as ended and let go of it. Legal twice."""
@@ -194,6 +226,10 @@ class Feed(Protocol):
 
     def tell(self, event: Event) -> None:
         """Publish what the consumer has to say of its own health; once the bus closes, nobody listens."""
+        ...
+
+    def leave_out(self, unreadable: Mapping[str, str]) -> None:
+        """Tell which files of the journal can't be read at present, and why, by path."""
         ...
 
 

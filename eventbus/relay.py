@@ -7,6 +7,7 @@ held it is passed on as empty, and counted.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from eventbus._codec import read_frame
 from eventbus._topic import Scope
 from eventbus.abc import Consumer, ConsumerStatistics, RefusedError, RelayedBatch
-from eventbus.errors import DecodeError, SubscriptionError
+from eventbus.errors import DecodeError, SubscriptionError, WorkspaceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +32,9 @@ LINGER_SECONDS = 0.3
 
 RETRY_SECONDS = 1.0
 """How long the relay waits before it offers a refused batch again."""
+
+COMMIT_SECONDS = 1.0
+"""How often the relay stores its cursor at its own site at most: a transaction in a file of its own."""
 
 POLL_SECONDS = 0.5
 """How often the relay looks for partitions that other processes write; own records wake it."""
@@ -52,6 +56,8 @@ class Relay(Consumer):
         self._counts = ConsumerStatistics(state="waiting")
         self._withheld = 0
         self._cursor: Cursor = {}
+        self._committed: Cursor = {}
+        self._committed_at = 0.0
 
     def check(self, feed: Feed) -> None:
         """Refuse to relay a journal to itself."""
@@ -80,17 +86,32 @@ class Relay(Consumer):
         """Relay until the bus drains and its journal is read to the end."""
         self._cursor = await self._target.journal.marks()
         feed.moved(self._cursor)
+        await self._commit(feed, dict.fromkeys(await feed.journal.cursor(self.name), 0) | self._cursor)
         while True:
             draining = feed.draining
             records = await feed.journal.read(self._cursor, BATCH_EVENTS)
             for batch in self._batches(records, feed):
                 await self._send(batch, feed)
+            if self._cursor != self._committed and time.monotonic() > self._committed_at + COMMIT_SECONDS:
+                await self._commit(feed, self._cursor)
             if not records and draining:
                 await self._end_own_partition(feed)
+                await self._commit(feed, self._cursor)
                 return
             if not records:
                 await feed.wait_for_news(POLL_SECONDS)
                 await self._linger(feed)
+
+    async def _commit(self, feed: Feed, cursor: Cursor) -> None:
+        """Store at the own site how far the far side is, for those who look or make room; its mark stays the truth."""
+        self._committed, self._committed_at = dict(self._cursor), time.monotonic()
+        try:
+            await feed.journal.commit(self.name, cursor)
+        except WorkspaceError as error:
+            self._fail(f"its cursor can't be stored: {error}")
+
+    def _fail(self, cause: str) -> None:
+        self._counts.failed[cause] = self._counts.failed.get(cause, 0) + 1
 
     async def _linger(self, feed: Feed) -> None:
         """Let records gather on disk, unless somebody waits for them: a batch costs as much for one as for many."""
@@ -113,8 +134,7 @@ class Relay(Consumer):
             try:
                 return await self._target.accept(batch)
             except RefusedError as error:
-                cause = f"refused: {error}"
-                self._counts.failed[cause] = self._counts.failed.get(cause, 0) + 1
+                self._fail(f"refused: {error}")
                 await anyio.sleep(RETRY_SECONDS)
 
     async def _end_own_partition(self, feed: Feed) -> None:
@@ -133,9 +153,10 @@ class Relay(Consumer):
 
     def _batch(self, stretch: list[StoredRecord], feed: Feed) -> RelayedBatch:
         header = stretch[0].header
-        first = self._cursor.get(header.key, 0) + 1
-        if header.key == feed.journal.header.key and stretch[0].seq > first:
-            self._drop("overwritten in memory before it was read", stretch[0].seq - first)
+        known, in_memory = self._cursor.get(header.key), feed.journal.folder is None
+        first = stretch[0].seq if known is None and not in_memory else (known or 0) + 1  # a file's begin may be trimmed
+        if header.key in feed.journal.line_of(feed.journal.header.key) and stretch[0].seq > first:
+            self._drop("overwritten in memory before it was read" if in_memory else "gone", stretch[0].seq - first)
             first = stretch[0].seq
         return RelayedBatch(
             header=header,

@@ -24,6 +24,7 @@ from eventbus import _current
 from eventbus._bus import Bus
 from eventbus._drain import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, DrainPolicy
 from eventbus._event import Origin
+from eventbus._place import make_place
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.journals import MemoryJournal, SqliteJournal
 from eventbus.journals._partition import new_incarnation
@@ -85,6 +86,8 @@ class EventBus(Bus):
         run: Id of the run that writers of this bus log to; by default `<job>-<4 random>` per opening.
         drain_idle_timeout: Seconds without progress after which leaving the bus stops waiting.
         drain_timeout: Seconds after which leaving the bus stops waiting in any case.
+        journal_dir: Folder on a local disk for the journal, where the workspace is on a network's; a pointer in the
+            workspace leads everybody there. By default what `TRACKBUS_JOURNAL_DIR` says.
 
     Raises:
         ConfigurationError: A name is not legal.
@@ -100,9 +103,11 @@ class EventBus(Bus):
         run: str | None = None,
         drain_idle_timeout: float = DRAIN_IDLE_SECONDS,
         drain_timeout: float = DRAIN_SECONDS,
+        journal_dir: str | Path | None = None,
     ) -> None:
         super().__init__(self._make_journal, DrainPolicy(drain_idle_timeout, drain_timeout))
         self._workspace = None if workspace is None else Path(workspace).resolve()
+        self._journal_dir = None if journal_dir is None else Path(journal_dir)
         folder_name = name_from(self._workspace.name) if self._workspace else "run"
         self.site = check_name("site", site)
         self.job = check_name("job", job) if job else folder_name
@@ -140,7 +145,8 @@ class EventBus(Bus):
         if self._workspace is None:
             return MemoryJournal(origin)
         _make_writable(self._workspace)
-        return SqliteJournal(self._workspace / "journal", origin)
+        place = make_place(self._workspace, self._journal_dir)
+        return SqliteJournal(place.journal, origin, cursors=place.cursors)
 
     @contextmanager
     def background(self) -> Generator[Self]:

@@ -96,7 +96,9 @@ class Flush(msgspec.Struct, tag=True):
 
 
 class Drain(msgspec.Struct, tag=True):
-    """Order: store what the journal holds now, let go of all runs, end."""
+    """Order: store what the journal holds now, let go of all runs, end; `partition` is the parent's own by now."""
+
+    partition: str = ""
 
 
 class Phase(msgspec.Struct, tag=True):
@@ -118,6 +120,12 @@ class Settled(msgspec.Struct, tag=True):
 
     cursor: dict[str, int]
     counts: list[tuple[str, str, int]]
+
+
+class LeftOut(msgspec.Struct, tag=True):
+    """Files of the journal that can't be read at present, and why, by path."""
+
+    files: dict[str, str]
 
 
 class Failed(msgspec.Struct, tag=True):
@@ -154,7 +162,7 @@ class Done(msgspec.Struct, tag=True):
 
 
 Order = Start | Flush | Drain
-News = Phase | Beat | Settled | Failed | Unavailable | Buried | Done
+News = Phase | Beat | Settled | LeftOut | Failed | Unavailable | Buried | Done
 
 decode_order = msgspec.msgpack.Decoder[Order](Order).decode
 decode_news = msgspec.msgpack.Decoder[News](News).decode

@@ -46,12 +46,12 @@ def put_aside(folder: Path, record: StoredRecord, receiver: str, reason: str) ->
 def _store(folder: Path, record: StoredRecord) -> None:
     path = files.roll_path(folder, record.header.origin, 0)
     if not path.exists():
-        files.create_file(path, record.header, roll=0, first=1, mark=0)
+        files.create_file(path, record.header, roll=0, mark=0)
     with closing(files.open_writer(path)) as connection:
         connection.execute("PRAGMA synchronous = FULL")  # the journal may be trimmed: this is the only copy then
         connection.execute("BEGIN IMMEDIATE")
         with connection:
-            connection.execute("INSERT OR IGNORE INTO records VALUES (?, ?)", (record.seq, record.body))
+            files.insert(connection, [(record.seq, record.body)])
             connection.execute("UPDATE header SET value = max(value, ?) WHERE name = 'mark'", (record.seq,))
 
 

@@ -125,7 +125,7 @@ class Delivery:
         part = self._suspects.condemned
         if part is None:
             return
-        for record in self._reader.partition(part.partition).between(part.seq, part.seq):
+        for record in self._reader.stretch(part.partition, part.seq, part.seq):
             self._bury(record, self._suspects.reason)
         self._dead[part.partition, part.seq] = self._suspects.reason
         self._suspects.put_aside(part)
@@ -135,13 +135,14 @@ class Delivery:
         for segment in plan.segments:
             for record in self._planned(segment, numbered):
                 self._numbering.number_again(record, self._dead, numbered)
+        numbered.close_gap(plan)
         return numbered
 
     def _planned(self, segment: Segment, numbered: Rows) -> list[StoredRecord]:
         try:
-            return self._reader.partition(segment.partition).between(segment.first, segment.last)
+            return self._reader.stretch(segment.partition, segment.first, segment.last)
         except KeyError:
-            numbered.drop("partition gone", segment.partition, segment.last - segment.first + 1)
+            numbered.miss("partition gone", segment.partition, segment.last - segment.first + 1)
             _logger.warning("%s is gone: records %s to %s are lost", segment.partition, segment.first, segment.last)
             return []
 
@@ -273,7 +274,7 @@ class Delivery:
 
     def _ended(self, writers: set[str], ending: str) -> dict[str, bool]:
         """Return which of the partitions have ended, and whether in order."""
-        orderly: dict[str, bool] = {}
+        orderly = {key: False for key in writers if self._reader.is_gone(key)}
         for partition in self._reader.partitions() if writers else ():
             key = partition.header.key
             if key in writers and (key == ending or self._is_over(partition)):

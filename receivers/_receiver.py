@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict
 import anyio
 import anyio.to_thread
 
+from eventbus._place import place_of
 from eventbus.abc import Consumer, ConsumerStatistics
 from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionError, WorkspaceError
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, check_free
@@ -95,8 +96,8 @@ class Receiver(Consumer):
             _check_importable(kind, self.name)
         if self._ready.is_set():  # it was subscribed on an earlier bus
             self._ready = anyio.Event()
-        check_free(workspace / "cursors", self.name, self._destination(workspace))  # before there is a file
-        with suppress(WorkspaceError), ConsumerFile(workspace / "cursors", self.name) as file:
+        check_free(place_of(workspace).cursors, self.name, self._destination(workspace))  # before there is a file
+        with suppress(WorkspaceError), ConsumerFile(place_of(workspace).cursors, self.name) as file:
             file.claim(self._destination(workspace))
 
     def _destination(self, workspace: Path) -> str:
@@ -131,7 +132,7 @@ class Receiver(Consumer):
         await supervisor.run()
 
     def _stored(self, workspace: Path) -> tuple[Cursor, dict[tuple[str, str], int]]:
-        with ConsumerFile(workspace / "cursors", self.name) as file:
+        with ConsumerFile(place_of(workspace).cursors, self.name) as file:
             return file.cursor(), file.counts()
 
     async def ready(self) -> None:
@@ -162,8 +163,8 @@ class Receiver(Consumer):
         return Start(
             journal=str(feed.journal.folder),
             again=feed.journal.again,
-            beside=str(workspace / "journal" if feed.journal.again else workspace / "dead" / self.name),
-            cursors=str(workspace / "cursors"),
+            beside=str(place_of(workspace).journal if feed.journal.again else workspace / "dead" / self.name),
+            cursors=str(place_of(workspace).cursors),
             name=self.name,
             partition=feed.journal.origin.partition,
             selectors=[

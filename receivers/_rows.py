@@ -45,6 +45,7 @@ class Rows:
         self._segments: list[Segment] = []
         self._passed_over: Counts = Counter()
         self._is_broken = True
+        self._before_gap: dict[RunKey, int] | None = None
 
     def number(self, key: RunKey, rows_before: int) -> int:
         """Number the next record of a run, which had so many rows before the batch."""
@@ -78,6 +79,20 @@ class Rows:
         self.counts.update(given_up)
         self._passed_over.update(given_up)
         self._is_broken = True
+
+    def miss(self, cause: str, partition: str, count: int = 1) -> None:
+        """Count planned rows that are lost: nobody knows any more whose they were."""
+        self.drop(cause, partition, count)
+        if self._before_gap is None:
+            self._before_gap = {key: len(rows) for key, rows in self.rows.items()}
+
+    def close_gap(self, plan: Plan) -> None:
+        """Give the rows behind the first lost one the numbers that they had: a run's last row has kept its own."""
+        ends = {(site, run): last for site, run, last in plan.ends}
+        for key, rows in self.rows.items() if self._before_gap is not None else ():
+            missing = max(0, ends.get(key, 0) - rows[-1].number)
+            first = (self._before_gap or {}).get(key, 0)
+            rows[first:] = [row._replace(number=row.number + missing) for row in rows[first:]]
 
     def plan(self, batch: int, records: Iterable[StoredRecord]) -> Plan:
         """Return the plan by which the same rows are built again.
@@ -137,6 +152,9 @@ class Numbering:
             dead: Why records were put aside since, by (partition, sequence): their numbers stay unused.
             numbered: Takes the row.
         """
+        if not record.body:
+            numbered.miss("lost with a damaged file", record.header.key)
+            return
         try:
             frame, origin = read_frame(record.body), record.header.origin
             key = run_key(self._layout, origin, frame.run)

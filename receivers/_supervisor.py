@@ -33,6 +33,7 @@ from receivers._control import (
     Failed,
     Flush,
     Inbox,
+    LeftOut,
     Lost,
     News,
     Phase,
@@ -171,7 +172,7 @@ class Supervisor:
                 wanted = self._feed.wanted
                 await _send(ours, Flush())
             await self._feed.wait_for_orders(CHECK_SECONDS)
-        await _send(ours, Drain())
+        await _send(ours, Drain(self._feed.journal.origin.partition))
 
     async def _listen(self, ours: socket.socket, watch: Watch) -> str | None:
         """Hear a worker out; return why it is lost, or None when it has drained."""
@@ -218,6 +219,8 @@ class Supervisor:
             self._alarm.be_unavailable(news)
         elif isinstance(news, Buried):
             self._alarm.bury(news)
+        elif isinstance(news, LeftOut):
+            self._feed.leave_out(news.files)
         elif isinstance(news, Done):
             self._done = True
         elif self._is_progress(news, watch):

@@ -36,6 +36,7 @@ from receivers._control import (
     Drain,
     Failed,
     Flush,
+    LeftOut,
     Phase,
     Settled,
     Start,
@@ -152,6 +153,8 @@ class Worker:
         self._circuit = Circuit(failures=start.failures)
         self._wanted: Cursor = {}
         self._target: Cursor | None = None
+        self._own = start.partition
+        self._left_out: dict[str, str] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -219,6 +222,7 @@ class Worker:
             self._delivery.end_lost_runs()
         if moved:
             self._report()
+        self._report_damage()
         self._phases.rest()
 
     def _check_progress(self, now: float) -> None:
@@ -253,16 +257,20 @@ class Worker:
             self._wanted = self._reader.ends()
         elif isinstance(order, Drain):
             self._target = self._reader.ends()
+            self._own = order.partition or self._own
 
     def _has_written(self, target: Cursor) -> bool:
         written = self._delivery.read_to
-        return all(written.get(partition, 0) >= end for partition, end in target.items())
+        return all(written.get(key, 0) >= end or self._reader.is_left_out(key) for key, end in target.items())
 
     def _is_done(self) -> bool:
-        """Tell whether all is written: closing the sinks stores it."""
+        """Tell whether all is written: closing the sinks stores it. What is being mended is waited for."""
         if self._channel.parent_lost.is_set() and self._target is None:
             self._wait_for_parents_end()
             self._target = self._reader.ends()
+        elif self._target is not None and self._reader.being_mended():
+            self._target = self._reader.ends()
+            return False
         return self._target is not None and self._has_written(self._target)
 
     def _wait_for_parents_end(self) -> None:
@@ -274,12 +282,19 @@ class Worker:
 
     def _finish(self) -> None:
         orphaned = self._channel.parent_lost.is_set()
-        self._delivery.end_lost_runs("" if orphaned else self._start.partition)
+        self._delivery.end_lost_runs("" if orphaned else self._own)
         self._delivery.leave()
         self._report()
 
     def _report(self) -> None:
         self._channel.send(Settled(self._delivery.cursor, self._delivery.counts))
+
+    def _report_damage(self) -> None:
+        """Tell the parent, which writes the journal, what of it can't be read."""
+        left_out = {str(path): why for path, why in self._reader.unreadable.items()}
+        if left_out != self._left_out:
+            self._left_out = left_out
+            self._channel.send(LeftOut(left_out))
 
 
 def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:

@@ -30,6 +30,7 @@ import msgspec
 from eventbus import Report
 from eventbus._drain import DrainPolicy, drain
 from eventbus._feed import ConsumerFeed
+from eventbus._place import place_of
 from eventbus._report import Line
 from eventbus._topic import Selector
 from eventbus.errors import ConfigurationError, WorkspaceError
@@ -116,13 +117,13 @@ def find_source(path: Path | str) -> Source:
         WorkspaceError: There is none.
     """
     path = Path(path).resolve()
-    if (path / "journal").is_dir():
-        return Source(path / "journal", path)
+    if (journal := place_of(path).journal).is_dir():
+        return Source(journal, path)
     if not (path.name == "journal" and path.is_dir()) and not any(partition_files(path)):
         raise WorkspaceError(
             f"{path} holds no journal; name a workspace, such as runs/demo, or dead letters: runs/demo/dead/mlflow"
         )
-    if path.parent.name == "dead" and (path.parent.parent / "journal").is_dir():
+    if path.parent.name == "dead" and place_of(path.parent.parent).journal.is_dir():
         return Source(path, path.parent.parent, path.name)
     return Source(path, path.parent if path.name == "journal" else None)
 
@@ -163,7 +164,7 @@ async def replay(
         feeds = [ConsumerFeed((selector,), one, journal, target, lambda _: None) for one in receivers]
         for feed, receiver in zip(feeds, receivers, strict=True):
             receiver.check(feed)
-            feed.moved(await anyio.to_thread.run_sync(_begin, target / "cursors", receiver.name, part))
+            feed.moved(await anyio.to_thread.run_sync(_begin, place_of(target).cursors, receiver.name, part))
         return await _run(feeds, receivers, journal, DrainPolicy(idle_timeout, float("inf")), on_progress)
 
 

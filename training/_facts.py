@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from eventbus._codec import read_frame
+from eventbus._place import place_of
 from eventbus._statistics import file_sizes
 from eventbus.errors import DecodeError, WorkspaceError
 from eventbus.health import HEALTH, CircuitClosed, CircuitOpened, WorkerLost, WorkerRecovered
 from eventbus.journals._look import count_after, holder, look_at_consumer, open_unchanged
-from eventbus.journals._partition import lock_path
 from eventbus.journals._reader import JournalReader, PartitionReader
 from receivers._processes import marked_processes
 
@@ -155,9 +155,9 @@ def workspaces(path: Path) -> list[Path]:
     Raises:
         WorkspaceError: It is none.
     """
-    if not (path / "journal").is_dir():
+    if not place_of(path).journal.is_dir():
         raise WorkspaceError(f"{path} is not a workspace: it has no journal; name a folder such as runs/demo")
-    return [path, *sorted(one for one in (path / "sites").glob("*") if (one / "journal").is_dir())]
+    return [path, *sorted(one for one in (path / "sites").glob("*") if place_of(one).journal.is_dir())]
 
 
 def look_at(workspace: Path) -> WorkspaceStatus:
@@ -166,8 +166,9 @@ def look_at(workspace: Path) -> WorkspaceStatus:
     Raises:
         WorkspaceError: A consumer's file can't be read.
     """
-    sizes = dict(file_sizes(workspace / "journal"))
-    with closing(JournalReader(workspace / "journal", open_unchanged)) as reader:
+    folder = place_of(workspace).journal
+    sizes = dict(file_sizes(folder))
+    with closing(JournalReader(folder, open_unchanged)) as reader:
         health = sorted(_health(reader.partitions()), key=lambda word: word.time_ns)
         consumers = [_consumer(workspace, path, reader, health) for path in _consumer_files(workspace)]
         return WorkspaceStatus(
@@ -195,7 +196,7 @@ def _unless_damaged(question: Callable[[], T], otherwise: T) -> T:
 
 def _partition(partition: PartitionReader) -> PartitionStatus:
     header = partition.header
-    pid = holder(lock_path(partition.paths[-1]))
+    pid = holder(partition.lock)
     is_idle = pid is None
     return PartitionStatus(
         key=header.key,
@@ -208,6 +209,8 @@ def _partition(partition: PartitionReader) -> PartitionStatus:
 
 
 def _state(partition: PartitionReader, pid: int | None) -> str:
+    if partition.is_left_out:
+        return "damaged"
     if partition.closed_in_order():
         return "ended"
     if pid is not None:
@@ -242,11 +245,7 @@ def _health(partitions: Sequence[PartitionReader]) -> Iterator[HealthWord]:
 
 
 def _health_bodies(partition: PartitionReader) -> list[bytes]:
-    first, found = partition.end() - HEALTH_RECORDS, list[bytes]()
-    for path in partition.paths:
-        rows = partition.connections.get(path).execute(_MENTIONS, (first, HEALTH.name.encode()))
-        found += [body for (body,) in rows]
-    return found
+    return partition.ask(_MENTIONS, partition.end() - HEALTH_RECORDS, HEALTH.name.encode())
 
 
 def _health_word(body: bytes) -> HealthWord | None:
@@ -264,7 +263,7 @@ def _health_word(body: bytes) -> HealthWord | None:
 
 
 def _consumer_files(workspace: Path) -> list[Path]:
-    return sorted((workspace / "cursors").glob("*.db"))
+    return sorted(place_of(workspace).cursors.glob("*.db"))
 
 
 def _consumer(workspace: Path, path: Path, reader: JournalReader, health: Iterable[HealthWord]) -> ConsumerStatus:

@@ -167,7 +167,7 @@ class Inspector:
                 time_ns = entry.time_ns
                 yield entry
         except sqlite3.DatabaseError as error:
-            self.unreadable[str(partition.paths[-1])] = str(error)
+            self.unreadable[key] = str(error)
 
 
 def read_entry(record: StoredRecord, before_ns: int = 0, reason: str = "") -> Entry:

@@ -10,6 +10,7 @@ import anyio
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from eventbus._place import place_of
 from eventbus.errors import ConfigurationError
 from eventbus.journals._look import look_at_consumer, open_unchanged
 from eventbus.journals._reader import JournalReader
@@ -54,7 +55,7 @@ def start_of(source: Source, from_cursor: str | None, after: Sequence[str]) -> C
 
 
 def _cursor_of(source: Source, name: str) -> Cursor:
-    cursors = source.workspace and source.workspace / "cursors"
+    cursors = source.workspace and place_of(source.workspace).cursors
     known = sorted(path.stem for path in cursors.glob("*.db")) if cursors else []
     if cursors is None or name not in known:
         raise ConfigurationError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eventbus._codec import read_frame
+from eventbus._place import place_of
 from eventbus.errors import ConfigurationError, DecodeError
 from eventbus.journals._look import ConsumerFacts, look_at_consumer, open_unchanged, records_after
 from eventbus.journals._reader import JournalReader
@@ -125,7 +126,7 @@ def settle_accounts(
     if server.workspace is None:
         return ()
     subscribed = {line.name for line in server.report().lines}
-    files = [server.workspace / "cursors" / f"{one.name}.db" for one in receivers if one.name in subscribed]
+    files = [place_of(server.workspace).cursors / f"{one.name}.db" for one in receivers if one.name in subscribed]
     trackers = [look_at_consumer(file) for file in files]
     return tuple(_account(site, bus, tracker) for site, bus in buses.items() for tracker in trackers)
 

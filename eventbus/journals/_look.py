@@ -60,7 +60,7 @@ def count_after(partition: PartitionReader, seq: int) -> int:
     """Count the records of a partition after a sequence; only a mirror's are looked at, which may have gaps."""
     has_gaps = partition.mark() is not None
     query = _COUNT if has_gaps else _NUMBERS
-    return sum(partition.connections.get(path).execute(query, (seq,)).fetchone()[0] for path in partition.paths)
+    return sum(partition.ask(query, seq))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ import re
 import secrets
 import sqlite3
 import time
-from contextlib import closing
+import zlib
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,9 @@ from eventbus._event import Origin
 from eventbus.abc import PartitionHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file's layout; a reader refuses another one."""
 
 PAGE_BYTES = 1024
@@ -43,13 +44,36 @@ _SCHEMA = f"""
 PRAGMA page_size = {PAGE_BYTES};
 BEGIN;
 CREATE TABLE header (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE records (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE records (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, crc INTEGER NOT NULL);
 """
+
+LOST = b""
+"""Body of a record that is known to have been here and can't be read: every consumer counts it as dropped."""
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _held: set[tuple[int, int]] = (
     set()
 )  # locks of this process by inode: closing such a file again would release it (POSIX)
 os.register_at_fork(after_in_child=_held.clear)  # a child inherits the descriptors, not the locks
+
+
+class DamagedError(sqlite3.DatabaseError):
+    """Raised when a file is one of ours, and its content is not what was written."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Tell whether an error says that a file is damaged, and not that it is busy, foreign, or out of reach."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return isinstance(error, DamagedError) or code & 0xFF in _DAMAGE
+
+
+def checksum(seq: int, body: bytes) -> int:
+    """Return what stands beside a record, so that neither its bytes nor its number can change unseen.
+
+    SQLite checks the structure of its files, not their content.
+    """
+    return zlib.crc32(body, seq & 0xFFFFFFFF)
 
 
 def new_incarnation() -> str:
@@ -166,7 +190,8 @@ def create_file(path: Path, header: PartitionHeader, **more: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
-    values = {"format": FORMAT, "header": msgspec.msgpack.encode(header), **more}
+    packed = msgspec.msgpack.encode(header)
+    values = {"format": FORMAT, "header": packed, "check": checksum(0, packed), **more}
     with closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
         connection.executescript(_SCHEMA)
         connection.executemany("INSERT INTO header VALUES (?, ?)", values.items())
@@ -185,7 +210,15 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Open a partition's file for reading; the same connection may serve threads one after another."""
+    """Open a partition's file for reading; the same connection may serve threads one after another.
+
+    Raises:
+        DamagedError: It is empty. SQLite would take it for a new database, and remove the log that may hold everything.
+        sqlite3.DatabaseError: It can't be opened.
+    """
+    with suppress(OSError):
+        if not path.stat().st_size:
+            raise DamagedError("it is empty")
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     return connection
@@ -195,17 +228,30 @@ def read_header(connection: sqlite3.Connection) -> PartitionHeader:
     """Read what stands once per partition.
 
     Raises:
-        sqlite3.DatabaseError: The file is damaged or of another format.
+        DamagedError: The header is not what was written.
+        sqlite3.DatabaseError: The file is damaged otherwise, or of another format.
     """
-    values = dict(connection.execute("SELECT name, value FROM header WHERE name IN ('format', 'header')"))
+    values = dict(connection.execute("SELECT name, value FROM header WHERE name IN ('format', 'header', 'check')"))
     if values.get("format") != FORMAT:
         msg = f"format {values.get('format')}, this version reads {FORMAT}"
         raise sqlite3.DatabaseError(msg)
+    return unpack_header(values)
+
+
+def unpack_header(values: Mapping[str, object]) -> PartitionHeader:
+    """Make the header out of a file's values.
+
+    Raises:
+        DamagedError: They are not what was written.
+    """
+    packed = values.get("header")
+    if not isinstance(packed, bytes) or checksum(0, packed) != values.get("check"):
+        raise DamagedError("its header is damaged")
     try:
-        return msgspec.msgpack.decode(values["header"], type=PartitionHeader)
-    except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        return msgspec.msgpack.decode(packed, type=PartitionHeader)
+    except msgspec.MsgspecError as error:
         msg = f"its header is damaged: {error}"
-        raise sqlite3.DatabaseError(msg) from error
+        raise DamagedError(msg) from error
 
 
 def check_name(path: Path, header: PartitionHeader) -> None:
@@ -240,4 +286,5 @@ def new_header(folder: Path, origin: Origin) -> PartitionHeader:
 
 def insert(connection: sqlite3.Connection, records: Iterable[tuple[int, bytes]]) -> None:
     """Insert records in the open transaction."""
-    connection.executemany("INSERT INTO records VALUES (?, ?)", records)
+    rows = ((seq, body, checksum(seq, body)) for seq, body in records)
+    connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
 from eventbus.abc import Cursor, PartitionHeader, StoredRecord
+from eventbus.errors import JournalError
 from eventbus.journals import _partition as files
+from eventbus.journals._quarantine import partition_key, read_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,6 +27,12 @@ Opener = Callable[[Path], sqlite3.Connection]
 
 OPEN_FILES = 100
 """Files that a reader keeps open: each takes three descriptors, and a workspace gathers partitions over the years."""
+
+LOOK_AGAIN_SECONDS = 30.0
+"""When a file that was left out as damaged is looked at again, if no other has taken its place before."""
+
+MEND_SECONDS = 5.0
+"""How long the successor of a damaged partition, and a drain, wait for it to be mended: salvaging takes a second."""
 
 _PASSING = {
     sqlite3.SQLITE_BUSY,
@@ -51,6 +60,11 @@ class Connections:
             self._open.pop(next(iter(self._open))).close()
         return connection
 
+    def drop(self, path: Path) -> None:
+        """Let go of one file."""
+        if path in self._open:
+            self._open.pop(path).close()
+
     def close(self) -> None:
         """Let go of all files; a later read opens them again."""
         for connection in self._open.values():
@@ -59,49 +73,109 @@ class Connections:
 
 
 @dataclass(slots=True)
+class _File:
+    """One file of a partition.
+
+    Attributes:
+        path: Where it is.
+        first: Number of its first record, once there is one.
+    """
+
+    path: Path
+    first: int | None = None
+
+
+@dataclass(slots=True)
 class PartitionReader:
-    """The reading end of one partition.
+    """The reading end of one partition. What it meets of damage it tells its journal, and says nothing more.
 
     Attributes:
         header: What stands once in it.
-        connections: Where its files are opened.
-        paths: Its files, oldest first.
+        journal: The journal that it belongs to.
+        files: Its files, oldest first.
         final: Its last sequence once the writer has ended, None before.
         succeeded: Whether a later partition of the same writer is here.
     """
 
     header: PartitionHeader
-    connections: Connections
-    paths: list[Path]
+    journal: JournalReader
+    files: list[_File] = field(default_factory=list[_File])
     final: int | None = None
     succeeded: bool = False
 
     def after(self, seq: int, limit: int) -> list[StoredRecord]:
         """Return up to `limit` records after a sequence."""
+        found: list[StoredRecord] = []
         if self.final is not None and seq >= self.final:
-            return []
-        return self._select("seq > ? ORDER BY seq LIMIT ?", seq, limit)
+            return found
+        for file in self._files_beyond(seq):
+            if len(found) == limit:
+                break
+            found += self._select(file, "seq > ? ORDER BY seq LIMIT ?", seq, limit - len(found))
+        return found
 
     def between(self, first: int, last: int) -> list[StoredRecord]:
-        """Return the records of a stretch, both ends included."""
-        return self._select("seq BETWEEN ? AND ? ORDER BY seq", first, last)
+        """Return the records of a stretch, both ends included.
 
-    def _select(self, where: str, *values: int) -> list[StoredRecord]:
+        Raises:
+            sqlite3.DatabaseError: A file is damaged.
+        """
         found: list[StoredRecord] = []
-        for path in self.paths:
-            rows = self.connections.get(path).execute(f"SELECT seq, body FROM records WHERE {where}", values)  # noqa: S608 - both conditions are constants of this class
-            found += [StoredRecord(self.header, seq, body) for seq, body in rows]
+        for file in self._files_beyond(first - 1):
+            found += self._rows(file, "seq BETWEEN ? AND ? ORDER BY seq", first, last)
         return found
+
+    def _files_beyond(self, seq: int) -> list[_File]:
+        """Return the files that may hold records after a sequence: those that no later one begins at or before it."""
+        beyond: list[_File] = []
+        for file in reversed(self.files):
+            beyond.append(file)
+            if len(self.files) > 1 and (first := self._first(file)) and first <= seq + 1:
+                break
+        return beyond[::-1]
+
+    def _first(self, file: _File) -> int | None:
+        if file.first is None:
+            file.first = self._one("SELECT min(seq) FROM records", file.path)
+        return file.first
+
+    def _select(self, file: _File, where: str, *values: int) -> list[StoredRecord]:
+        return self.journal.ask(self, file.path, lambda: self._rows(file, where, *values), [])
+
+    def _rows(self, file: _File, where: str, *values: int) -> list[StoredRecord]:
+        connection = self.journal.connections.get(file.path)
+        rows = connection.execute(f"SELECT seq, body, crc FROM records WHERE {where}", values)  # noqa: S608 - both conditions are constants of this class
+        return [StoredRecord(self.header, seq, _sound(seq, body, crc)) for seq, body, crc in rows]
+
+    def ask(self, query: str, *values: int | bytes) -> list[Any]:
+        """Return the first column of what a query finds in all files, oldest first."""
+        found: list[Any] = []
+        for file in self.files:
+            rows = self._rows_of(file.path, query, *values)
+            found += [row[0] for row in rows]
+        return found
+
+    @property
+    def lock(self) -> Path:
+        """The lock that its writer holds."""
+        return self.journal.folder / f"{self.header.key}.lock"
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it turned out to be damaged, or is gone: nothing more is read of it."""
+        return not self.files
 
     def end(self) -> int:
         """Return the last sequence."""
         if self.final is not None:
             return self.final
-        return self._one("SELECT ifnull(max(seq), 0) FROM records") or 0
+        query = "SELECT max(seq) FROM records"
+        return next((end for file in reversed(self.files) if (end := self._one(query, file.path))), 0)
 
     def mark(self) -> int | None:
         """Return the mark if the partition is appended in batches."""
-        return self._one("SELECT value FROM header WHERE name = 'mark'")
+        query = "SELECT value FROM header WHERE name = 'mark'"
+        return max((mark for file in self.files if (mark := self._one(query, file.path)) is not None), default=None)
 
     def ended(self) -> bool:
         """Tell whether the writer has ended; from then on `final` is known."""
@@ -111,17 +185,31 @@ class PartitionReader:
 
     def _has_ended(self) -> bool:
         """Ask the lock of a writer's own partition; a mirror's is the relay's, and comes and goes with it."""
+        if self.is_left_out:
+            return False
         if self.mark() is None:
-            return not files.is_held(files.lock_path(self.paths[-1]))
+            return not (self.is_left_out or files.is_held(self.lock))
         return self.succeeded or self.closed_in_order()
 
     def closed_in_order(self) -> bool:
         """Tell whether the writer said that the partition ends."""
-        return self._one("SELECT 1 FROM header WHERE name = 'closed'") is not None
+        return self._newest("SELECT 1 FROM header WHERE name = 'closed'") is not None
 
-    def _one(self, query: str) -> int | None:
-        row = self.connections.get(self.paths[-1]).execute(query).fetchone()
-        return row[0] if row else None
+    def _newest(self, query: str) -> int | None:
+        return self._one(query, self.files[-1].path) if self.files else None
+
+    def _one(self, query: str, path: Path) -> int | None:
+        rows = self._rows_of(path, query)
+        return rows[0][0] if rows else None
+
+    def _rows_of(self, path: Path, query: str, *values: int | bytes) -> list[Any]:
+        connection = self.journal.connections
+        return self.journal.ask(self, path, lambda: connection.get(path).execute(query, values).fetchall(), [])
+
+
+def _sound(seq: int, body: bytes, crc: int) -> bytes:
+    """Return a record's body if it is what was written; else the record is lost."""
+    return body if files.checksum(seq, body) == crc else files.LOST
 
 
 class JournalReader:
@@ -135,6 +223,7 @@ class JournalReader:
     Attributes:
         beside: Where a partition is looked for that is not here.
         unreadable: Why a file is left out, by its path.
+        connections: Where files are opened.
     """
 
     def __init__(self, folder: Path, opener: Opener = files.open_reader, *, again: bool = False) -> None:
@@ -142,54 +231,90 @@ class JournalReader:
         self.beside: JournalReader | None = None
         self._again = again
         self.unreadable: dict[Path, str] = {}
+        self.connections = Connections(opener)
         self._partitions: dict[str, PartitionReader] = {}
-        self._connections = Connections(opener)
         self._predecessors: set[str] = set()
-        self._seen: set[Path] = set()
+        self._seen: dict[Path, int] = {}  # files by inode: a mended one takes the place of a damaged one
+        self._damaged: dict[Path, float] = {}  # since when a file is left out
 
     def partitions(self) -> list[PartitionReader]:
         """Find new files and return all partitions, oldest first."""
         for path in files.partition_files(self.folder):
-            if path not in self._seen:
+            if path not in self._seen or self._may_be_mended(path):
                 self._add(path)
         return sorted(self._partitions.values(), key=lambda one: (one.header.created_ns, one.header.key))
 
+    def _may_be_mended(self, path: Path) -> bool:
+        left_out_at = self._damaged.get(path)
+        if left_out_at is None:
+            return False
+        return time.monotonic() > left_out_at + LOOK_AGAIN_SECONDS or _inode(path) != self._seen[path]
+
     def _add(self, path: Path) -> None:
+        if any(partition_key(one) == partition_key(path) for one in self._damaged if one != path):
+            return
+        self._seen[path] = _inode(path)
         try:
-            with closing(self._connections.opener(path)) as connection:
+            with closing(self.connections.opener(path)) as connection:
                 header = files.read_header(connection)
             files.check_name(path, header)
             header = replace(header, origin=replace(header.origin, again=self._again))
         except sqlite3.DatabaseError as error:
+            if files.is_damage(error):
+                self._damaged[path] = time.monotonic()
             self._leave_out(path, error)
             return
-        self._seen.add(path)
         self.unreadable.pop(path, None)
-        known = self._partitions.setdefault(header.key, PartitionReader(header, self._connections, []))
-        known.paths.append(path)
+        self._damaged.pop(path, None)
+        known = self._partitions.setdefault(header.key, PartitionReader(header, self))
+        known.files.append(_File(path))  # found in order
         known.final = None
         self._predecessors.update(header.after)
         for one in [known, *(self._partitions[key] for key in header.after if key in self._partitions)]:
             one.succeeded = one.header.key in self._predecessors
 
     def _leave_out(self, path: Path, error: sqlite3.DatabaseError) -> None:
-        """Note why a file is not read; one that is damaged is never looked at again."""
-        if not _passes(error):
-            self._seen.add(path)
+        """Note why a file is not read, and do without the others of its partition while it may be mended.
+
+        They hold later records: a cursor that has passed these would never come back for the earlier ones.
+        """
+        if _passes(error):
+            self._seen.pop(path, None)
         if path not in self.unreadable:
             _logger.warning("%s is left out: %s", path, error)
         self.unreadable[path] = str(error)
+        if path in self._damaged and (partition := self._partitions.pop(partition_key(path), None)):
+            for one in partition.files:
+                self.connections.drop(one.path)
+                self._seen.pop(one.path)
+            self._seen[path] = _inode(path)
+            partition.files = []
 
-    def _ask(self, partition: PartitionReader, question: Callable[[PartitionReader], T]) -> T | None:
-        """Ask a partition; None if it turns out to be damaged: then the others are read without it."""
+    def ask(self, partition: PartitionReader, path: Path, question: Callable[[], T], otherwise: T) -> T:
+        """Ask a partition's file; `otherwise` if it is damaged or gone: then the others are read without it.
+
+        Raises:
+            sqlite3.DatabaseError: The next try may succeed.
+        """
         try:
-            return question(partition)
+            return question()
         except sqlite3.DatabaseError as error:
-            if _passes(error):
+            if not _passes(error):
+                self._damaged[path] = time.monotonic()
+                self._leave_out(path, error)
+            elif path.exists():
                 raise
-            self._leave_out(partition.paths[-1], error)
+            else:
+                self._forget(partition, path)
+            return otherwise
+
+    def _forget(self, partition: PartitionReader, path: Path) -> None:
+        """Do without a file that is gone: trimmed away, or deleted."""
+        self.connections.drop(path)
+        self._seen.pop(path, None)
+        partition.files = [one for one in partition.files if one.path != path]
+        if not partition.files:
             self._partitions.pop(partition.header.key, None)
-            return None
 
     def partition(self, key: str) -> PartitionReader:
         """Return one partition.
@@ -202,6 +327,27 @@ class JournalReader:
         if key not in self._partitions and self.beside is not None:
             return self.beside.partition(key)
         return self._partitions[key]
+
+    def stretch(self, key: str, first: int, last: int) -> list[StoredRecord]:
+        """Return the records of a stretch, both ends included; of a damaged file what is left, and which are lost.
+
+        Raises:
+            KeyError: The folder holds no partition of that key.
+            JournalError: It is being mended at this moment.
+        """
+        try:
+            return self.partition(key).between(first, last)
+        except (KeyError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and _passes(error):
+                raise
+        paths = [path for path in files.partition_files(self.folder) if partition_key(path) == key]
+        if not paths and files.is_held(self.folder / f"{key}.lock"):
+            msg = f"the partition {key} is being mended"
+            raise JournalError(msg)
+        if not paths:
+            raise KeyError(key)
+        self.connections.close()  # closing a file that is read past SQLite releases the locks of its connections
+        return _left_of(paths, first, last)
 
     def read(self, after: Mapping[str, int], limit: int) -> list[StoredRecord]:
         """Return up to `limit` records after a cursor, in order within each partition."""
@@ -218,7 +364,7 @@ class JournalReader:
     ) -> bool:
         """Read a share of a partition; tell whether there may be more."""
         key = partition.header.key
-        records = self._ask(partition, lambda one: one.after(position.get(key, 0), share)) or []
+        records = partition.after(position.get(key, 0), share)
         if records:
             position[key] = records[-1].seq
         found += records
@@ -228,23 +374,55 @@ class JournalReader:
         """Yield the partitions whose predecessors are read to their end, oldest first."""
         partitions = self.partitions()
         by_key = {one.header.key: one for one in partitions}
+        mending = self.being_mended()
         for partition in partitions:
             earlier = [by_key[key] for key in partition.header.after if key in by_key]
-            if all(self._ask(one, lambda one: _is_read(one, after)) is not False for one in earlier):
+            if mending.isdisjoint(partition.header.after) and all(_is_read(one, after) for one in earlier):
                 yield partition
+
+    def being_mended(self) -> set[str]:
+        """Return the keys of the partitions that were left out a moment ago: somebody may put them right."""
+        now = time.monotonic()
+        return {partition_key(path) for path, since in self._damaged.items() if now < since + MEND_SECONDS}
+
+    def is_left_out(self, key: str) -> bool:
+        """Tell whether a partition can't be read, or is gone."""
+        return key not in self._partitions
+
+    def is_gone(self, key: str) -> bool:
+        """Tell whether a partition that was here was deleted, and the journal's others were not."""
+        is_here = key in self._partitions or any(partition_key(path) == key for path in self._damaged)
+        return bool(self._partitions) and not is_here
 
     def ends(self) -> Cursor:
         """Return the last sequence of every partition."""
-        return {one.header.key: end for one in self.partitions() if (end := self._ask(one, PartitionReader.end))}
+        return {one.header.key: end for one in self.partitions() if (end := one.end())}
 
     def marks(self) -> Cursor:
         """Return the mark of every partition that was appended in batches."""
-        found = {one.header.key: self._ask(one, PartitionReader.mark) for one in self.partitions()}
+        found = {one.header.key: one.mark() for one in self.partitions()}
         return {key: mark for key, mark in found.items() if mark is not None}
 
     def close(self) -> None:
         """Let go of all files."""
-        self._connections.close()
+        self.connections.close()
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
+def _left_of(paths: list[Path], first: int, last: int) -> list[StoredRecord]:
+    """Read a stretch of a partition past SQLite; that all its numbers were there is taken at the caller's word."""
+    found: dict[int, StoredRecord] = {}
+    for path in paths:
+        header, records, _ = read_damaged(path, last if path == paths[-1] else 0)
+        fresh = [(seq, body) for seq, body in records if first <= seq <= last and (body or seq not in found)]
+        found.update((seq, StoredRecord(header, seq, body)) for seq, body in fresh)
+    return [found[seq] for seq in sorted(found)]
 
 
 def _passes(error: sqlite3.DatabaseError) -> bool:

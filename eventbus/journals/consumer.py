@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -18,7 +18,8 @@ from eventbus.errors import SubscriptionError, WorkspaceError
 from eventbus.journals._partition import PartitionLock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from types import TracebackType
 
 RunKey = tuple[str, str]
 """What names a run of a tracker: (site, run id); the site is empty where one run holds all sites."""
@@ -120,13 +121,44 @@ _decode_plan = msgspec.msgpack.Decoder(Plan).decode
 _decode_run = msgspec.msgpack.Decoder(RunState).decode
 
 
+class _Connection(sqlite3.Connection):
+    """A connection whose failures say which file they are about, and are ours."""
+
+    path: Path | None = None  # unknown until it has been prepared
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        with self._explained():
+            return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        with self._explained():
+            return super().executemany(*arguments)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        with self._explained():
+            return super().__exit__(kind, error, traceback)
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if self.path is None:
+                raise
+            msg = f"the cursor file {self.path} can't be used: {error}; free the disk, or make the folder writable"
+            raise WorkspaceError(msg) from error
+
+
 class ConsumerFile:
     """Opens `<folder>/<name>.db`, creating it if needed. One owner at a time writes it: see `ConsumerLock`.
 
     A file that is gone although its consumer has worked is not made anew: everything would be delivered again.
 
     Raises:
-        WorkspaceError: The folder can't be written, or the file is damaged or gone.
+        WorkspaceError: The folder can't be written, its disk is full, or the file is damaged or gone; every method may
+            raise it.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -136,8 +168,9 @@ class ConsumerFile:
             folder.mkdir(parents=True, exist_ok=True)
             if lock.exists() and not (self.path.exists() and self.path.stat().st_size):
                 raise sqlite3.DatabaseError("it is gone")
-            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=10)
+            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=10, factory=_Connection)
             self._prepare()
+            self._connection.path = self.path
         except (OSError, sqlite3.Error) as error:
             msg = (
                 f"the cursor file {self.path} can't be opened: {error}; put it back as it was, or remove it together "
@@ -260,6 +293,51 @@ class ConsumerFile:
         self._connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", rows)
 
 
+class Standing(NamedTuple):
+    """What a consumer still needs of a journal.
+
+    Attributes:
+        cursor: Position up to which everything is stored.
+        planned: Stretches that are written, perhaps, but not known to be stored.
+        unfinished: Partitions of the runs whose end is not known yet.
+    """
+
+    cursor: Cursor
+    planned: list[Segment]
+    unfinished: set[str]
+
+
+def standings(folder: Path) -> Iterator[Standing]:
+    """Yield what each consumer of a folder still needs.
+
+    Raises:
+        sqlite3.Error: A file can't be read.
+    """
+    for path in sorted(folder.glob("*.db")):
+        with closing(_open_for_reading(path)) as connection:
+            plans = [_decode_plan(body) for (body,) in connection.execute("SELECT body FROM plans")]
+            runs = [_decode_run(body) for (body,) in connection.execute("SELECT body FROM runs")]
+            yield Standing(
+                dict(connection.execute("SELECT partition, seq FROM cursor")),
+                [segment for plan in plans for segment in plan.segments],
+                {key for run in runs for part in run.parts.values() if part.status is None for key in part.writers},
+            )
+
+
+def known_ends(folder: Path) -> Cursor:
+    """Return per partition the last record that some consumer has stored or planned, as far as it can be read."""
+    known: Cursor = {}
+    with suppress(sqlite3.Error, msgspec.MsgspecError):
+        for one in standings(folder):
+            for key, seq in [*one.cursor.items(), *((part.partition, part.last) for part in one.planned)]:
+                known[key] = max(seq, known.get(key, 0))
+    return known
+
+
+def _open_for_reading(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
 class ConsumerLock:
     """Held by the one owner that works on a consumer's file; a second one, in this process or another, stands by."""
 
@@ -308,7 +386,7 @@ def check_free(folder: Path, name: str, destination: str) -> None:
 def _destination_of(path: Path) -> str | None:
     """Return where another consumer's data go, if its file says so."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(_open_for_reading(path)) as connection:
             row = connection.execute("SELECT value FROM meta WHERE name = 'destination'").fetchone()
     except sqlite3.Error:
         return None

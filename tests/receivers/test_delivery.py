@@ -20,6 +20,7 @@ from readback import read_jsonl
 from eventbus import Event, Origin, Scope
 from eventbus._topic import Selector
 from eventbus.abc import StoredRecord
+from eventbus.journals import _partition as files
 from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, Plan, RunKey, RunState
 from eventbus.journals.sqlite import SqliteJournal
@@ -254,7 +255,8 @@ def append_junk(bench: Workbench, partition: SqliteJournal) -> None:
     origin = partition.origin
     path = bench.folder / "journal" / origin.site / f"{origin.rank}-{origin.incarnation}-0.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("INSERT INTO records SELECT ifnull(max(seq), 0) + 1, x'c1' FROM records")
+        (seq,) = connection.execute("SELECT ifnull(max(seq), 0) + 1 FROM records").fetchone()
+        files.insert(connection, [(seq, b"\xc1")])
 
 
 def abandon(partition: SqliteJournal) -> None:
@@ -352,7 +354,8 @@ def append_foreign(bench: Workbench, partition: SqliteJournal) -> None:
     path = bench.folder / "journal" / origin.site / f"{origin.rank}-{origin.incarnation}-0.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         foreign = body.replace(b"MetricsLogged", b"UnknownLogged")
-        connection.execute("INSERT INTO records SELECT ifnull(max(seq), 0) + 1, ? FROM records", (foreign,))
+        (seq,) = connection.execute("SELECT ifnull(max(seq), 0) + 1 FROM records").fetchone()
+        files.insert(connection, [(seq, foreign)])
 
 
 def test_a_planned_partition_that_is_gone_stops_nothing(tmp_path: Path) -> None:
