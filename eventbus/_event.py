@@ -143,6 +143,10 @@ def _is_str(annotation: Any) -> bool:
     return annotation is str or (get_origin(annotation) is Annotated and get_args(annotation)[0] is str)
 
 
+AGAIN = "-again"
+"""What the key of a partition ends with whose dead letters are delivered again."""
+
+
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Who writes a partition: what every record in it has in common.
 
@@ -166,7 +170,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def partition(self) -> str:
         """Key of the partition, `<site>/<rank>-<incarnation>`."""
-        return f"{self.site}/{self.rank}-{self.incarnation}{'-again' if self.again else ''}"
+        return f"{self.site}/{self.rank}-{self.incarnation}{AGAIN if self.again else ''}"
 
     @property
     def own_run(self) -> str:

@@ -14,7 +14,8 @@ runs that have the others, as further rows:
 | W&B | offline a further folder of the same run id, which `wandb sync` appends; online the same run |
 | JSON lines | behind the lines of the run's file; their `partition` ends with `-again` |
 
-A run that had ended ends again as it ended.
+A run that had ended ends again as it ended. A record that is refused once more is counted as dropped, and no later
+replay tries it again: `count_refused_again` says how many there are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import msgspec
 
 from eventbus import Report
 from eventbus._drain import DrainPolicy, drain
+from eventbus._event import AGAIN
 from eventbus._feed import ConsumerFeed
 from eventbus._place import place_of
 from eventbus._report import Line
@@ -200,6 +202,14 @@ def _begin(cursors: Path, name: str, part: Part) -> Cursor:
                 "name and into another destination"
             )
         return file.cursor()
+
+
+def count_refused_again(source: Source) -> int:
+    """Count the dead letters that were refused once more when they were replayed; 0 for any other journal."""
+    if source.workspace is None or not source.receiver:
+        return 0
+    with ConsumerFile(source.workspace / "cursors", source.receiver) as file:
+        return sum(partition.endswith(AGAIN) for partition, _ in file.dead())
 
 
 async def _run(

@@ -74,7 +74,7 @@ trackbus replay runs/demo --to jsonl --workspace /tmp/one --site site-1
 trackbus replay runs/demo/dead/mlflow --to mlflow  [dim]# once the cause is mended: into the same runs[/dim]
 
 The journal is only read, and no other tracker is touched: a replay has a cursor of its own, replay-TRACKER. Run \
-again, it goes on where it stopped, or says that all is there; where it begins (--from-cursor, --after) counts only \
+again, it goes on where it stopped, or says that nothing is left; where it begins (--from-cursor, --after) counts only \
 the first time. What one replay leaves out (--site, --run) it leaves out for good: another part goes into another \
 --workspace.
 

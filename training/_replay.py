@@ -14,7 +14,7 @@ from eventbus._place import place_of
 from eventbus.errors import ConfigurationError
 from eventbus.journals._look import look_at_consumer, open_unchanged
 from eventbus.journals._reader import JournalReader
-from receivers.replay import replay
+from receivers.replay import count_refused_again, find_source, replay
 from training._console import make_console
 from training.trackers import make_receivers
 
@@ -102,11 +102,14 @@ def run_replay(journal: Path, receivers: Sequence[Receiver], workspace: Path | N
         report = anyio.run(partial(replay, journal, receivers, workspace=workspace, part=part, on_progress=show))
     for line in report.lines:
         console.print(_account(line, report))
-    return 0 if report.complete else 1
+    refused = count_refused_again(find_source(journal))
+    if refused:
+        console.print(f"{refused} of these dead letters were refused once more, and are not tried a third time")
+    return 1 if refused or not report.complete else 0
 
 
 def _account(line: Line, report: Report) -> str:
-    said = [f"{line.delivered} events stored" if line.delivered or line.left else "all is there already"]
+    said = [f"{line.delivered} events stored" if line.delivered or line.left else "nothing was left to store"]
     said += [f"{line.left} left: the same command goes on with them"] if line.left else []
     said += ["it made no progress for a while"] if line.left and not report.drained else []
     said += line.notes

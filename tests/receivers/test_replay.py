@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
@@ -20,7 +21,7 @@ from eventbus.journals._look import look_at_consumer, open_unchanged
 from eventbus.journals._reader import JournalReader
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStarted, TagsSet, TextLogged
 from receivers import FlushPolicy, JsonlReceiver, MLflowReceiver, Receiver, TensorBoardReceiver, WandBReceiver
-from receivers.replay import Part, Progress, replay
+from receivers.replay import Part, Progress, count_refused_again, find_source, replay
 from receivers.testing import CrashingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,9 +279,9 @@ async def with_dead_letters(workspace: Path, receiver: Receiver) -> None:
     await put_aside(workspace, receiver.name)
 
 
-def crashing(times: int) -> Receiver:
+def crashing(times: int, at: Literal["open", "flush"] = "flush") -> Receiver:
     """A JSON lines receiver whose worker dies so often behind row 8, which the run has without its dead letters."""
-    config = CrashingConfig(path="jsonl", at="flush", after_rows=9, times=times)
+    config = CrashingConfig(path="jsonl", at=at, after_rows=8 if at == "open" else 9, times=times)
     return Receiver(config, name="tested", flush=SMALL_BATCHES)
 
 
@@ -311,7 +312,7 @@ async def test_a_replay_of_dead_letters_that_crashes_doubles_nothing(tmp_path: P
 
 async def test_the_receiver_ends_what_a_replay_of_its_dead_letters_began(tmp_path: Path) -> None:
     await with_dead_letters(tmp_path, crashing(0))
-    report = await replay(tmp_path / "dead" / "tested", [crashing(1000)], idle_timeout=2)
+    report = await replay(tmp_path / "dead" / "tested", [crashing(1000, "open")], idle_timeout=2)  # no event's fault
     assert not report.drained
     assert look_at_consumer(tmp_path / "cursors" / "tested.db").unfinished == 1  # the control
     async with EventBus(tmp_path, site="site-1", job="job") as bus:
@@ -319,6 +320,16 @@ async def test_the_receiver_ends_what_a_replay_of_its_dead_letters_began(tmp_pat
     assert bus.report().complete, str(bus.report())
     assert steps(tmp_path / "jsonl", "run") == [0, 1, 2, 4, 5, 7, 3, 6]
     assert (await replay(tmp_path / "dead" / "tested", [crashing(0)])).line("tested").delivered == 0
+
+
+async def test_what_is_refused_once_more_is_counted(tmp_path: Path) -> None:
+    await with_dead_letters(tmp_path, crashing(0))
+    source = find_source(tmp_path / "dead" / "tested")
+    before = count_refused_again(source)
+    report = await replay(source.journal, [crashing(1000)])
+    assert (before, count_refused_again(source)) == (0, 2)
+    assert (report.line("tested").dropped, report.complete) == (2, False)
+    assert steps(tmp_path / "jsonl", "run") == [0, 1, 2, 4, 5, 7]
 
 
 @pytest.mark.slow  # three workers that import MLflow

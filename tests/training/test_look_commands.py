@@ -335,7 +335,7 @@ def test_a_replay_says_what_it_stored_and_then_that_all_is_there(journal: Path, 
     first, second = trackbus(*arguments, folder=journal), trackbus(*arguments, folder=journal)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert first.stdout.splitlines()[0] == "replay-jsonl: 6 events stored"
-    assert second.stdout.splitlines()[0] == "replay-jsonl: all is there already"
+    assert second.stdout.splitlines()[0] == "replay-jsonl: nothing was left to store"
     assert len([line for line in read_jsonl(tmp_path / "jsonl") if line.value["type"] != "RunStatus"]) == 6
 
 
