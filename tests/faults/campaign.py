@@ -29,7 +29,7 @@ FILES = ("jsonl", "tensorboard", "ordered")
 CASTS = ((*FILES, "mlflow"), (*FILES, "wandb"), FILES, (*FILES, "mlflow", "wandb"), (*FILES, "wandb"))
 """Receivers at the server, seed by seed."""
 
-SECONDS_PER_FAULT = {True: 2.4, False: 1.5}
+SECONDS_PER_FAULT = {True: 2.0, False: 1.3}
 """Mean pause between two faults, with a real SDK at the server and without: workers that import one need longer."""
 
 WIDTH = 130
@@ -115,7 +115,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
-    parser.add_argument("--faults", type=int, default=240, help="faults over all seeds")
+    parser.add_argument("--faults", type=int, default=230, help="faults over all seeds")
     parser.add_argument("--events", type=int, default=110_000, help="events over all seeds, at least")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     parser.add_argument("--keep", action="store_true", help="keep the files of clean seeds too")

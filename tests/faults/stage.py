@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from faults.host import WORKER
-from faults.layout import FEDERATION, LONE, TRAINERS, Layout
+from faults.layout import FEDERATION, LONE, SERVER, TRAINERS, Layout
 from faults.ordered_sink import give_order
 from faults.processes import CAMPAIGN, Actor, Process, scan
 from faults.schedule import Fault
+
+PUBLISHER_OF = {FEDERATION: SERVER.name, LONE.site: LONE.name}
+"""Who publishes in the processes that run buses."""
 
 TICK = 0.1
 """Seconds between two looks at the processes."""
@@ -50,7 +53,7 @@ class Strike:
         fault: Which.
         at: When, by the steady clock.
         victim: The process that it hit.
-        proof: The file that appears when a sink obeys.
+        proof: The file that appears when a sink obeys, or when somebody publishes in the victim's place.
         bit: When it was seen to have bitten.
     """
 
@@ -68,11 +71,8 @@ class Strike:
 
     def look(self, living: list[Process], now: float) -> None:
         """See whether the victim is gone and another one of its kind has come."""
-        if self.bit is None and (self._is_obeyed() if self.proof else self._is_replaced(living)):
+        if self.bit is None and (self.proof.exists() if self.proof else self._is_replaced(living)):
             self.bit = now
-
-    def _is_obeyed(self) -> bool:
-        return self.proof is not None and self.proof.exists()
 
     def _is_replaced(self, living: list[Process]) -> bool:
         victim = self.victim
@@ -204,19 +204,20 @@ class Stage:
         ours = [one for one in scan(self._campaign) if one.consumer == marker]
         candidates = [one for one in ours if (one.is_core if fault.kind == "core" else one.is_worker)]
         if fault.kind == "stop":  # an orphan that is stopped is found by the next one that starts, whenever that is
-            candidates = [one for one in candidates if one.parent in self._pids()]
+            parents = {actor.pid for actor in self._actors.values() if actor.is_running}
+            candidates = [one for one in candidates if one.parent in parents]
+        stopped = self._stopped()  # their end is counted already
+        candidates = [one for one in candidates if one.id not in stopped]
         return self._chance.choice(candidates) if candidates else None
 
-    def _pids(self) -> set[int]:
-        return {actor.pid for actor in self._actors.values() if actor.is_running}
-
     def _kill_actor(self, fault: Fault, now: float) -> Strike | None:
-        actor = self._actors[fault.target]
-        found = [one for one in scan(self._campaign) if actor.is_running and one.pid == actor.pid]
-        if not found or not actor.kill():
+        """Kill it; the next life's ledger is the proof that another process publishes in its place."""
+        name = PUBLISHER_OF.get(fault.target, fault.target)
+        lives = len(list(self.layout.ledgers.glob(f"{name}.*")))
+        if not self._actors[fault.target].kill():
             return None
         self._back_at[fault.target] = now + self._chance.uniform(*DOWN_SECONDS)
-        return Strike(fault, now, bit=now)
+        return Strike(fault, now, proof=self.layout.ledgers / f"{name}.{lives:02}")
 
     def _kill_all_but_workers(self, fault: Fault, now: float) -> Strike | None:
         """Leave the workers as orphans, who must be gone in time; only then does anybody come back."""
