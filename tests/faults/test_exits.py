@@ -43,6 +43,7 @@ from eventbus import EventBus
 from eventbus.tracking import TRACKING, MetricsLogged
 from writers import TrackingWriter
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without
 workspace = Path(sys.argv[1])
 opened = EventBus(
     workspace, site="site-1", run="first", drain_idle_timeout=IDLE_SECONDS, drain_timeout=DRAIN_SECONDS
@@ -77,10 +78,10 @@ BODIES = {
     "raises": WITH + "    say('ready')\n    raise ValueError('of its own')",
     "sys.exit": WITH + "    say('ready')\n    sys.exit(5)",
     "os._exit": WITH + "    say('ready')\n    os._exit(7)",
-    "sys.exit in a thread": WITH
+    "a handler raises, a thread exits": WITH.replace(
+        "    train", "    bus.subscribe(MetricsLogged, lambda event: 1 / 0)\n    train"
+    )
     + "    thread = threading.Thread(target=sys.exit, args=(9,))\n    thread.start()\n    thread.join()\n"
-    + "    say('ready')",
-    "a handler raises": WITH.replace("    train", "    bus.subscribe(MetricsLogged, lambda event: 1 / 0)\n    train")
     + "    say('ready')",
     "SIGINT": WITH + "    wait()",
     "SIGTERM": WITH + "    wait()",
@@ -95,8 +96,7 @@ EXIT_CODES = {
     "raises": 1,
     "sys.exit": 5,
     "os._exit": 7,
-    "sys.exit in a thread": 0,
-    "a handler raises": 0,
+    "a handler raises, a thread exits": 0,
     "SIGINT": -signal.SIGINT,
     "SIGTERM": -signal.SIGTERM,
 }
@@ -107,8 +107,7 @@ STATUSES = {
     "raises": "FAILED",
     "sys.exit": "FAILED",
     "os._exit": "KILLED",
-    "sys.exit in a thread": "FINISHED",
-    "a handler raises": "FINISHED",
+    "a handler raises, a thread exits": "FINISHED",
     "SIGINT": "KILLED",
     "SIGTERM": "KILLED",
 }
