@@ -24,6 +24,7 @@ from eventbus import _current
 from eventbus._bus import Bus
 from eventbus._drain import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, DrainPolicy
 from eventbus._event import Origin
+from eventbus._mode import is_disabled
 from eventbus._place import make_place
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.journals import MemoryJournal, SqliteJournal
@@ -32,7 +33,8 @@ from eventbus.journals._partition import new_incarnation
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from eventbus.abc import LocalJournal
+    from eventbus._topic import Selector
+    from eventbus.abc import Consumer, LocalJournal
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 """What sites, jobs and runs may be called: safe as a folder, a subject and a tracker's id."""
@@ -78,6 +80,8 @@ def name_from(text: str) -> str:
 class EventBus(Bus):
     """A bus on a workspace folder.
 
+    With `TRACKBUS_MODE=disabled` in the environment it is one in memory, and starts no receiver and no relay.
+
     Args:
         workspace: The folder; made if missing. None keeps the journal in memory: nothing survives the process.
         site: Name of this site; `server` is the site that others relay to.
@@ -90,7 +94,7 @@ class EventBus(Bus):
             workspace leads everybody there. By default what `TRACKBUS_JOURNAL_DIR` says.
 
     Raises:
-        ConfigurationError: A name is not legal.
+        ConfigurationError: A name is not legal, or the environment names an unknown mode.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class EventBus(Bus):
         self._workspace = None if workspace is None else Path(workspace).resolve()
         self._journal_dir = None if journal_dir is None else Path(journal_dir)
         folder_name = name_from(self._workspace.name) if self._workspace else "run"
+        self._is_disabled = is_disabled()
         self.site = check_name("site", site)
         self.job = check_name("job", job) if job else folder_name
         if rank < 0:
@@ -120,7 +125,7 @@ class EventBus(Bus):
     @property
     def workspace(self) -> Path | None:
         """The folder of the bus, or None if its journal is in memory."""
-        return self._workspace
+        return None if self._is_disabled else self._workspace
 
     @property
     def address(self) -> BusAddress:
@@ -134,6 +139,10 @@ class EventBus(Bus):
             raise ConfigurationError(msg)
         return BusAddress(workspace=str(self._workspace), site=self.site, job=self.job, rank=self.rank, run=self.run)
 
+    def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
+        if not self._is_disabled:
+            super()._add_consumer(selector, consumer)
+
     def _make_journal(self) -> LocalJournal:
         origin = Origin(
             site=self.site,
@@ -142,7 +151,7 @@ class EventBus(Bus):
             job=self.job,
             attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         )
-        if self._workspace is None:
+        if self._workspace is None or self._is_disabled:
             return MemoryJournal(origin)
         _make_writable(self._workspace)
         place = make_place(self._workspace, self._journal_dir)

@@ -1,21 +1,23 @@
-"""Which bus a writer publishes on, and the switch that turns every writer off."""
+"""Which bus a writer publishes on, and what becomes of a writer where recording is turned off.
+
+With `TRACKBUS_MODE=disabled` a script runs as it stands and leaves no trace. A writer checks its input as always, so
+that a mistake shows, and publishes nothing: it needs no bus, and touches none. An `EventBus` keeps its journal in
+memory, makes no folder, and starts no receiver and no relay: no file, no process, no connection, and no complaint about
+a missing key or SDK. Its handlers go on to get what is published on the bus itself.
+"""
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import TYPE_CHECKING
 
 from eventbus import Origin, current_bus
 from eventbus._bus import Bus
-from eventbus.errors import ConfigurationError
+from eventbus._mode import is_disabled
 from eventbus.journals import MemoryJournal
 
 if TYPE_CHECKING:
     from eventbus.abc import LocalJournal
-
-MODE = "TRACKBUS_MODE"
-"""Environment variable; `disabled` makes every writer check its input and record nothing."""
 
 
 def bus_for(bus: Bus | None) -> Bus:
@@ -26,12 +28,8 @@ def bus_for(bus: Bus | None) -> Bus:
         AmbiguousBusError: No bus is given and several are open.
         ConfigurationError: The environment names a mode that is not known.
     """
-    mode = os.environ.get(MODE, "")
-    if mode == "disabled":
+    if is_disabled():
         return _nowhere()
-    if mode not in ("", "enabled"):
-        msg = f"{MODE}={mode!r} is not known: use 'disabled', or unset it"
-        raise ConfigurationError(msg)
     return current_bus() if bus is None else bus
 
 
