@@ -112,6 +112,11 @@ def _roll_order(name: str) -> tuple[str, int]:
     return stem, int(roll)
 
 
+def roll_number(path: Path) -> int:
+    """Return which file of its partition it is, from 0."""
+    return _roll_order(path.name)[1]
+
+
 class PartitionLock:
     """Held by a partition's writer: who finds it free knows that the writer has ended.
 

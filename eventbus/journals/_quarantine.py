@@ -79,19 +79,29 @@ def examine(path: Path, known: int = 0) -> str | None:
         path: The file.
         known: Last record of the partition that some consumer has stored; 0 where that is no matter of this file.
     """
-    fault, _ = glance(path)
     try:
-        return fault or _find_fault(path, known)
+        return _fault_inside(path) or _fault_at_end(path, known)
     except (OSError, sqlite3.DatabaseError) as error:
         return str(error) if files.is_damage(error) else None
 
 
-def _find_fault(path: Path, known: int) -> str | None:
+def is_torn(path: Path) -> bool:
+    """Tell whether the structure of a file is damaged; it may be written meanwhile."""
+    try:
+        return _fault_inside(path) is not None
+    except (OSError, sqlite3.DatabaseError) as error:
+        return files.is_damage(error)
+
+
+def _fault_inside(path: Path) -> str | None:
     with closing(files.open_reader(path)) as connection:
-        files.read_header(connection)
-        if (verdict := _first(connection, "PRAGMA quick_check(1)")) != "ok":
-            return verdict
-        end = _first(connection, "SELECT ifnull(max(seq), 0) FROM records")
+        files.check_name(path, files.read_header(connection))
+        verdict = _first(connection, "PRAGMA quick_check(1)")
+    return None if verdict == "ok" else verdict
+
+
+def _fault_at_end(path: Path, known: int) -> str | None:
+    _, end = _range(path)
     if end < logged_end(_content(wal_path(path))):
         return "its write-ahead log is damaged"
     is_short = known > max(end, *(last for _, last in map(_range, rolls_of(path))))
@@ -163,16 +173,12 @@ def _bounds(path: Path, header: PartitionHeader, found: Salvaged, room: int) -> 
     """Return the numbers that a file begins and ends with, by what is read in it and in the files around it."""
     lowest, highest = min(found.records, default=0), max(found.records, default=0)
     ranges = {one: _range(one) for one in rolls_of(path) if one != path}
-    before = [last for one, (_, last) in ranges.items() if last and _roll(one) < _roll(path)]
-    after = [first for one, (first, _) in ranges.items() if first and _roll(one) > _roll(path)]
+    before = [last for one, (_, last) in ranges.items() if last and files.roll_number(one) < files.roll_number(path)]
+    after = [first for one, (first, _) in ranges.items() if first and files.roll_number(one) > files.roll_number(path)]
     first = max(before) + 1 if before else header.first
     if not before and header.origin.job == UNKNOWN_JOB and lowest > room:  # it did not begin with 1
         first = lowest
     return first, min(after) - 1 if after else highest
-
-
-def _roll(path: Path) -> int:
-    return int(path.stem.rsplit("-", 1)[1])
 
 
 def _header(path: Path, found: Salvaged) -> PartitionHeader:

@@ -239,16 +239,17 @@ class JournalReader:
 
     def partitions(self) -> list[PartitionReader]:
         """Find new files and return all partitions, oldest first."""
+        for path in [one for one in self._damaged if self._may_be_mended(one)]:
+            del self._damaged[path]
+            self._seen.pop(path, None)
         for path in files.partition_files(self.folder):
-            if path not in self._seen or self._may_be_mended(path):
+            if self._seen.get(path) != _inode(path):
                 self._add(path)
         return sorted(self._partitions.values(), key=lambda one: (one.header.created_ns, one.header.key))
 
     def _may_be_mended(self, path: Path) -> bool:
-        left_out_at = self._damaged.get(path)
-        if left_out_at is None:
-            return False
-        return time.monotonic() > left_out_at + LOOK_AGAIN_SECONDS or _inode(path) != self._seen[path]
+        is_due = time.monotonic() > self._damaged[path] + LOOK_AGAIN_SECONDS
+        return is_due or _inode(path) != self._seen.get(path)
 
     def _add(self, path: Path) -> None:
         if any(partition_key(one) == partition_key(path) for one in self._damaged if one != path):
@@ -265,9 +266,10 @@ class JournalReader:
             self._leave_out(path, error)
             return
         self.unreadable.pop(path, None)
-        self._damaged.pop(path, None)
+        self.connections.drop(path)  # another file may have taken the place of the one that is open
         known = self._partitions.setdefault(header.key, PartitionReader(header, self))
-        known.files.append(_File(path))  # found in order
+        known.files = [*(one for one in known.files if one.path != path), _File(path)]
+        known.files.sort(key=lambda one: files.roll_number(one.path))
         known.final = None
         self._predecessors.update(header.after)
         for one in [known, *(self._partitions[key] for key in header.after if key in self._partitions)]:
@@ -286,7 +288,7 @@ class JournalReader:
         if path in self._damaged and (partition := self._partitions.pop(partition_key(path), None)):
             for one in partition.files:
                 self.connections.drop(one.path)
-                self._seen.pop(one.path)
+                self._seen.pop(one.path, None)
             self._seen[path] = _inode(path)
             partition.files = []
 

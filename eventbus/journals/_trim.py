@@ -170,8 +170,7 @@ def _remove_last(file: RollFile) -> None:
         _unlink(file.path)
         files.lock_path(file.path).unlink(missing_ok=True)
     else:
-        roll = int(file.path.stem.rsplit("-", 1)[1])
-        values = {"roll": roll, "mark": file.mark, "count": 0, "closed": 1}
+        values = {"roll": files.roll_number(file.path), "mark": file.mark, "count": 0, "closed": 1}
         replace_file(file.path, Left(file.header, [], values))
 
 

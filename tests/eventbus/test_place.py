@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -210,15 +210,12 @@ def test_a_full_disk_is_said_at_the_entry(mounted: Callable[..., Path], filled: 
     """With no room at all, and with too little for a journal."""
     disk = mounted("size=64k,nr_inodes=200")
     (disk / "w").mkdir()
-    with (disk / "w" / "filling").open("wb") as filling:
-        try:
-            while True:
-                filling.write(b"x" * 4096)
-                filling.flush()
-        except OSError:
-            pass
-    if filled:
-        (disk / "w" / "filling").open("r+b").truncate(48 * 1024)
+    with (disk / "w" / "filling").open("wb", buffering=0) as filling:
+        with suppress(OSError):
+            while filling.write(b"x" * 4096):
+                pass
+        if filled:
+            filling.truncate(48 * 1024)
     with pytest.raises((WorkspaceError, JournalError), match=r"full|No space"):
         EventBus(disk / "w").open()
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from readback import read_jsonl
 
 from eventbus import Event, Origin, Scope
+from eventbus._codec import encode
 from eventbus._topic import Selector
 from eventbus.abc import StoredRecord
 from eventbus.journals import _partition as files
@@ -347,8 +348,6 @@ def test_a_record_of_another_topic_is_nobodys_loss(bench: Workbench) -> None:
 
 def append_foreign(bench: Workbench, partition: SqliteJournal) -> None:
     """Append a record whose class only the trainer knows."""
-    from eventbus._codec import encode
-
     body = encode(MetricsLogged(values={"own": 1.0}, step=0), "users.own", Scope.LOCAL, "run", 1)
     origin = partition.origin
     path = bench.folder / "journal" / origin.site / f"{origin.rank}-{origin.incarnation}-0.db"
@@ -371,6 +370,83 @@ def test_a_planned_partition_that_is_gone_stops_nothing(tmp_path: Path) -> None:
         bench.finish()
         assert bench.steps("stays") == [1]
         assert bench.counts()["dropped", "partition gone"] == 1
+
+
+def damage(bench: Workbench, partition: SqliteJournal, step: int) -> None:
+    """Destroy the pages around a step's record."""
+    origin = partition.origin
+    path = files.roll_path(bench.folder / "journal", origin, 0)
+    content = path.read_bytes()
+    page = content.index(encode(step_event(step), TRACKING.name, Scope.LOCAL, "run", 1)) // files.PAGE_BYTES
+    with path.open("r+b") as file:
+        file.seek((page - 1) * files.PAGE_BYTES)
+        file.write(b"\xff" * files.PAGE_BYTES * 2)
+
+
+def step_event(step: int) -> MetricsLogged:
+    return MetricsLogged(values={"loss": float(step)}, step=step)
+
+
+def test_a_planned_stretch_of_a_damaged_file_is_delivered_as_far_as_it_goes(tmp_path: Path) -> None:
+    with workbench(tmp_path, lag=5) as bench:
+        partition = bench.partition()
+        log_steps(partition, *range(300))
+        bench.deliver()
+        partition.close()
+        damage(bench, partition, 150)
+        bench.restart()
+        found = bench.steps("run")
+        lost = sorted(set(range(300)) - set(found))
+        assert found == sorted(set(found))
+        assert lost == list(range(lost[0], lost[-1] + 1))
+        assert 150 in lost
+        bench.delivery.leave()
+        assert bench.counts()["dropped", "lost with a damaged file"] == len(lost) < 100
+        assert bench.counts()["delivered", "site-1"] == 300 - len(lost)
+
+
+class RememberingSink(JsonlSink):
+    """Keeps what it has, as a tracker does that nothing can be taken away from."""
+
+    def open(self, run: RunInfo, committed: Position) -> int:
+        path = self.config.folder(self.workspace) / run.id / f"{run.place}.jsonl"
+        rows = len(path.read_bytes().splitlines()) if path.exists() else 0
+        size = path.stat().st_size if path.exists() else 0
+        super().open(run, Position(rows, str(size)))
+        return rows
+
+    def flush(self) -> Position:
+        super().flush()
+        return Position(0)  # it never says so
+
+
+def test_a_tracker_that_has_part_of_a_damaged_stretch_gets_the_rest_once(tmp_path: Path) -> None:
+    """A row keeps its number though rows before it are lost: by its number the tracker knows what it has."""
+    with workbench(tmp_path) as bench:
+        bench._sink = lambda: RememberingSink(JsonlConfig(), bench.folder)
+        partition = bench.partition()
+        log_steps(partition, *range(300))
+        bench.deliver()
+        (path,) = (tmp_path / "jsonl").glob("*/*.jsonl")
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:250]))  # so much arrived
+        partition.close()
+        damage(bench, partition, 150)
+        bench.restart()
+        assert bench.steps("run") == list(range(300))
+
+
+def test_a_run_whose_writers_partition_was_deleted_ends_as_killed(bench: Workbench) -> None:
+    gone, stays = bench.partition(), bench.partition(rank=1)
+    log_steps(gone, 0, run="gone")
+    log_steps(stays, 1, run="stays")
+    bench.deliver()
+    gone.close()
+    for path in (bench.folder / "journal" / "site-1").glob("0-*"):
+        path.unlink()
+    bench.restart()
+    bench.delivery.end_lost_runs()
+    assert bench.statuses("gone") == ["KILLED"]
+    assert bench.statuses("stays") == []
 
 
 def test_a_run_ends_when_the_last_of_its_writers_has(bench: Workbench) -> None:
