@@ -209,6 +209,8 @@ class Supervisor:
         journal = self._feed.journal
         if isinstance(news, Settled) and news.cursor.get(journal.origin.partition, 0) > journal.last_seq:
             return "sent nonsense: it has stored what was never logged"
+        if isinstance(news, Done) and not self._feed.draining:
+            return "sent nonsense: it ends without an order"
         return None
 
     def _hear(self, news: News, watch: Watch) -> None:
