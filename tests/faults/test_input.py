@@ -20,6 +20,7 @@ from eventbus import EventBus, Scope
 from eventbus._codec import decode, encode
 from eventbus._event import Origin
 from eventbus.errors import ConfigurationError, DecodeError
+from eventbus.journals._partition import insert
 from eventbus.tracking import TRACKING, MetricsLogged
 from receivers import FlushPolicy, JsonlReceiver
 from writers import TrackingWriter
@@ -104,10 +105,8 @@ async def test_hostile_records_in_the_journal_are_counted_and_the_stream_goes_on
     (file,) = (tmp_path / "journal" / "site-1").glob("*.db")
     with closing(sqlite3.connect(file)) as store, store:
         last = store.execute("SELECT max(seq) FROM records").fetchone()[0]
-        for number, body in enumerate(bodies, last + 1):
-            store.execute("INSERT INTO records VALUES (?, ?)", (number, body))
         after = encode(MetricsLogged(values={"loss": 10.0}, step=10), TRACKING.name, Scope.LOCAL, "run", 1)
-        store.execute("INSERT INTO records VALUES (?, ?)", (last + len(bodies) + 1, after))
+        insert(store, enumerate([*bodies, after], last + 1))  # with the checksum that a hostile writer would put there
     async with EventBus(tmp_path, site="site-1", run="other") as again:
         again.subscribe(TRACKING, JsonlReceiver(flush=FlushPolicy(max_items=4)))
     line = again.report().line("jsonl")
