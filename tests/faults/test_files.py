@@ -63,7 +63,7 @@ def jsonl() -> JsonlReceiver:
 
 
 def long(harm: Callable[[Path], None]) -> ParameterSet:
-    """Leave it to `make faults`: what shows the same is in the normal suite."""
+    """Leave it to `make outages`: what shows the same is in the normal suite."""
     return pytest.param(harm, marks=pytest.mark.faults)
 
 
