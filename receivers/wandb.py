@@ -46,12 +46,13 @@ from receivers._wandb_config import WandBConfig
 from receivers._wandb_file import Found, Stored, WandBLog, recover, rows_after, run_files
 from receivers._wandb_rows import OURS, STEP, Change, changes, storable
 from receivers._wandb_run import EXIT_CODES, Run, mark, take_back_end, update
-from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun
-from receivers.abc import Position, Row, RunInfo, Sink, TrackerUnavailableError
+from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
+from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, Sink, TrackerUnavailableError
 
 FILE_TIMEOUT = 10.0
 """Seconds in which a finished run's last records must stand in its file; it takes some milliseconds."""
 
+_NOT_AUTHORISED = (401, 403)
 _POLL = 0.01
 
 
@@ -95,7 +96,8 @@ class WandBSink(Sink[WandBConfig]):
 
         Raises:
             WorkspaceError: The folder can't be written.
-            TrackerUnavailableError: The server gave no answer in time, or refused the key or the run.
+            TrackerUnavailableError: The server gave no answer in time, or refused the run.
+            NotAuthorisedError: It refused the key.
         """
         self._stored = self._skip = committed.row
         if self._refused:
@@ -109,7 +111,7 @@ class WandBSink(Sink[WandBConfig]):
         try:
             self._run = _start(self.config, arguments, found)
         except TrackerUnavailableError:
-            if not (files or committed.row) or not _is_deleted(arguments):
+            if _look_up(arguments) is not None or not (files or committed.row):
                 raise
             self._refused = "run deleted at the server"
             return self._skip
@@ -265,14 +267,19 @@ def _finish(run: Run, exit_code: int) -> None:
         raise TrackerUnavailableError(f"the server has not taken all after {FINISH_TIMEOUT:.0f} s") from error
 
 
-def _is_deleted(arguments: Mapping[str, Any]) -> bool:
-    """Tell whether a server that refuses to open a run knows us, and has no such run (any more)."""
+def _look_up(arguments: Mapping[str, Any]) -> Standing | None:
+    """Return what a server has of a run that it doesn't open, or None if it has no such run (any more).
+
+    Raises:
+        TrackerUnavailableError: It doesn't answer.
+        NotAuthorisedError: It refuses the key.
+    """
     import wandb
 
     settings = wandb.setup().settings.model_copy()
     settings.update_from_dict(arguments["settings"])
     path = RunPath(arguments["entity"], arguments["project"], arguments["id"])
-    return ServerRun(_asking(settings), path, TRANSMIT_SECONDS).standing() is None
+    return ServerRun(_asking(settings), path, TRANSMIT_SECONDS).standing()
 
 
 def _asking(settings: Any) -> Callable[[str, Mapping[str, Any]], Any]:
@@ -289,7 +296,8 @@ def _asking(settings: Any) -> Callable[[str, Mapping[str, Any]], Any]:
         except failed as error:
             status: int = getattr(cast("Any", error).response, "http_status", 0)
             said = f"says {status}" if status else "does not answer"
-            raise TrackerUnavailableError(f"the server {said}: {error}") from error
+            kind = NotAuthorisedError if status in _NOT_AUTHORISED else TrackerUnavailableError
+            raise kind(f"the server {said}: {error}") from error
 
     return ask
 

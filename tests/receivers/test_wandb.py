@@ -37,7 +37,7 @@ from receivers import _wandb_args, _wandb_login, _wandb_server
 from receivers._wandb_args import run_id
 from receivers._wandb_file import WandBLog, recover, run_files
 from receivers._wandb_rows import changes
-from receivers.abc import Position, Row, RunInfo, TrackerUnavailableError
+from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerUnavailableError
 from receivers.testing import check_sink
 from receivers.wandb import WandBConfig, WandBSink
 
@@ -686,7 +686,11 @@ def test_online_a_status_that_the_server_lacks_is_no_end(tmp_path: Path, server:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("endpoint", "status", "said"),
-    [("file_stream", 403, "has taken no row after 0"), ("*", 401, "says 401"), ("RunPosition", 500, "does not answer")],
+    [
+        ("file_stream", 403, "has taken no row after 0"),
+        ("*", 401, "says 401"),
+        ("RunPosition", 500, "does not answer"),
+    ],
 )
 def test_online_a_server_that_takes_nothing_is_noticed(
     tmp_path: Path, server: WandBServer, endpoint: str, status: int, said: str
@@ -713,6 +717,13 @@ def test_online_a_server_that_is_down_is_unavailable_and_leaves_no_folders(tmp_p
     opened(tmp_path, mode="online", wandb_args=FAST).close(RunStatus.FINISHED)
 
     assert len(list((tmp_path / "wandb").glob("run-*"))) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_online_a_key_that_is_refused_needs_a_person(tmp_path: Path, server: WandBServer) -> None:
+    server.fault("*", status=401)
+    with pytest.raises(NotAuthorisedError, match="says 401"):
+        opened(tmp_path, mode="online", wandb_args=FAST)
 
 
 def test_online_a_run_that_was_deleted_is_counted_and_no_new_one_is(tmp_path: Path, server: WandBServer) -> None:

@@ -1,6 +1,7 @@
 """The command line as people use it: in processes of its own, on real folders."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,31 @@ def test_a_run_shows_plain_lines_where_there_is_no_terminal(
     assert re.search(
         r"^round 1/1  loss \d\.\d+  accuracy 0\.\d{3}  \(site-1 0\.\d{3}, site-2 0\.\d{3}\)$", done.stdout, re.MULTILINE
     )
+
+
+def test_a_run_is_resumed_with_its_own_settings(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(ran[0] / "exp", tmp_path / "exp")
+    again = trackbus(*("run", "--resume", "--rounds", "2", "--trackers", "jsonl", "--workspace", "exp"), folder=tmp_path)
+
+    assert (again.returncode, again.stderr) == (0, "")
+    assert re.search(r"^going on with federated-\w{4} at round 2/2$", again.stdout, re.MULTILINE)
+    assert "round 1/2" not in again.stdout
+    rounds = [
+        line.value["event"]["step"]
+        for line in read_jsonl(tmp_path / "exp" / "jsonl")
+        if "global/loss" in line.value.get("event", {}).get("values", {})
+    ]
+    assert rounds == [0, 1]
+
+
+def test_what_cannot_be_resumed_is_said(ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    empty = trackbus("run", "--resume", "--workspace", "none", folder=tmp_path)
+    other = trackbus("run", "--resume", "--seed", "7", "--trackers", "none", "--workspace", "exp", folder=ran[0])
+
+    assert (empty.returncode, "nothing to resume" in empty.stderr) == (2, True)
+    assert (other.returncode, "seed=0: leave that as it is" in other.stderr) == (2, True)
 
 
 def test_a_run_says_what_each_tracker_has_of_each_site(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
