@@ -106,7 +106,9 @@ def test_a_run_is_resumed_with_its_own_settings(
     ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     shutil.copytree(ran[0] / "exp", tmp_path / "exp")
-    again = trackbus(*("run", "--resume", "--rounds", "2", "--trackers", "jsonl", "--workspace", "exp"), folder=tmp_path)
+    again = trackbus(
+        *("run", "--resume", "--rounds", "2", "--trackers", "jsonl", "--workspace", "exp"), folder=tmp_path
+    )
 
     assert (again.returncode, again.stderr) == (0, "")
     assert re.search(r"^going on with federated-\w{4} at round 2/2$", again.stdout, re.MULTILINE)
