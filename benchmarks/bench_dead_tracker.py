@@ -60,7 +60,7 @@ class Trainer:
         self._bus = bus
         self._writer = TrackingWriter(bus=bus)
         self._weights = np.random.default_rng(0).normal(size=(MATRIX, MATRIX))
-        self._step = 0
+        self.steps = 0
 
     def block(self, steps: int) -> list[float]:
         """Train so many steps and return what each log call took, in nanoseconds."""
@@ -71,14 +71,14 @@ class Trainer:
         return times
 
     def _log(self, loss: float) -> None:
-        self._writer.log({"loss": loss, "accuracy": 0.5, "lr": 0.02, "step": float(self._step)}, step=self._step)
-        self._step += 1
+        self._writer.log({"loss": loss, "accuracy": 0.5, "lr": 0.02, "step": float(self.steps)}, step=self.steps)
+        self.steps += 1
 
     def lag(self) -> float:
         """Return the seconds until the newest event stands in the JSON lines' file."""
         self._log(0.0)
         (file,) = (self._bus.workspace or Path()).glob("jsonl/*/*.jsonl")
-        wanted, began = f'"step": {self._step - 1}, '.encode(), time.perf_counter()
+        wanted, began = f'"step": {self.steps - 1}, '.encode(), time.perf_counter()
         while wanted not in tail(file) and time.perf_counter() - began < LAG_SECONDS:
             time.sleep(0.005)
         return time.perf_counter() - began
@@ -104,7 +104,7 @@ def train(workspace: str, uri: str) -> None:
             tell(getattr(trainer, name)(*arguments))
         began = time.perf_counter()
     lines = {line.name: {"left": line.left, "dropped": line.dropped} for line in bus.report().lines}
-    tell({"exit": time.perf_counter() - began, "published": bus.report().published, "lines": lines})
+    tell({"exit": time.perf_counter() - began, "steps": trainer.steps, "lines": lines})
 
 
 def tell(answer: object) -> None:
@@ -189,7 +189,7 @@ def exits(table: Table, cases: Mapping[str, Case]) -> None:
         most = (DRAIN_IDLE if name in (REFUSED, HUNG) else DRAIN) + ENDING_SECONDS
         table.target(f"exit, {name}", told["exit"], most, unit="s")
         table.claim(f"exit, {name}: the report accounts for all", unaccounted(name, told["lines"]))
-        table.claim(f"the other trackers, {name}: hold every value once", missing(case.workspace, told["published"]))
+        table.claim(f"the other trackers, {name}: hold every value once", missing(case.workspace, told["steps"]))
 
 
 def unaccounted(name: str, lines: Mapping[str, Mapping[str, int]]) -> str:
@@ -201,11 +201,11 @@ def unaccounted(name: str, lines: Mapping[str, Mapping[str, int]]) -> str:
     return "MLflow lacks events" if name == WELL and lines["mlflow"]["left"] else ""
 
 
-def missing(workspace: Path, published: int) -> str:
-    """Compare what the other trackers hold with the steps that were logged; two events say how the run went."""
+def missing(workspace: Path, logged: int) -> str:
+    """Compare what the other trackers hold with the steps that were logged."""
     from readback import read_jsonl, read_tensorboard
 
-    steps = [float(step) for step in range(published - 2)]
+    steps = [float(step) for step in range(logged)]
     lines = [line.value for line in read_jsonl(workspace / "jsonl")]
     jsonl = [line["event"]["values"]["step"] for line in lines if line.get("type") == "MetricsLogged"]
     rows = read_tensorboard(workspace / "tensorboard")

@@ -14,10 +14,7 @@ EVENTS_OF_A_LIFE = 1 << 15
 LIVES = 1 << 5
 PUBLISHERS = 1 << 4  # all three together: 24 bits, which a 32-bit float holds exactly
 
-METRIC_KEYS = ("loss", "accuracy")
-PRIVATE_KEY, NOTE_KEY, PARAM_KEY = "private", "note", "param"
-
-Key = Literal["loss", "accuracy", "private", "note", "param"]
+Key = Literal["loss", "accuracy", "private", "note", "param", "poison"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,19 @@ def number_of(index: int, life: int, event: int) -> int:
     return (index * LIVES + life) * EVENTS_OF_A_LIFE + event
 
 
+def publisher_of(number: int) -> int:
+    """Return the publisher's index."""
+    return number // EVENTS_OF_A_LIFE // LIVES
+
+
+POISON = frozenset(number_of(3, life, 150) for life in range(2))
+"""One sink can't store these, however often it tries. They are few: each costs its worker many lives until found."""
+
+
 def keys_of(number: int) -> tuple[Key, ...]:
     """Say under which keys an event of this number is stored: most are metrics of two values."""
+    if number in POISON:
+        return ("poison",)
     place = number % 200
     if place == 150:
         return ("param",)

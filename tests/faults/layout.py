@@ -28,16 +28,17 @@ LOCAL_TRACKERS = {"site-1": ("jsonl",), "lone": ("jsonl", "tensorboard")}
 """Trackers at the sites themselves; the server's are a matter of the seed."""
 
 KEYS = {
-    "jsonl": ("loss", "accuracy", "private", "note", "param"),
+    "jsonl": ("loss", "accuracy", "private", "note", "param", "poison"),
     "ordered": ("loss", "accuracy", "private", "note", "param"),
-    "tensorboard": ("loss", "accuracy", "private", "note"),  # parameters are one text, replaced
+    "tensorboard": ("loss", "accuracy", "private", "note", "poison"),  # parameters are one text, replaced
     "mlflow": ("loss", "accuracy", "private", "param"),  # texts are files, replaced by themselves
-    "wandb": ("loss", "accuracy", "private", "note", "param"),
+    "wandb": ("loss", "accuracy", "private", "note", "param", "poison"),
+    "dead letters": ("poison",),  # of the receiver `ordered`, which holds all the rest
 }
 """What is read back of each tracker."""
 
-UNORDERED = {"wandb": frozenset({"param"})}
-"""Keys that a tracker keeps as a map."""
+UNORDERED = {"wandb": frozenset({"param"}), "dead letters": frozenset({"poison"})}
+"""Keys that a tracker keeps as a map; dead letters are in a file for each life of their publisher."""
 
 
 @dataclass(frozen=True)

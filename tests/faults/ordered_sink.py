@@ -1,5 +1,7 @@
 """A JSON lines sink that misbehaves on order, at the very next call of the kind that the order names.
 
+Texts under the key `poison` it can't store at all.
+
 An order is a file in the folder `orders` beside the sink's own; it is moved to `obeyed` before it is carried out, which
 is the proof that the fault struck.
 """
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from eventbus.tracking import RunStatus
+from eventbus.tracking import RunStatus, TextLogged
 from receivers.abc import Position, Row, RunInfo
 from receivers.jsonl import JsonlConfig, JsonlSink
 
@@ -33,10 +35,17 @@ class OrderedSink(JsonlSink):
     def write(self, rows: Sequence[Row]) -> None:
         """Misbehave between two rows, and between the last row and its acknowledgement."""
         half = len(rows) // 2
-        super().write(rows[:half])
+        self._store(rows[:half])
         self._obey("before write")
-        super().write(rows[half:])
+        self._store(rows[half:])
         self._obey("after write")
+
+    def _store(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            event = row.envelope.event
+            if isinstance(event, TextLogged) and event.key == "poison":
+                raise ValueError("this event is poison")
+            super().write([row])
 
     def flush(self) -> Position:
         self._obey("before flush")

@@ -40,8 +40,8 @@ def log(writer: TrackingWriter, private: TrackingWriter, number: int) -> None:
     keys = keys_of(number)
     if keys == ("param",):
         receipt = writer.log_params({f"param{number}": number})
-    elif keys == ("note",):
-        receipt = writer.log_text("note", str(number), step=number)
+    elif keys in (("note",), ("poison",)):
+        receipt = writer.log_text(keys[0], str(number), step=number)
     elif keys == ("private",):
         receipt = private.log({"private": number}, step=number)
     else:

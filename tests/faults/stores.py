@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from faults.events import publisher_of
+from faults.layout import PUBLISHERS
 from readback import Row as StoredRow
 from readback import read_jsonl, read_mlflow, read_tensorboard, read_wandb, read_wandb_configs
 
 Series = dict[tuple[str, str], list[int]]
 """(Publisher's name, key) -> numbers, in the tracker's order."""
 
-NOTE, PARAM = "note", "param"
+PARAM = "param"
+TEXTS = ("note", "poison")
 
 
 class TornStoreError(Exception):
@@ -52,7 +58,7 @@ def _rows(rows: Iterable[StoredRow], kinds: Collection[str]) -> Found:
         if row.kind == "torn":
             raise TornStoreError(f"{row.run} {row.key}: {row.value}")
         key = PARAM if row.kind == "param" else row.key.removesuffix("/text_summary")
-        if row.kind in kinds and (row.kind != "text" or key == NOTE):
+        if row.kind in kinds and (row.kind != "text" or key in TEXTS):
             yield _publisher(row.run), key, int(float(row.value))
 
 
@@ -70,7 +76,19 @@ def _wandb(workspace: Path) -> Found:
                 yield run, PARAM, int(value)
 
 
+def _dead_letters(folder: Path) -> Found:
+    """Read them with nothing of ours but the layout of a record."""
+    for file in sorted(folder.glob("*/*.db")):
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
+            bodies = [body for (body,) in connection.execute("SELECT body FROM records ORDER BY seq")]
+        for body in bodies:
+            fields = msgspec.msgpack.decode(body)[-1]
+            number = int(fields["text"])
+            yield PUBLISHERS[publisher_of(number)].name, fields["key"], number
+
+
 READERS = {
+    "dead letters": lambda workspace: _dead_letters(workspace / "dead" / "ordered"),
     "jsonl": lambda workspace: _jsonl(workspace / "jsonl"),
     "ordered": lambda workspace: _jsonl(workspace / "ordered"),
     "tensorboard": lambda workspace: _rows(read_tensorboard(workspace / "tensorboard"), {"metric", "text"}),

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 from faults.audit import Expectation, Ledger, Verdict, compare, judge
-from faults.events import EVENTS_OF_A_LIFE, LIVES, PUBLISHERS, Publisher, keys_of, number_of, with_key
+from faults.events import (
+    EVENTS_OF_A_LIFE,
+    LIVES,
+    POISON,
+    PUBLISHERS,
+    Publisher,
+    keys_of,
+    number_of,
+    publisher_of,
+    with_key,
+)
 from faults.layout import read_ledgers
 from faults.stores import TornStoreError, read_store
 
@@ -109,6 +119,12 @@ def test_every_key_comes_up() -> None:
     counts = {key: len(with_key(range(1000), key)) for key in ("loss", "accuracy", "private", "note", "param")}
     assert counts == {"loss": 915, "accuracy": 915, "private": 40, "note": 40, "param": 5}
     assert {len(keys_of(number)) for number in range(1000)} == {1, 2}
+
+
+def test_poison_is_rare() -> None:
+    assert {number_of(3, 0, 150), number_of(3, 1, 150)} == POISON
+    assert with_key(range(min(POISON) - 1000, max(POISON) + 1000), "poison") == sorted(POISON)
+    assert {publisher_of(number) for number in POISON} == {3}
 
 
 def test_a_ledger_is_read_life_by_life(tmp_path: Path) -> None:
