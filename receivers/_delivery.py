@@ -274,8 +274,9 @@ class Delivery:
 
     def _ended(self, writers: set[str], ending: str) -> dict[str, bool]:
         """Return which of the partitions have ended, and whether in order."""
+        partitions = self._reader.partitions() if writers else []
         orderly = {key: False for key in writers if self._reader.is_gone(key)}
-        for partition in self._reader.partitions() if writers else ():
+        for partition in partitions:
             key = partition.header.key
             if key in writers and (key == ending or self._is_over(partition)):
                 orderly[key] = key == ending or partition.closed_in_order()

@@ -154,6 +154,7 @@ class Worker:
         self._wanted: Cursor = {}
         self._target: Cursor | None = None
         self._own = start.partition
+        self._mending = False
         self._left_out: dict[str, str] = {}
         self._begin()
 
@@ -268,10 +269,17 @@ class Worker:
         if self._channel.parent_lost.is_set() and self._target is None:
             self._wait_for_parents_end()
             self._target = self._reader.ends()
-        elif self._target is not None and self._reader.being_mended():
-            self._target = self._reader.ends()
+        if self._target is None or self._is_mending():
             return False
-        return self._target is not None and self._has_written(self._target)
+        return self._has_written(self._target)
+
+    def _is_mending(self) -> bool:
+        """Tell whether something is being mended; what came of it is part of what the journal holds."""
+        was_mending, self._mending = self._mending, bool(self._reader.being_mended())
+        if was_mending and not self._mending:
+            self._target = self._reader.ends()
+            return True
+        return self._mending
 
     def _wait_for_parents_end(self) -> None:
         """Wait until the parent has let go of its partition: until then its runs are not known to be lost."""

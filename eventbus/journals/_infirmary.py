@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from eventbus.health import JournalQuarantined
 from eventbus.journals import _partition as files
-from eventbus.journals._quarantine import examine_all, mend, partition_key, put_aside, read_damaged, show
+from eventbus.journals._quarantine import examine_all, is_torn, mend, partition_key, put_aside, read_damaged, show
 from eventbus.journals.consumer import known_ends
 
 if TYPE_CHECKING:
@@ -122,13 +122,14 @@ class Infirmary:
         if event is not None:
             self._say(event)
 
-    def change(self, change: Callable[[], None]) -> None:
-        """Change what is appended to, while nothing is appended."""
-        self._call(lambda: self._change(change))
+    def visit_own(self, path: Path, give_up: Callable[[], None]) -> None:
+        """Look at the file that is written; `give_up` is called if it is damaged, while nothing is appended."""
+        self._call(lambda: self._visit_own(path, give_up))
 
-    def _change(self, change: Callable[[], None]) -> None:
-        with self._appending():
-            change()
+    def _visit_own(self, path: Path, give_up: Callable[[], None]) -> None:
+        if is_torn(path):
+            with self._appending():
+                give_up()
 
     def take_in(self, given_up: GivenUp, reason: str) -> None:
         """Put a partition aside that this process has written until now."""

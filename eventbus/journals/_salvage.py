@@ -93,19 +93,19 @@ def logged_end(log: bytes) -> int:
     """Return the number of the last record that was committed to a write-ahead log, 0 for none.
 
     SQLite ends its look at the first frame that is damaged, and says nothing; this looks at those behind it too. What a
-    killed writer had not committed does not count, nor does what is left of an earlier round of the log.
+    killed writer had not committed does not count: each round of the log is taken up to its last commit.
     """
     log = log[: len(log) - (len(log) - LOG_HEADER) % (FRAME_HEADER + PAGE_BYTES)]  # the last frame may be torn
-    salts = {log[16:24], log[LOG_HEADER + 8 : LOG_HEADER + 16]}
-    frames = [
-        (number, page, log[at + 4 : at + 8]) for number, page, at in _frames(log) if log[at + 8 : at + 16] in salts
-    ]
-    commits = [place for place, (_, _, size) in enumerate(frames) if any(size)]
-    committed = frames[: commits[-1] + 1] if commits else []
-    pages = {number: page for number, page, _ in committed}
+    rounds: dict[bytes, list[tuple[int, bytes, int]]] = {}
+    for frame in _frames(log):
+        rounds.setdefault(log[frame[2] + 8 : frame[2] + 16], []).append(frame)
     found = Salvaged()
-    for _, page, _ in committed:
-        found.take(page, pages)
+    for frames in rounds.values():
+        commits = [place for place, (_, _, at) in enumerate(frames) if any(log[at + 4 : at + 8])]
+        committed = frames[: commits[-1] + 1] if commits else []
+        pages = {number: page for number, page, _ in committed}
+        for _, page, _ in committed:
+            found.take(page, pages)
     return max(found.records, default=0)
 
 

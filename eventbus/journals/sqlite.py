@@ -262,7 +262,7 @@ class SqliteJournal(LocalJournal):
         own = self._own
         for path, why in unreadable.items():
             if path == str(own.path):
-                self._infirmary.change(partial(self._go_on, own, why))
+                self._infirmary.visit_own(own.path, partial(self._go_on, own, why))
             else:
                 self._infirmary.visit(Path(path), self._let_go)
 
