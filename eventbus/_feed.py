@@ -147,11 +147,11 @@ class ConsumerFeed:
 
     def statistics(self) -> ConsumerStatistics:
         """Return the consumer's counts. Legal from any thread."""
-        return self._consumer.statistics()
+        return self._consumer.statistics_of(self)
 
     def line(self, *, left: int) -> Line:
         """Return this consumer's part of the report."""
-        counts = self._consumer.statistics()
+        counts = self._consumer.statistics_of(self)
         notes = [f"{count} {cause}" for cause, count in {**counts.dropped, **counts.altered}.items()]
         notes += [f"{count} attempts failed: {cause}" for cause, count in counts.failed.items()]
         notes += [f"{counts.restarts} restarts"] if counts.restarts else []
@@ -171,6 +171,7 @@ class ConsumerFeed:
             by_site=dict(counts.by_site),
             dropped_by_site=dict(counts.dropped_by_site),
             values=counts.values,
+            runs=dict(counts.runs),
         )
 
     async def final_line(self) -> Line:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from eventbus.abc import TrackerRun
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -26,6 +28,7 @@ class Line:
         by_site: Events stored, by site.
         dropped_by_site: Events given up, by site, as far as the consumer tells.
         values: Numbers among them.
+        runs: What the tracker calls the runs that were opened: see `ConsumerStatistics`.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Line:
     by_site: dict[str, int] = field(default_factory=dict[str, int])
     dropped_by_site: dict[str, int] = field(default_factory=dict[str, int])
     values: int = 0
+    runs: dict[str, TrackerRun] = field(default_factory=dict[str, "TrackerRun"])
 
 
 @dataclass(frozen=True, slots=True)

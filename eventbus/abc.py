@@ -233,6 +233,18 @@ class Feed(Protocol):
         ...
 
 
+class TrackerRun(msgspec.Struct, frozen=True):
+    """What a tracker calls a run.
+
+    Attributes:
+        id: Its id there.
+        url: Where to find it: a page, or the file, folder or store that it is in. No secrets.
+    """
+
+    id: str
+    url: str
+
+
 class ConsumerStatistics(msgspec.Struct, kw_only=True):
     """What a consumer did with the records it was given; all are counts of events but `values`.
 
@@ -247,6 +259,7 @@ class ConsumerStatistics(msgspec.Struct, kw_only=True):
         withheld: Read and left where they are, as a relay does with what is not federated.
         lag: Not stored yet, counted by number: exact for the bus's own partition, and at most so many of relayed ones,
             where what a site withheld leaves gaps. Filled in by the bus.
+        runs: What the tracker calls the runs that were opened, by `<site>/<run>`, or by `<run>` if it holds all sites.
         restarts: How often a worker process was started again.
         state: What it does now, for people.
     """
@@ -260,6 +273,7 @@ class ConsumerStatistics(msgspec.Struct, kw_only=True):
     dropped_by_site: dict[str, int] = {}
     withheld: int = 0
     lag: int = 0
+    runs: dict[str, TrackerRun] = {}
     restarts: int = 0
     state: str = "new"
 
@@ -284,6 +298,11 @@ class Consumer(ABC):
     @abstractmethod
     def statistics(self) -> ConsumerStatistics:
         """Return the counts so far."""
+
+    def statistics_of(self, feed: Feed) -> ConsumerStatistics:
+        """Return one bus's part of the counts so far: a consumer that serves several says more than `statistics`."""
+        del feed
+        return self.statistics()
 
     def look(self, feed: Feed) -> str:
         """Return the command with which a person looks at the result, or an empty string."""

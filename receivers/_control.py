@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from eventbus.abc import TrackerRun
 from receivers._batch import FlushPolicy
 from receivers._layout import Layout
 
@@ -41,22 +42,43 @@ class Lost(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Source(msgspec.Struct, frozen=True):
+    """A bus whose journal is read.
+
+    Attributes:
+        bus: What parent and worker call it.
+        journal: Folder of its journal.
+        partition: The bus's own partition.
+        cursors: Folder of the consumers' files in its workspace; empty if the consumer's own file is there.
+    """
+
+    bus: int
+    journal: str
+    partition: str
+    cursors: str = ""
+
+    @property
+    def label(self) -> str:
+        """Under which name its journal's part of the counts stands; empty where the consumer's own file is."""
+        return self.journal if self.cursors else ""
+
+
 class Start(msgspec.Struct, tag=True, kw_only=True):
     """First message to a worker: what to deliver, from where, into what.
 
     Attributes:
-        journal: Folder of the journal.
+        journal: Folder of the journal in whose workspace the consumer's own file is.
         again: Whether it holds the consumer's dead letters, to be delivered again.
         beside: Folder of the other of the two: what was begun with one may have to be ended with the other.
-        cursors: Folder of the consumers' files.
+        sources: The buses that it serves; more may be attached later.
+        cursors: Folder of the consumer's own file.
         name: The consumer's name.
-        partition: The parent's own partition: it has ended once the parent drains.
         selectors: (pattern, import path of the event's class or "", scope or None, sites, runs) of each subscription.
         search_path: Folders to look for a user's modules in, after all others.
         sink: Import path of the sink, `module:Class`.
         config_type: Import path of its settings' class.
         config: The settings, JSON.
-        workspace: Folder of the bus.
+        workspace: Folder that holds what the sinks write unless they are told otherwise.
         layout: How the sites of a run are laid out.
         max_items, max_bytes, max_delay: The flush policy.
         process_timeout: Seconds that one call of a sink may take.
@@ -68,9 +90,9 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
     journal: str
     again: bool
     beside: str
+    sources: list[Source]
     cursors: str
     name: str
-    partition: str
     selectors: list[tuple[str, str, int | None, tuple[str, ...], tuple[str, ...]]]
     search_path: list[str]
     sink: str
@@ -95,10 +117,28 @@ class Flush(msgspec.Struct, tag=True):
     """Order: somebody waits, write what is held without delay."""
 
 
-class Drain(msgspec.Struct, tag=True):
-    """Order: store what the journal holds now, let go of all runs, end; `partition` is the parent's own by now."""
+class Attach(msgspec.Struct, tag=True):
+    """Order: serve one more bus."""
 
-    partition: str = ""
+    source: Source
+
+
+class Drain(msgspec.Struct, tag=True):
+    """Order: store what a bus's journal holds now, and say so; with the last one, let go of all runs and end.
+
+    Attributes:
+        bus: Which.
+        partition: Its own by now: it has ended.
+    """
+
+    bus: int
+    partition: str
+
+
+class Detach(msgspec.Struct, tag=True):
+    """Order: read no more for a bus that waits no longer."""
+
+    bus: int
 
 
 class Phase(msgspec.Struct, tag=True):
@@ -116,10 +156,25 @@ class Beat(msgspec.Struct, tag=True):
 
 
 class Settled(msgspec.Struct, tag=True):
-    """Everything up to the cursor is stored; the counts are totals by (kind, name)."""
+    """Everything up to the cursor is stored.
+
+    Attributes:
+        cursor: The position, over all journals.
+        counts: Totals by (kind, name).
+        drained: The buses whose journals are stored as far as they were ordered to be.
+    """
 
     cursor: dict[str, int]
     counts: list[tuple[str, str, int]]
+    drained: list[int] = []
+
+
+class Opened(msgspec.Struct, tag=True):
+    """A run was opened in the tracker, which calls it so."""
+
+    site: str
+    run: str
+    tracker: TrackerRun
 
 
 class LeftOut(msgspec.Struct, tag=True):
@@ -161,8 +216,8 @@ class Done(msgspec.Struct, tag=True):
     """The worker has drained and ends."""
 
 
-Order = Start | Flush | Drain
-News = Phase | Beat | Settled | LeftOut | Failed | Unavailable | Buried | Done
+Order = Start | Attach | Flush | Drain | Detach
+News = Phase | Beat | Settled | Opened | LeftOut | Failed | Unavailable | Buried | Done
 
 decode_order = msgspec.msgpack.Decoder[Order](Order).decode
 decode_news = msgspec.msgpack.Decoder[News](News).decode
@@ -229,7 +284,7 @@ class WorkerChannel:
     """The worker's end of the socket. Sending is legal from any of its threads.
 
     Sending never waits: while the parent does not listen (its loop is busy with a training step), the newest message
-    of each kind is kept and the older ones are forgotten.
+    of each kind, or of each run, is kept and the older ones are forgotten.
 
     Attributes:
         parent_lost: Set when the parent's end is closed.
@@ -241,15 +296,16 @@ class WorkerChannel:
         self._inbox = Inbox(decode_order)
         self._lock = threading.Lock()
         self._waiting: list[Order] = []
-        self._outbox: dict[type[News], News] = {}
+        self._outbox: dict[object, News] = {}
         self._rest = b""
         self.parent_lost = Flag()
 
     def send(self, message: News) -> None:
         """Send, now or when the parent listens; a lost parent is noted, not raised."""
         with self._lock:
-            self._outbox.pop(type(message), None)
-            self._outbox[type(message)] = message
+            key = (message.site, message.run) if isinstance(message, Opened) else type(message)
+            self._outbox.pop(key, None)
+            self._outbox[key] = message
             self._push()
 
     def send_last(self, message: News, timeout: float) -> None:

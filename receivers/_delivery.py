@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from eventbus.abc import TrackerRun
 from eventbus.errors import TrackbusError
 from eventbus.tracking import RunFinished, RunStatus
 from receivers._layout import Layout, verdict
 from receivers._ledger import OUTSTANDING, Ledger
-from receivers._rows import Counts, Numbering, Rows, split_after_end
+from receivers._rows import Counts, Numbering, Rows, kinds_of, split_after_end
 from receivers._suspects import FAILURES
+from receivers._uri import redacted
 from receivers.abc import Position, Row, RunInfo, Sink
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 
     from eventbus._topic import Selector
     from eventbus.abc import Cursor, StoredRecord
-    from eventbus.journals._reader import JournalReader, PartitionReader
+    from eventbus.journals._reader import PartitionReader
     from eventbus.journals.consumer import ConsumerFile, Part, Plan, RunKey, Segment
+    from receivers._sources import Journals
     from receivers._suspects import Suspects
 
 OPEN_RUNS = 64
@@ -48,7 +51,7 @@ class Delivery:
         read_to: Position up to which everything is planned.
 
     Args:
-        reader: Reads the journal.
+        reader: Reads the journals.
         file: The consumer's own file.
         selectors: What it is subscribed to.
         make_sink: Makes the sink of one run.
@@ -56,11 +59,12 @@ class Delivery:
         layout: Whether each site has runs of its own.
         suspects: Knows what earlier workers failed at.
         bury: Puts a record among the dead letters, with the reason.
+        opened: Told what the tracker calls a run that was opened.
     """
 
     def __init__(
         self,
-        reader: JournalReader,
+        reader: Journals,
         file: ConsumerFile,
         selectors: Iterable[Selector],
         make_sink: Callable[[], Sink[Any]],
@@ -69,6 +73,7 @@ class Delivery:
         layout: Layout = "per_site",
         suspects: Suspects,
         bury: Callable[[StoredRecord, str], None],
+        opened: Callable[[RunKey, TrackerRun], None] = lambda _key, _run: None,
     ) -> None:
         self._reader = reader
         self._file = file
@@ -76,11 +81,12 @@ class Delivery:
         self._announce = announce
         self._suspects = suspects
         self._bury = bury
+        self._opened = opened
         self._dead = file.dead()
         self._ledger = Ledger(file)
         self._runs = self._ledger.runs
         self._layout: Layout = layout
-        self._numbering = Numbering(selectors, self._runs, layout)
+        self._numbering = Numbering(selectors, self._runs, layout, reader.label_of)
         self._sinks: dict[RunKey, Sink[Any]] = {}
         self.read_to: Cursor = dict(self._ledger.cursor)
 
@@ -131,7 +137,7 @@ class Delivery:
         self._suspects.put_aside(part)
 
     def _rebuild(self, plan: Plan) -> Rows:
-        numbered = Rows(plan)
+        numbered = Rows(self._reader.label_of, plan)
         for segment in plan.segments:
             for record in self._planned(segment, numbered):
                 self._numbering.number_again(record, self._dead, numbered)
@@ -181,7 +187,8 @@ class Delivery:
         self._announce(phase)
         with self._suspects.blaming(rows):
             sink.write(rows)
-        self._ledger.alter(key, rows[-1].number, _taken_counts(sink))
+        label = self._reader.label_of(rows[-1].envelope.origin.partition)
+        self._ledger.alter(key, rows[-1].number, _taken_counts(sink, label))
         last = rows[-1].envelope.event
         if isinstance(last, RunFinished) and self._layout == "per_site":  # else its other sites may go on
             self._close(key, RunStatus(last.status), last.reason)
@@ -204,6 +211,10 @@ class Delivery:
         info = RunInfo(id=key[1], site=key[0], name=state.name, group=state.group, started_ns=state.started_ns)
         with self._suspects.step(key):
             sink.open(info, Position(state.position, state.token))
+        if sink.tracker_run is not None:
+            state.tracker = _shown(sink.tracker_run)
+            self._ledger.change(key)
+            self._opened(key, state.tracker)
         return sink
 
     def _close(self, key: RunKey, status: RunStatus | None, reason: str = "") -> None:
@@ -306,12 +317,21 @@ class Delivery:
         return min([sink.abandon() for sink in self._sinks.values()], default=True)  # each is asked
 
 
+def _shown(run: TrackerRun) -> TrackerRun:
+    """Leave out what may not be shown, whatever a sink says."""
+    try:
+        return TrackerRun(run.id, redacted(run.url))
+    except ValueError:
+        return TrackerRun(run.id, "")
+
+
 def _end_part(part: Part, *, orderly: bool) -> None:
     part.status = (RunStatus.FINISHED if orderly else RunStatus.KILLED).value
     part.reason = "" if orderly else "the writing process vanished"
 
 
-def _taken_counts(sink: Sink[Any]) -> Counts:
-    counts: Counts = Counter({("altered", cause): count for cause, count in sink.counts.items()})
+def _taken_counts(sink: Sink[Any], label: str = "") -> Counts:
+    kinds = kinds_of("altered", label)
+    counts: Counts = Counter({(kind, cause): count for cause, count in sink.counts.items() for kind in kinds})
     sink.counts.clear()
     return counts

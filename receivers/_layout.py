@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from eventbus import Event, Origin
     from eventbus.journals.consumer import Part, RunKey
-    from receivers._rows import Counts
 
 Layout = Literal["per_site", "combined"]
 """How a receiver lays out the sites of a run."""
@@ -44,22 +43,26 @@ def run_key(layout: Layout, origin: Origin, run: str) -> RunKey:
     return "" if layout == "combined" else origin.site, run or origin.own_run
 
 
-def prefixed(event: Event, site: str, counts: Counts) -> Event:
-    """Return an event with its site before its keys, so that those of several sites stand apart in one run.
+def prefixed(event: Event, site: str) -> tuple[Event, int]:
+    """Put its site before an event's keys, so that those of several sites stand apart in one run.
 
-    A key that gets longer than a key may be is cut and ends with its digest: it is counted, and stays its own.
+    A key that gets longer than a key may be is cut and ends with its digest: so it stays its own.
 
     Args:
         event: What was logged; kinds without keys stay as they are.
         site: Where.
-        counts: Takes what is stored otherwise than logged.
+
+    Returns:
+        The event to store, and how many of its keys were cut.
     """
+    shortened = 0
 
     def put(key: str) -> str:
+        nonlocal shortened
         full = f"{site}/{key}"
         if len(full) <= MAX_KEY_LENGTH:
             return full
-        counts["altered", "shortened key"] += 1
+        shortened += 1
         return shorten(full, MAX_KEY_LENGTH)
 
     changed: dict[str, Any] = {}
@@ -71,8 +74,8 @@ def prefixed(event: Event, site: str, counts: Counts) -> Event:
         case TextLogged():
             changed["key"] = put(event.key)
         case _:
-            return event
-    return event.model_copy(update=changed)
+            return event, 0
+    return event.model_copy(update=changed), shortened
 
 
 def verdict(parts: Mapping[str, Part]) -> tuple[RunStatus, str] | None:

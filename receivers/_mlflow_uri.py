@@ -6,10 +6,11 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from eventbus.errors import ConfigurationError, TrackbusError
 from receivers._suspects import causes, is_environment
+from receivers._uri import redacted
 from receivers.abc import NotAuthorisedError, TrackerUnavailableError
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -37,13 +38,11 @@ def is_server(uri: str) -> bool:
     return uri == "databricks" or urlsplit(uri).scheme in SERVERS
 
 
-def redacted(uri: str) -> str:
-    """Return a URI without user, password and options."""
-    parts = urlsplit(uri)
-    user, at, host = parts.netloc.rpartition("@")
-    query = "***" if parts.query and parts.scheme != "sqlite" else parts.query
-    hidden = parts._replace(netloc=f"***@{host}" if user + at else parts.netloc, query=query)
-    return uri if hidden == parts else urlunsplit(hidden)
+def run_page(uri: str, experiment: str, run_id: str) -> str:
+    """Return the address of a run's page; where no server shows one, that of the store."""
+    if not uri.startswith(("http://", "https://")):
+        return uri
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
 def _secrets(uri: str) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count as numbers
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypedDict
+from weakref import WeakKeyDictionary
 
-import anyio
 import anyio.to_thread
 
 from eventbus._place import place_of
@@ -17,16 +19,22 @@ from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionE
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, check_free
 from eventbus.workspace import check_name
 from receivers._batch import FlushPolicy
-from receivers._control import Start
+from receivers._control import Source, Start
+from receivers._joint import Joint, Latch, Member
 from receivers._layout import LAYOUTS, Layout
+from receivers._rows import part_of
 from receivers._supervisor import Supervisor
 from receivers._watch import Health, WorkerPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping, Sequence
 
+    from eventbus._topic import Selector
     from eventbus.abc import Cursor, Feed
     from receivers.abc import SinkConfig
+
+
+_buses = numbers(1)
 
 
 class ReceiverOptions(TypedDict, total=False):
@@ -41,6 +49,11 @@ class ReceiverOptions(TypedDict, total=False):
 
 class Receiver(Consumer):
     """Base of all receivers.
+
+    One receiver may be subscribed on several buses, at any time and on any loops: one worker reads all their journals
+    into the one tracker. Each bus is left when what its own journal holds is stored, and reports that alone; what the
+    worker itself does stands in all reports. The receiver's home is the workspace of the first bus that it is
+    subscribed on: its cursor is there, and by default the tracker's files.
 
     Args:
         config: Settings of the backend.
@@ -78,70 +91,114 @@ class Receiver(Consumer):
         self._settled = config
         self._python = python or sys.executable
         self._health = Health()
-        self._ready = anyio.Event()
+        self._ready = Latch()
+        self._joint = Joint(self.name, self._make_supervisor)
+        self._home: Path | None = None
+        self._journal, self._again = "", False
+        self._selectors: Sequence[Selector] = ()
+        self._accounts: WeakKeyDictionary[Feed, _Account] = WeakKeyDictionary()
 
     def check(self, feed: Feed) -> None:
         """Refuse what can't work: a journal in memory, settings that are wrong, a cursor of another destination.
 
         A cursor that is damaged or gone keeps no training from starting: `consume` fails of it, and the report says so.
         """
-        workspace = _workspace(feed, self.name)
+        workspace, journal = _folders(feed, self.name)
+        home = self._home or workspace
         try:
-            self.config.check(workspace)
+            self.config.check(home)
         except MissingExtraError:
             if self._python == sys.executable:  # another interpreter may well have what this one lacks
                 raise
         kinds = {one.event_type for one in feed.selectors if one.event_type} | {type(self.config)}
         for kind in kinds:
             _check_importable(kind, self.name)
-        if self._ready.is_set():  # it was subscribed on an earlier bus
-            self._ready = anyio.Event()
-        check_free(place_of(workspace).cursors, self.name, self._destination(workspace))  # before there is a file
-        with suppress(WorkspaceError), ConsumerFile(place_of(workspace).cursors, self.name) as file:
-            file.claim(self._destination(workspace))
+        self._check_selectors(feed)
+        cursors, destination = place_of(workspace).cursors, self._destination(home, workspace)
+        check_free(cursors, self.name, destination)  # before there is a file
+        with suppress(WorkspaceError), ConsumerFile(cursors, self.name) as file:
+            file.claim(destination)
+        if workspace == home and not self._joint.is_serving:
+            self._home, self._journal, self._again = home, str(journal), feed.journal.again
 
-    def _destination(self, workspace: Path) -> str:
-        destination = self.config.destination(workspace)
-        return destination if self.layout == "per_site" else f"{destination} (combined)"
+    def _check_selectors(self, feed: Feed) -> None:
+        if not self._joint.is_serving:
+            self._selectors, self._ready = feed.selectors, Latch()
+        elif list(feed.selectors) != list(self._selectors):
+            raise SubscriptionError(
+                f"the receiver {self.name} is subscribed to something else on another bus, and one worker serves both; "
+                "subscribe it to the same, or make another receiver"
+            )
+
+    def _destination(self, home: Path, workspace: Path) -> str:
+        destination = self.config.destination(home)
+        if self.layout != "per_site":
+            destination += f" ({self.layout})"
+        return destination if workspace == home else f"{destination}, with its cursor in {home}"
 
     async def consume(self, feed: Feed) -> None:
-        """Supervise workers until the bus drains.
+        """Have a worker deliver until the bus drains: the same one for all buses that the receiver is subscribed on.
 
         Raises:
             WorkspaceError: The cursor is damaged or gone.
         """
         try:
-            await self._supervise(feed)
+            await self._serve(feed)
         finally:
-            self._ready.set()  # whoever waits for a receiver that has failed would wait for ever
+            if not self._joint.is_serving:
+                self._ready.set()  # whoever waits for a receiver that has failed would wait for ever
 
-    async def _supervise(self, feed: Feed) -> None:
-        self._settled = await anyio.to_thread.run_sync(self.config.settle)
-        cursor, counts = await anyio.to_thread.run_sync(self._stored, _workspace(feed, self.name))
-        self._health = Health(counts=counts, baseline=dict(counts))
+    async def _serve(self, feed: Feed) -> None:
+        workspace, journal = _folders(feed, self.name)
+        home = self._home or workspace
+        settled = await anyio.to_thread.run_sync(self.config.settle)
+        cursor, counts = await anyio.to_thread.run_sync(self._stored, home)
+        cursors = "" if workspace == home else str(place_of(workspace).cursors)
+        source = Source(next(_buses), str(journal), feed.journal.origin.partition, cursors)
+        self._accounts[feed] = _Account(source.label, part_of(counts, source.label))
         feed.moved(cursor)
-        supervisor = Supervisor(
-            feed,
-            lambda: self._start_order(feed),
+
+        def begin() -> None:
+            self._settled, self._health = settled, Health(counts=counts, baseline=dict(counts))
+
+        await self._joint.serve(feed, Member(source, feed.journal), begin)
+
+    def _stored(self, home: Path) -> tuple[Cursor, dict[tuple[str, str], int]]:
+        with ConsumerFile(place_of(home).cursors, self.name) as file:
+            return file.cursor(), file.counts()
+
+    def _make_supervisor(self, joint: Joint) -> Supervisor:
+        return Supervisor(
+            joint,
+            lambda: self._start_order(joint),
             self.config.environment(),
             self.worker_policy,
             health=self._health,
             ready=self._ready,
             python=self._python,
         )
-        await supervisor.run()
-
-    def _stored(self, workspace: Path) -> tuple[Cursor, dict[tuple[str, str], int]]:
-        with ConsumerFile(place_of(workspace).cursors, self.name) as file:
-            return file.cursor(), file.counts()
 
     async def ready(self) -> None:
         """Return when the worker has imported its SDK and looked into the journal."""
         await self._ready.wait()
 
     def statistics(self) -> ConsumerStatistics:
-        """Return what the workers did since the subscription."""
-        counts = self._health.since_start()
+        """Return what the workers did since the subscription, for all buses together."""
+        return self._statistics(self._health.since_start())
+
+    def statistics_of(self, feed: Feed) -> ConsumerStatistics:
+        """Return the same for the records of one bus's journal; failures, restarts and the state are the worker's."""
+        account = self._accounts.get(feed)
+        if account is None:
+            return ConsumerStatistics()
+        now = part_of(self._health.counts, account.label)
+        counts = {key: value - account.before[key] for key, value in now.items()}
+        return self._statistics(counts, {"", *_of_kind(counts, "delivered")})
+
+    def _statistics(
+        self, counts: Mapping[tuple[str, str], int], sites: Container[str] | None = None
+    ) -> ConsumerStatistics:
+        runs = self._health.runs.copy().items()  # in one step: the supervisor's thread adds to it
         return ConsumerStatistics(
             delivered=sum(_of_kind(counts, "delivered").values()),
             values=sum(_of_kind(counts, "values").values()),
@@ -150,23 +207,25 @@ class Receiver(Consumer):
             by_site=_of_kind(counts, "delivered"),
             dropped_by_site=_by_site(_of_kind(counts, DROPPED_OF)),
             failed=dict(self._health.failures),
+            runs={"/".join(filter(None, key)): run for key, run in runs if sites is None or key[0] in sites},
             restarts=self._health.restarts,
             state=self._health.state,
         )
 
     def look(self, feed: Feed) -> str:
         """Return the command with which a person looks at the result."""
-        return self._settled.look(_workspace(feed, self.name))
+        return self._settled.look(self._home or _folders(feed, self.name)[0])
 
-    def _start_order(self, feed: Feed) -> Start:
-        workspace = _workspace(feed, self.name)
+    def _start_order(self, joint: Joint) -> Start:
+        home = self._home or Path()
+        place = place_of(home)
         return Start(
-            journal=str(feed.journal.folder),
-            again=feed.journal.again,
-            beside=str(place_of(workspace).journal if feed.journal.again else workspace / "dead" / self.name),
-            cursors=str(place_of(workspace).cursors),
+            journal=self._journal,
+            again=self._again,
+            beside=str(place.journal if self._again else home / "dead" / self.name),
+            sources=[member.source for member in joint.members()],
+            cursors=str(place.cursors),
             name=self.name,
-            partition=feed.journal.origin.partition,
             selectors=[
                 (
                     one.pattern,
@@ -175,13 +234,13 @@ class Receiver(Consumer):
                     one.sites,
                     one.runs,
                 )
-                for one in feed.selectors
+                for one in self._selectors
             ],
             search_path=_own_folders(),
             sink=self.config.sink,
             config_type=_import_path(type(self.config)),
             config=self._settled.model_dump_json(),
-            workspace=str(workspace),
+            workspace=str(home),
             layout=self.layout,
             max_items=self.flush_policy.max_items,
             max_bytes=self.flush_policy.max_bytes,
@@ -191,14 +250,23 @@ class Receiver(Consumer):
         )
 
 
-def _workspace(feed: Feed, name: str) -> Path:
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """Which part of the counts is a bus's, and what it was when the receiver was subscribed on it."""
+
+    label: str
+    before: Counter[tuple[str, str]]
+
+
+def _folders(feed: Feed, name: str) -> tuple[Path, Path]:
+    """Return the workspace of a bus and the folder of its journal."""
     if feed.workspace is None or feed.journal.folder is None:
         msg = (
             f"the receiver {name} reads the journal from its own process, and this bus keeps it in memory; "
             "give the bus a workspace: EventBus('runs/exp1')"
         )
         raise SubscriptionError(msg)
-    return feed.workspace
+    return feed.workspace, feed.journal.folder
 
 
 def _import_path(kind: type) -> str:
@@ -227,5 +295,5 @@ def _by_site(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sites)
 
 
-def _of_kind(counts: dict[tuple[str, str], int], kind: str) -> dict[str, int]:
-    return {name: value for (one, name), value in counts.items() if one == kind and value}
+def _of_kind(counts: Mapping[tuple[str, str], int], kind: str) -> dict[str, int]:
+    return {name: value for (one, name), value in counts.items() if one == kind and value > 0}

@@ -16,7 +16,7 @@ from receivers._layout import Layout, prefixed, run_key
 from receivers.abc import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from eventbus._event import Envelope, Event
     from eventbus._topic import Selector
@@ -27,10 +27,28 @@ _logger = logging.getLogger("trackbus.worker")
 Counts = Counter[tuple[str, str]]
 
 
+def kinds_of(kind: str, label: str) -> tuple[str, ...]:
+    """Return the kinds under which something is counted: its own, and if it has a label, its journal's part of it."""
+    return (kind, f"{kind}@{label}") if label else (kind,)
+
+
+def part_of(counts: Mapping[tuple[str, str], int], label: str) -> Counts:
+    """Return a journal's part of the counts, under the plain kinds; without a label what no other journal has."""
+    part: Counts = Counter()
+    for (kind, name), count in counts.items():
+        plain, _, whose = kind.partition("@")
+        if whose == label:
+            part[plain, name] += count
+        elif not label:
+            part[plain, name] -= count
+    return part
+
+
 class Rows:
     """A batch's rows by run, and what settling it adds to the counts.
 
     Args:
+        label_of: Under which name a partition's part of the counts stands, where several journals are read.
         plan: The batch as it was planned, when its rows are built again.
 
     Attributes:
@@ -38,7 +56,8 @@ class Rows:
         counts: What settling the batch adds.
     """
 
-    def __init__(self, plan: Plan | None = None) -> None:
+    def __init__(self, label_of: Callable[[str], str], plan: Plan | None = None) -> None:
+        self._label_of = label_of
         self.rows: dict[RunKey, list[Row]] = {}
         self.counts: Counts = Counter({(kind, name): count for kind, name, count in plan.passed_over} if plan else {})
         self._last: dict[RunKey, int] = {(site, run): first - 1 for site, run, first in plan.starts} if plan else {}
@@ -55,10 +74,16 @@ class Rows:
     def add(self, key: RunKey, row: Row) -> None:
         """Add a row and count it."""
         envelope = row.envelope
+        partition = envelope.origin.partition
         self.rows.setdefault(key, []).append(row)
-        self.counts["delivered", envelope.site] += 1
+        self.count(partition, "delivered", envelope.site)
         if isinstance(envelope.event, MetricsLogged):
-            self.counts["values", envelope.site] += len(envelope.event.values)
+            self.count(partition, "values", envelope.site, len(envelope.event.values))
+
+    def count(self, partition: str, kind: str, name: str, count: int = 1) -> None:
+        """Count what becomes of a partition's records."""
+        for each in kinds_of(kind, self._label_of(partition)):
+            self.counts[each, name] += count
 
     def cover(self, record: StoredRecord) -> None:
         """Plan a record as a row: what follows it without a break stands in one segment."""
@@ -75,7 +100,9 @@ class Rows:
 
     def drop(self, cause: str, partition: str, count: int = 1) -> None:
         """Count what is given up, by cause and by where it was."""
-        given_up: Counts = Counter({("dropped", cause): count, (DROPPED_OF, partition): count})
+        label = self._label_of(partition)
+        given_up: Counts = Counter({(kind, cause): count for kind in kinds_of("dropped", label)})
+        given_up.update({(kind, partition): count for kind in kinds_of(DROPPED_OF, label)})
         self.counts.update(given_up)
         self._passed_over.update(given_up)
         self._is_broken = True
@@ -122,18 +149,24 @@ class Numbering:
         selectors: What the consumer is subscribed to.
         runs: What is known of each run; it is brought up to date.
         layout: Whether each site has runs of its own.
+        label_of: Under which name a partition's part of the counts stands, where several journals are read.
     """
 
     def __init__(
-        self, selectors: Iterable[Selector], runs: dict[RunKey, RunState], layout: Layout = "per_site"
+        self,
+        selectors: Iterable[Selector],
+        runs: dict[RunKey, RunState],
+        layout: Layout,
+        label_of: Callable[[str], str],
     ) -> None:
         self._selectors = tuple(selectors)
+        self._label_of = label_of
         self._runs = runs
         self._layout: Layout = layout
 
     def number(self, records: Iterable[StoredRecord]) -> Rows:
         """Decode a new batch and number its rows per run, after what the run has."""
-        numbered = Rows()
+        numbered = Rows(self._label_of)
         for record in records:
             envelope = self._decode(record, numbered)
             if envelope is None:
@@ -183,7 +216,10 @@ class Numbering:
     def _laid_out(self, envelope: Envelope[Event], numbered: Rows) -> Envelope[Event]:
         if self._layout == "per_site":
             return envelope
-        return replace(envelope, event=prefixed(envelope.event, envelope.site, numbered.counts))
+        event, shortened = prefixed(envelope.event, envelope.site)
+        if shortened:
+            numbered.count(envelope.origin.partition, "altered", "shortened key", shortened)
+        return replace(envelope, event=event)
 
     def _decode(self, record: StoredRecord, numbered: Rows) -> Envelope[Event] | None:
         try:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import ConsumerFile
 from receivers import _processes
-from receivers._control import Drain, Phase, Settled
+from receivers._control import Attach, Detach, Drain, Phase, Settled
 
 if TYPE_CHECKING:
+    from eventbus.abc import Cursor
     from eventbus.journals.consumer import ConsumerLock
-    from receivers._control import Order, Start, WorkerChannel
+    from receivers._control import Order, Source, Start, WorkerChannel
 
 STAND_BY_SECONDS = 0.2
 """How often a worker looks how far the one got that it stands by for."""
@@ -33,7 +34,7 @@ class StandBy:
     def __init__(self, channel: WorkerChannel, start: Start) -> None:
         self._channel = channel
         self._start = start
-        self._order: Order | None = None
+        self._orders: list[Order] = []
         self._told: Settled | None = None
         self._looked_at = -ORPHAN_SECONDS
         self._behind_orphan = False
@@ -49,9 +50,10 @@ class StandBy:
                 if self._channel.parent_lost.is_set() or self._is_drained(file):
                     return False
                 self._channel.send(Phase("standing by"))
-                self._order = self._channel.receive(STAND_BY_SECONDS) or self._order
-        if self._order is not None:
-            self._channel.put_back(self._order)
+                order = self._channel.receive(STAND_BY_SECONDS)
+                self._orders += [order] if order else []
+        for order in reversed(self._orders):
+            self._channel.put_back(order)
         return True
 
     def _look_for_orphans(self) -> None:
@@ -68,12 +70,29 @@ class StandBy:
 
         The rest is the other one's, unless it is an orphan: then it ends soon, and we are the last to deliver.
         """
-        settled = Settled(file.cursor(), [(kind, name, value) for (kind, name), value in sorted(file.counts().items())])
+        cursor = file.cursor()
+        served, left = self._served()
+        drained = [] if self._behind_orphan else [bus for bus in left if _is_stored(served[bus], left[bus], cursor)]
+        counts = [(kind, name, value) for (kind, name), value in sorted(file.counts().items())]
+        settled = Settled(cursor, counts, drained)
         if settled != self._told:
             self._told = settled
             self._channel.send(settled)
-        if not isinstance(self._order, Drain) or self._behind_orphan:
-            return False
-        own = self._start.partition
-        end = JournalReader(Path(self._start.journal)).ends().get(own, 0)
-        return settled.cursor.get(own, 0) >= end
+        return len(drained) == len(served)
+
+    def _served(self) -> tuple[dict[int, Source], dict[int, str]]:
+        """Return the buses that wait, and the own partitions of those that are left, as the orders so far have it."""
+        served = {one.bus: one for one in self._start.sources}
+        left: dict[int, str] = {}
+        for order in self._orders:
+            if isinstance(order, Attach):
+                served[order.source.bus] = order.source
+            elif isinstance(order, Drain):
+                left[order.bus] = order.partition
+            elif isinstance(order, Detach):
+                served.pop(order.bus, None)
+        return served, {bus: partition for bus, partition in left.items() if bus in served}
+
+
+def _is_stored(source: Source, own: str, cursor: Cursor) -> bool:
+    return cursor.get(own, 0) >= JournalReader(Path(source.journal)).ends().get(own, 0)

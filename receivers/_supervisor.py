@@ -29,13 +29,12 @@ from receivers._control import (
     Beat,
     Buried,
     Done,
-    Drain,
     Failed,
-    Flush,
     Inbox,
     LeftOut,
     Lost,
     News,
+    Opened,
     Phase,
     Settled,
     Start,
@@ -43,12 +42,15 @@ from receivers._control import (
     decode_news,
     pack,
 )
+from receivers._joint import Told, new_orders
 from receivers._watch import Health, Watch, WorkerPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from eventbus.abc import Cursor, Feed
+    from eventbus.abc import Cursor
+    from receivers._control import Order
+    from receivers._joint import Joint, Latch
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -78,10 +80,10 @@ _logger = logging.getLogger("trackbus.receivers")
 
 
 class Supervisor:
-    """Keeps one worker delivering until its bus drains.
+    """Keeps one worker delivering until its buses have drained.
 
     Args:
-        feed: The subscription that it works for.
+        feed: The buses that it works for.
         make_start: Makes the start order.
         environment: What the worker's environment needs beyond the parent's.
         policy: Deadlines.
@@ -92,13 +94,13 @@ class Supervisor:
 
     def __init__(
         self,
-        feed: Feed,
+        feed: Joint,
         make_start: Callable[[], Start],
         environment: Mapping[str, str],
         policy: WorkerPolicy,
         *,
         health: Health,
-        ready: anyio.Event,
+        ready: Latch,
         python: str = sys.executable,
     ) -> None:
         self._feed = feed
@@ -115,9 +117,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start workers until one has drained."""
-        start = self._make_start()
-        self._alarm = Alarm(start.name, self._feed.tell)
+        self._alarm = Alarm(self._make_start().name, self._feed.tell)
         while not self._done:
+            start = self._make_start()
             try:
                 reason = await self._run_worker(replace(start, lost=self._lost, failures=self._alarm.circuit.failures))
             except Exception as error:  # border: no process, descriptor, thread: the next try may find some
@@ -166,13 +168,11 @@ class Supervisor:
     async def _give_orders(self, ours: socket.socket, start: Start) -> None:
         """Say what to do, then pass on what the bus wants; a worker that is gone is noticed by the one who listens."""
         await _send(ours, start)
-        wanted = 0
-        while not self._feed.draining:
-            if self._feed.wanted > wanted:
-                wanted = self._feed.wanted
-                await _send(ours, Flush())
+        told = Told({source.bus for source in start.sources})
+        while True:
+            for order in new_orders(self._feed.members(), told):
+                await _send(ours, order)
             await self._feed.wait_for_orders(CHECK_SECONDS)
-        await _send(ours, Drain(self._feed.journal.origin.partition))
 
     async def _listen(self, ours: socket.socket, watch: Watch) -> str | None:
         """Hear a worker out; return why it is lost, or None when it has drained."""
@@ -206,8 +206,7 @@ class Supervisor:
         if isinstance(news, Failed):
             self._alarm.for_good = news.for_good
             return f"failed: {news.reason}"
-        journal = self._feed.journal
-        if isinstance(news, Settled) and news.cursor.get(journal.origin.partition, 0) > journal.last_seq:
+        if isinstance(news, Settled) and any(member.contradicts(news.cursor) for member in self._feed.members()):
             return "sent nonsense: it has stored what was never logged"
         if isinstance(news, Done) and not self._feed.draining:
             return "sent nonsense: it ends without an order"
@@ -216,19 +215,25 @@ class Supervisor:
     def _hear(self, news: News, watch: Watch) -> None:
         if isinstance(news, Settled):
             self._hear_settled(news)
-        elif isinstance(news, Unavailable):
-            self._health.fail(f"tracker unavailable: {news.reason}")
-            self._alarm.be_unavailable(news)
-        elif isinstance(news, Buried):
-            self._alarm.bury(news)
-        elif isinstance(news, LeftOut):
-            self._feed.leave_out(news.files)
         elif isinstance(news, Done):
             self._done = True
         elif self._is_progress(news, watch):
             self._feed.touch()
+        else:
+            self._take_note(news)
         if watch.has_closed:
             self._alarm.recover()
+
+    def _take_note(self, news: News) -> None:
+        if isinstance(news, Unavailable):
+            self._health.fail(f"tracker unavailable: {news.reason}")
+            self._alarm.be_unavailable(news)
+        elif isinstance(news, Buried):
+            self._alarm.bury(news)
+        elif isinstance(news, Opened):
+            self._health.runs[news.site, news.run] = news.tracker
+        elif isinstance(news, LeftOut):
+            self._feed.leave_out(news.files)
 
     def _hear_settled(self, news: Settled) -> None:
         if self._health.settle({(kind, name): value for kind, name, value in news.counts}):
@@ -236,6 +241,7 @@ class Supervisor:
         if news.cursor != self._cursor:
             self._cursor = news.cursor
             self._feed.moved(news.cursor)
+        self._feed.drained(news.drained)
         self._ready.set()
 
     def _is_progress(self, news: News, watch: Watch) -> bool:
@@ -306,7 +312,7 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
     await _wait_for_exit(process, GONE_SECONDS)
 
 
-async def _send(ours: socket.socket, message: Start | Flush | Drain) -> None:
+async def _send(ours: socket.socket, message: Order) -> None:
     data = pack(message)
     while data:
         try:

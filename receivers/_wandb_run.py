@@ -26,6 +26,11 @@ class Run(Protocol):
     tags: Sequence[str] | None
 
     @property
+    def url(self) -> str | None:
+        """Address of its page; None offline."""
+        ...
+
+    @property
     def starting_step(self) -> int:
         """Number after the last row that the server has; 0 offline and for a new run."""
         ...

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat
 from receivers._control import Phase
 
 if TYPE_CHECKING:
+    from eventbus.abc import TrackerRun
+    from eventbus.journals.consumer import RunKey
     from receivers._control import News
 
 CAUSES = 20
@@ -98,6 +100,7 @@ class Health:
         failures: Why it was, by cause.
         counts: The consumer's totals by (kind, name) since it exists.
         baseline: The same when this supervisor's first worker began.
+        runs: What the tracker calls the runs that were opened, by site and run.
     """
 
     state: str = "new"
@@ -105,6 +108,7 @@ class Health:
     failures: dict[str, int] = field(default_factory=dict[str, int])
     counts: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     baseline: dict[tuple[str, str], int] | None = None
+    runs: dict[RunKey, TrackerRun] = field(default_factory=dict["RunKey", "TrackerRun"])
 
     def settle(self, counts: dict[tuple[str, str], int]) -> bool:
         """Take the totals that a worker reports; tell whether they have grown."""

@@ -7,21 +7,19 @@ GIL.
 
 from __future__ import annotations
 
-import contextlib
-import faulthandler
 import importlib
 import logging
 import os
 import signal
 import socket
-import stat
 import sys
-import threading
 import time
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from eventbus._topic import Scope, Selector
 from eventbus.journals._reader import JournalReader
@@ -30,13 +28,15 @@ from receivers import _processes
 from receivers._batch import Batcher
 from receivers._circuit import Circuit
 from receivers._control import (
-    Beat,
+    Attach,
     Buried,
+    Detach,
     Done,
     Drain,
     Failed,
     Flush,
     LeftOut,
+    Opened,
     Phase,
     Settled,
     Start,
@@ -45,6 +45,8 @@ from receivers._control import (
 )
 from receivers._dead import put_aside
 from receivers._delivery import Delivery
+from receivers._heart import Heart, Phases
+from receivers._sources import Journals
 from receivers._stand_by import STAND_BY_SECONDS, StandBy
 from receivers._suspects import Suspects, said
 from receivers.abc import TrackerUnavailableError
@@ -57,9 +59,6 @@ if TYPE_CHECKING:
     from receivers._control import Order
     from receivers.abc import Sink
 
-BEAT_SECONDS = 1.0
-"""How often the worker says that it lives."""
-
 POLL_SECONDS = 0.25
 """How often an idle worker looks into the journal."""
 
@@ -69,69 +68,17 @@ ENDED_SECONDS = 1.0
 START_SECONDS = 60.0
 """How long the first order may take: the loop of the parent may be busy with a training step."""
 
-WATCHDOG_SECONDS = 10.0
-"""The C-level watchdog ends a process whose threads have not run for `orphan_timeout`, but at least for so long: only
-a stuck GIL does that, and loading a large extension on a busy machine, for some seconds."""
-
 DYING_SECONDS = 5.0
 """How long a parent may take to die: it holds its partition until its last thread is gone and its memory is freed."""
 
 LAST_SECONDS = 5.0
 """How long the last words wait for a parent whose loop is busy."""
 
-LOG_BYTES = 1 << 20
-"""A worker's log starts over beyond this size: an SDK may print without end."""
-
 _logger = logging.getLogger("trackbus.worker")
 
 
-class Heart(threading.Thread):
-    """Says every second that the process lives, and winds up the watchdog."""
-
-    def __init__(self, channel: WorkerChannel, orphan_timeout: float) -> None:
-        super().__init__(name="trackbus-heart", daemon=True)
-        self._channel = channel
-        self._orphan_timeout = orphan_timeout
-
-    def run(self) -> None:
-        """Beat until the parent is lost; then leave the process its last seconds."""
-        while not self._channel.parent_lost.is_set():
-            faulthandler.dump_traceback_later(max(WATCHDOG_SECONDS, self._orphan_timeout), exit=True)
-            self._channel.send(Beat())
-            _trim_log()
-            time.sleep(BEAT_SECONDS)
-        faulthandler.dump_traceback_later(self._orphan_timeout, exit=True)
-
-
-def _trim_log() -> None:
-    """Let the log start over when it is too long; whoever writes it appends."""
-    with contextlib.suppress(OSError):
-        log = os.fstat(2)
-        if stat.S_ISREG(log.st_mode) and log.st_size > LOG_BYTES:
-            os.ftruncate(2, 0)
-
-
-class Phases:
-    """Tells the parent what the worker does: each beginning restarts a deadline, idleness is told once."""
-
-    def __init__(self, channel: WorkerChannel) -> None:
-        self._channel = channel
-        self._is_idle = False
-
-    def begin(self, name: str) -> None:
-        """Tell that a step begins which has a deadline."""
-        self._is_idle = False
-        self._channel.send(Phase(name))
-
-    def rest(self) -> None:
-        """Tell that nothing is under way."""
-        if not self._is_idle:
-            self._is_idle = True
-            self._channel.send(Phase("idle"))
-
-
 class Worker:
-    """Delivers until it is told to drain, or until its parent is lost and everything is stored.
+    """Delivers until all its buses are left, or until its parent is lost and everything is stored.
 
     A tracker that is unavailable costs no process: what was written to it is forgotten, and written again from the
     committed position as after a crash, at growing intervals.
@@ -142,18 +89,18 @@ class Worker:
         channel: WorkerChannel,
         start: Start,
         make_delivery: Callable[[], Delivery],
-        reader: JournalReader,
+        journals: Journals,
         phases: Phases,
     ) -> None:
         self._channel = channel
         self._phases = phases
         self._start = start
         self._make_delivery = make_delivery
-        self._reader = reader
+        self._journals = journals
         self._circuit = Circuit(failures=start.failures)
         self._wanted: Cursor = {}
-        self._target: Cursor | None = None
-        self._own = start.partition
+        self._targets: dict[int, Cursor] = {}  # of the buses that are left
+        self._drained: list[int] = []
         self._mending = False
         self._left_out: dict[str, str] = {}
         self._begin()
@@ -221,10 +168,31 @@ class Worker:
         if now - self._looked_at > ENDED_SECONDS:
             self._looked_at = now
             self._delivery.end_lost_runs()
-        if moved:
+        if self._let_go() or moved:
             self._report()
         self._report_damage()
         self._phases.rest()
+
+    def _let_go(self) -> bool:
+        """Note which of the buses that are left have all they had stored; the last one ends with the worker."""
+        before = len(self._drained)
+        for bus, target in list(self._targets.items()):
+            if len(self._journals.served) > 1 and not self._is_growing() and self._has_passed(target):
+                self._end_runs_of(bus)
+                if self._has_passed(target, stored=True):
+                    self._drained.append(bus)
+                    self._journals.commit(self._start.name, self._delivery.cursor)
+                    self._forget(bus)
+        return len(self._drained) > before
+
+    def _end_runs_of(self, bus: int) -> None:
+        """End what a bus that was left has not ended; that of a dead parent has vanished, and says so itself."""
+        orphaned = self._channel.parent_lost.is_set()
+        self._delivery.end_lost_runs("" if orphaned else self._journals.served[bus].partition)
+
+    def _forget(self, bus: int) -> None:
+        self._journals.remove(bus)
+        self._targets.pop(bus, None)
 
     def _check_progress(self, now: float) -> None:
         """Treat a sink that stores nothing for as long as a call may take as one that hangs."""
@@ -235,14 +203,14 @@ class Worker:
 
     def _read(self) -> list[StoredRecord]:
         room = 0 if self._delivery.is_full else self._batcher.room
-        records = self._reader.read(self._read_to, room) if room else []
+        records = self._journals.read(self._read_to, room) if room else []
         self._read_to.update({record.header.key: record.seq for record in records})
         self._has_more = 0 < room <= len(records)
         return records
 
     def _is_due(self, now: float) -> bool:
         wait = None if self._delivery.is_full else self._batcher.wait(now)
-        return wait is not None and (wait == 0.0 or self._is_leaving() or not self._has_written(self._wanted))
+        return wait is not None and (wait == 0.0 or self._is_leaving() or not self._has_passed(self._wanted))
 
     def _wait_seconds(self) -> float:
         due = None if self._delivery.is_full else self._batcher.wait(time.monotonic())
@@ -251,55 +219,66 @@ class Worker:
         return POLL_SECONDS
 
     def _is_leaving(self) -> bool:
-        return self._target is not None or self._channel.parent_lost.is_set()
+        return bool(self._targets) or self._channel.parent_lost.is_set()
 
     def _obey(self, order: object) -> None:
+        served = self._journals.served
         if isinstance(order, Flush):
-            self._wanted = self._reader.ends()
-        elif isinstance(order, Drain):
-            self._target = self._reader.ends()
-            self._own = order.partition or self._own
+            self._wanted = self._journals.ends()
+        elif isinstance(order, Attach):
+            self._journals.add(order.source)
+        elif isinstance(order, Drain) and order.bus in served:
+            served[order.bus] = replace(served[order.bus], partition=order.partition)
+            self._targets[order.bus] = self._journals.ends(order.bus)
+        elif isinstance(order, Detach):
+            self._forget(order.bus)
 
-    def _has_written(self, target: Cursor) -> bool:
-        written = self._delivery.read_to
-        return all(written.get(key, 0) >= end or self._reader.is_left_out(key) for key, end in target.items())
+    def _has_passed(self, target: Cursor, *, stored: bool = False) -> bool:
+        """Tell whether all that can be read up to a position is written, or even stored."""
+        position = self._delivery.cursor if stored else self._delivery.read_to
+        return all(position.get(key, 0) >= end or self._journals.is_left_out(key) for key, end in target.items())
 
     def _is_done(self) -> bool:
         """Tell whether all is written: closing the sinks stores it. What is being mended is waited for."""
-        if self._channel.parent_lost.is_set() and self._target is None:
+        waiting = self._journals.served.keys() - self._targets.keys()
+        if waiting and self._channel.parent_lost.is_set():
             self._wait_for_parents_end()
-            self._target = self._reader.ends()
-        if self._target is None or self._is_mending():
+            self._targets.update({bus: self._journals.ends(bus) for bus in waiting})
+        elif waiting:
             return False
-        return self._has_written(self._target)
+        return not self._is_mending() and all(self._has_passed(target) for target in self._targets.values())
 
     def _is_mending(self) -> bool:
-        """Tell whether something is being mended; what came of it is part of what the journal holds."""
-        was_mending, self._mending = self._mending, bool(self._reader.being_mended())
+        """Tell whether something is being mended; what came of it is part of what the journals hold."""
+        was_mending, self._mending = self._mending, bool(self._journals.being_mended())
         if was_mending and not self._mending:
-            self._target = self._reader.ends()
+            self._targets = {bus: self._journals.ends(bus) for bus in self._targets}
             return True
         return self._mending
 
     def _wait_for_parents_end(self) -> None:
         """Wait until the parent has let go of its partition: until then its runs are not known to be lost."""
         deadline = time.monotonic() + min(DYING_SECONDS, self._start.orphan_timeout / 2)
-        own = [one for one in self._reader.partitions() if one.header.key == self._start.partition]
+        keys = {source.partition for source in self._journals.served.values()}
+        own = [one for one in self._journals.partitions() if one.header.key in keys]
         while not all(one.ended() for one in own) and time.monotonic() < deadline:
             time.sleep(STAND_BY_SECONDS)
 
     def _finish(self) -> None:
-        orphaned = self._channel.parent_lost.is_set()
-        self._delivery.end_lost_runs("" if orphaned else self._own)
+        for bus in self._targets:
+            self._end_runs_of(bus)
         self._delivery.leave()
+        self._drained += self._targets
         self._report()
 
     def _report(self) -> None:
-        self._channel.send(Settled(self._delivery.cursor, self._delivery.counts))
+        cursor = self._delivery.cursor
+        self._journals.commit(self._start.name, cursor)
+        self._channel.send(Settled(cursor, self._delivery.counts, self._drained))
 
     def _report_damage(self) -> None:
         """Tell the parent, which writes the journal, what of it can't be read."""
-        left_out = {str(path): why for path, why in self._reader.unreadable.items()}
+        left_out = self._journals.unreadable
         if left_out != self._left_out:
             self._left_out = left_out
             self._channel.send(LeftOut(left_out))
@@ -346,8 +325,8 @@ def _deliver(channel: WorkerChannel, start: Start) -> None:
     channel.send(Phase("starting"))
     make_sink = make_sink_factory(start)
     selectors = selectors_of(start)
-    reader = JournalReader(Path(start.journal), again=start.again)
-    reader.beside = JournalReader(Path(start.beside), again=not start.again)
+    home = JournalReader(Path(start.journal), again=start.again)
+    home.beside = JournalReader(Path(start.beside), again=not start.again)
     name = os.environ.get(_processes.WORKER, "")
 
     def bury(record: StoredRecord, reason: str) -> None:
@@ -358,14 +337,22 @@ def _deliver(channel: WorkerChannel, start: Start) -> None:
         if start.lost is not None:
             Suspects(file, name).blame_lost(start.lost)
         phases = Phases(channel)
+        journals = Journals(file, home, start.sources)
 
         def make_delivery() -> Delivery:
-            suspects = Suspects(file, name)
             return Delivery(
-                reader, file, selectors, make_sink, phases.begin, layout=start.layout, suspects=suspects, bury=bury
+                journals,
+                file,
+                selectors,
+                make_sink,
+                phases.begin,
+                layout=start.layout,
+                suspects=Suspects(file, name),
+                bury=bury,
+                opened=lambda key, run: channel.send(Opened(*key, run)),
             )
 
-        Worker(channel, start, make_delivery, reader, phases).run()
+        Worker(channel, start, make_delivery, journals, phases).run()
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from eventbus.abc import TrackerRun
 from eventbus.errors import TrackbusError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class Sink(ABC, Generic[C]):
         batch_seconds: How long one call may take before the process is killed: an SDK's own time limits are shorter.
         counts: What was stored otherwise than logged, or not at all, by cause (`merged`, `renamed key`, ...). The
             worker empties it with each flush and keeps the sums beside the cursor.
+        tracker_run: What the tracker calls the run; set by `open`, and shown without user, password and options.
     """
 
     batch_seconds: float = 30.0
@@ -164,6 +166,7 @@ class Sink(ABC, Generic[C]):
         self.config = config
         self.workspace = workspace
         self.counts: Counter[str] = Counter()
+        self.tracker_run: TrackerRun | None = None
 
     @abstractmethod
     def open(self, run: RunInfo, committed: Position) -> int:

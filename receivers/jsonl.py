@@ -31,7 +31,7 @@ from receivers._files import check_length
 from receivers._json import as_json
 from receivers._names import file_name
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
+from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerRun
 
 
 class JsonlConfig(SinkConfig):
@@ -82,13 +82,15 @@ class JsonlSink(Sink[JsonlConfig]):
         Raises:
             TrackerLostError: The file is shorter than what was acknowledged: somebody else changed it.
         """
-        path = self.config.folder(self.workspace) / file_name(run.id) / f"{file_name(run.place)}.jsonl"
+        folder = self.config.folder(self.workspace)
+        path = folder / file_name(run.id) / f"{file_name(run.place)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._run, self._row = run, committed.row
         self._path, self._length = path, int(committed.token or 0)
         check_length(path, self._length)
         self._file = path.open("ab")
         self._file.truncate(self._length)
+        self.tracker_run = TrackerRun(path.relative_to(folder).as_posix(), str(path))
         return self._row
 
     def write(self, rows: Sequence[Row]) -> None:

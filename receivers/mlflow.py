@@ -47,10 +47,28 @@ from eventbus.errors import ConfigurationError, MissingExtraError
 from eventbus.tracking import RunStatus
 from receivers._batch import FlushPolicy
 from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_text, in_ms, mlflow_key
-from receivers._mlflow_uri import check_uri, has_timed_out, is_server, one_at_a_time, redacted, redacting, store_file
+from receivers._mlflow_uri import (
+    check_uri,
+    has_timed_out,
+    is_server,
+    one_at_a_time,
+    redacted,
+    redacting,
+    run_page,
+    store_file,
+)
 from receivers._names import escape, file_name, shorten
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerLostError, TrackerUnavailableError
+from receivers.abc import (
+    Position,
+    Row,
+    RunInfo,
+    Sink,
+    SinkConfig,
+    TrackerLostError,
+    TrackerRun,
+    TrackerUnavailableError,
+)
 
 SECRET_URI = "TRACKBUS_MLFLOW_URI"  # noqa: S105 - the variable's name
 """Environment variable that carries a tracking URI with a password to the worker."""
@@ -197,6 +215,7 @@ class MLflowSink(Sink[MLflowConfig]):
             if not found and committed.row:
                 raise TrackerLostError(_lost(uri, run, committed.row))
             self._found = found[0] if found else self._create_run(experiment, run)
+        self.tracker_run = TrackerRun(self._found.info.run_id, run_page(uri, experiment, self._found.info.run_id))
         self._running = self._found.info.status == "RUNNING" and self._found.info.lifecycle_stage == "active"
         self._draft = Draft(self.counts, self._found.data.params, self._found.data.tags)
         return self._row

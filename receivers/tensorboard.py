@@ -55,7 +55,7 @@ from eventbus.tracking import (
 from receivers._files import check_length
 from receivers._names import file_name, flattened, relative_path
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig
+from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerRun
 
 FILE_PREFIX = "events.out.tfevents"
 FILE_SUFFIX = ".trackbus"
@@ -132,11 +132,13 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         Raises:
             TrackerLostError: A file is shorter than what was acknowledged: somebody else changed it.
         """
-        self._root = self.config.folder(self.workspace) / file_name(run.id) / file_name(run.place)
+        folder = self.config.folder(self.workspace)
+        self._root = folder / file_name(run.id) / file_name(run.place)
         self._run, self._row, self._time_ns = run, committed.row, run.started_ns
         self._sizes = cast("dict[str, int]", json.loads(committed.token or "{}"))
         self._files = {}
         _cut_back(self._root, self._sizes)
+        self.tracker_run = TrackerRun(self._root.relative_to(folder).as_posix(), str(self._root))
         return self._row
 
     def write(self, rows: Sequence[Row]) -> None:

@@ -47,7 +47,7 @@ from receivers._wandb_file import Found, Stored, WandBLog, recover, rows_after, 
 from receivers._wandb_rows import OURS, STEP, Change, changes, storable
 from receivers._wandb_run import EXIT_CODES, Run, mark, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
-from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, Sink, TrackerUnavailableError
+from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, Sink, TrackerRun, TrackerUnavailableError
 
 FILE_TIMEOUT = 10.0
 """Seconds in which a finished run's last records must stand in its file; it takes some milliseconds."""
@@ -115,6 +115,7 @@ class WandBSink(Sink[WandBConfig]):
                 raise
             self._refused = "run deleted at the server"
             return self._skip
+        self.tracker_run = TrackerRun(run_id(run), self._run.url or str(Path(self._run.settings.sync_file).parent))
         atexit.register(self._leave)
         self._log = _own_log(self._run, folder)
         server = self._go_online(self._run, files) if self.config.mode == "online" else 0

@@ -151,7 +151,7 @@ class Screen:
         looks = [line.look for line in server.lines if line.look] if server else []
         if looks:
             self._print("look at it:")
-        for look in looks:
+        for look in [*looks, *(_pages(server) if server else ())]:
             self._print(f"  {look}")
 
     def print_result(self, result: FederationResult) -> None:
@@ -181,6 +181,13 @@ def _outcome(reports: Mapping[str, Report], accounts: Sequence[Account]) -> Outc
     lost = refused + sum(line.lost for line in lines)
     late = sum(one.late for one in accounts) or sum(line.left for line in lines)
     return Outcome(max(lost, sum(one.dropped for one in accounts)), late)
+
+
+def _pages(report: Report) -> Iterable[str]:
+    """The runs that have a page of their own."""
+    for line in report.lines:
+        pages = {name: run.url for name, run in line.runs.items() if run.url.startswith("http")}
+        yield from (f"{line.name} {name}: {url}" for name, url in sorted(pages.items()))
 
 
 def _count(number: int, noun: str) -> str:

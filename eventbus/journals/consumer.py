@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 
-from eventbus.abc import Cursor
+from eventbus.abc import Cursor, TrackerRun
 from eventbus.errors import SubscriptionError, WorkspaceError
 from eventbus.journals._partition import PartitionLock
 
@@ -102,6 +102,7 @@ class RunState(msgspec.Struct, kw_only=True):
         position: Number of its last stored row.
         token: What the sink needs to find that position again.
         status: How it ended, or None while it goes on.
+        tracker: What the tracker calls it, once it was opened.
         failed_ends: How often a worker was lost while it ended the run.
     """
 
@@ -113,6 +114,7 @@ class RunState(msgspec.Struct, kw_only=True):
     position: int = 0
     token: str = ""
     status: str | None = None
+    tracker: TrackerRun | None = None
     failed_ends: int = 0
 
 

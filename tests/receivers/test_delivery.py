@@ -27,9 +27,11 @@ from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, Plan, RunKey, R
 from eventbus.journals.sqlite import SqliteJournal
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStatus
 from receivers import _delivery
+from receivers._control import Source
 from receivers._dead import put_aside
 from receivers._delivery import Delivery
 from receivers._layout import Layout
+from receivers._sources import Journals
 from receivers._suspects import Suspects
 from receivers.abc import Position, RunInfo, Sink
 from receivers.jsonl import JsonlConfig, JsonlSink
@@ -139,7 +141,8 @@ class Workbench:
         self._delivery = None
         self._file = FragileFile(self.folder / "cursors", NAME)
         self._file.fuse = self.fuse
-        reader = JournalReader(self.folder / "journal")
+        journal = JournalReader(self.folder / "journal")
+        reader = Journals(self._file, journal, [Source(1, str(journal.folder), "")])
         delivery = Delivery(
             reader,
             self._file,

@@ -23,8 +23,8 @@ from eventbus import Event, EventBus
 from eventbus.errors import SubscriptionError
 from eventbus.tracking import TRACKING, MetricsLogged
 from receivers import FlushPolicy, JsonlReceiver, Receiver, WorkerPolicy
+from receivers._heart import LOG_BYTES
 from receivers._processes import marked_processes
-from receivers._worker import LOG_BYTES
 from receivers.jsonl import JsonlConfig
 from receivers.testing import CrashingConfig, SlowConfig
 

@@ -28,10 +28,11 @@ from eventbus.journals.consumer import ConsumerFile
 from eventbus.journals.sqlite import SqliteJournal
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStarted
 from receivers import FlushPolicy, Receiver, WorkerPolicy
-from receivers._control import Lost
+from receivers._control import Lost, Source
 from receivers._dead import put_aside
 from receivers._delivery import Delivery
 from receivers._processes import marked_processes
+from receivers._sources import Journals
 from receivers._suspects import FAILURES, IN_A_ROW, AtRisk, Suspects, Suspicion, is_environment
 from receivers.abc import Position, RunInfo, Sink, TrackerUnavailableError
 from receivers.testing import PoisonConfig, PoisonSink
@@ -200,7 +201,8 @@ class Consumer:
         return True
 
     def _deliver(self, file: ConsumerFile, worker: str, batch: int) -> None:
-        reader = JournalReader(self.folder / "journal")
+        journal = JournalReader(self.folder / "journal")
+        reader = Journals(file, journal, [Source(1, str(journal.folder), "")])
         delivery = Delivery(
             reader, file, [self.selector], self._sink, lambda _: None, suspects=Suspects(file, worker), bury=self._bury
         )

@@ -33,7 +33,7 @@ def start_order(config: str = "{}") -> Start:
         journal="/j",
         cursors="/c",
         name="n",
-        partition="s/0-a",
+        sources=[],
         selectors=[],
         again=False,
         beside="dead",
@@ -93,11 +93,11 @@ def test_last_words_to_a_deaf_parent_are_bounded(ends: tuple[socket.socket, sock
 def test_a_start_order_may_be_longer_than_what_is_received_at_once(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     order = start_order("x" * 1_000_000)
-    sender = threading.Thread(target=ours.sendall, args=(pack(order) + pack(Drain()),), daemon=True)
+    sender = threading.Thread(target=ours.sendall, args=(pack(order) + pack(Drain(1, "s/0-a")),), daemon=True)
     sender.start()
     channel = WorkerChannel(theirs)
     assert channel.receive(SECONDS) == order
-    assert channel.receive(SECONDS) == Drain()
+    assert channel.receive(SECONDS) == Drain(1, "s/0-a")
     assert channel.receive(0.0) is None
     sender.join(SECONDS)
 
@@ -116,8 +116,8 @@ def test_a_trainer_may_have_thousands_of_files_open(ends: tuple[socket.socket, s
     try:
         high = socket.socket(fileno=fcntl.fcntl(ends[1].fileno(), fcntl.F_DUPFD_CLOEXEC, 2000))
         with closing(high):
-            ends[0].sendall(pack(Drain()))
-            assert WorkerChannel(high).receive(SECONDS) == Drain()
+            ends[0].sendall(pack(Drain(1, "s/0-a")))
+            assert WorkerChannel(high).receive(SECONDS) == Drain(1, "s/0-a")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
