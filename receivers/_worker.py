@@ -175,9 +175,11 @@ class Worker:
 
     def _let_go(self) -> bool:
         """Note which of the buses that are left have all they had stored; the last one ends with the worker."""
+        if len(self._journals.served) == 1 or self._is_mending():
+            return False
         before = len(self._drained)
         for bus, target in list(self._targets.items()):
-            if len(self._journals.served) > 1 and not self._is_growing() and self._has_passed(target):
+            if len(self._journals.served) > 1 and self._has_passed(target):
                 self._end_runs_of(bus)
                 if self._has_passed(target, stored=True):
                     self._drained.append(bus)
