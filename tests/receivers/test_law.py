@@ -19,8 +19,8 @@ from eventbus import EventBus
 from eventbus.tracking import TRACKING, MetricsLogged
 from receivers import FlushPolicy, Receiver, WorkerPolicy
 from receivers._control import Done, Phase, Settled, pack
-from receivers._processes import marked_processes
 from receivers._heart import LOG_BYTES, WATCHDOG_SECONDS
+from receivers._processes import marked_processes
 from receivers.jsonl import JsonlConfig
 from receivers.testing import HangingConfig
 
