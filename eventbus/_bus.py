@@ -18,7 +18,7 @@ from eventbus import _current
 from eventbus._drain import DrainPolicy, Shield, drain
 from eventbus._event import Envelope, Event, Origin
 from eventbus._feed import ConsumerFeed
-from eventbus._fork import call_in_child
+from eventbus._fork import call_in_child, held_by_forks
 from eventbus._home import Home
 from eventbus._overflow import HandlerOptions
 from eventbus._receipt import Receipt
@@ -52,43 +52,51 @@ class Bus:
     Args:
         open_journal: Opens the journal when the bus is entered.
         drain_policy: Deadlines of the drain.
+        durable: Whether an awaited receipt waits until its event is on the disk.
     """
 
-    def __init__(self, open_journal: Callable[[], LocalJournal], drain_policy: DrainPolicy | None = None) -> None:
+    def __init__(
+        self,
+        open_journal: Callable[[], LocalJournal],
+        drain_policy: DrainPolicy | None = None,
+        *,
+        durable: bool = False,
+    ) -> None:
         self._open_journal = open_journal
         self._drain_policy = drain_policy or DrainPolicy()
+        self._durable = durable
         self._journal: LocalJournal | None = None
-        self._tasks: TaskGroup | None = None
         self._shield = Shield()
-        self._make_lock()
-        call_in_child(self._make_lock)
+        self._accepting = False
+        self._drained = True
+        self._marks: Cursor | None = None
+        self._lines: dict[str, Line] = {}
+        self._begin()
+        self.home = Home(self._feeds, durable=durable)
+        call_in_child(self._begin)
+
+    def _begin(self) -> None:
+        """Begin with nobody subscribed, as a forked child does: handlers, consumers and last words are its parent's.
+
+        The lock keeps journal order and delivery order the same. It is reentrant: a signal handler may log while its
+        thread does.
+        """
+        self._lock = held_by_forks(threading.RLock())
+        self._tasks: TaskGroup | None = None
         self._router = Router()
         self._plain_routes = self._router.plain
         self._feeds = self._router.feeds
-        self._home = Home(self._feeds)
-        self._accepting = False
-        self.crowded = False  # whether a blocking handler may be over its bound
-        self._drained = True
+        self.waits = self._durable  # for the disk, or since a blocking handler may be over its bound
         self._refused: Counter[str] = Counter()
-        self._marks: Cursor | None = None
-        self._lines: dict[str, Line] = {}
         self._told = 0
         self._observer = Observer(self._router)
         self._at_close: list[Callable[[BaseException | None], None]] = []
-
-    def _make_lock(self) -> None:
-        """Make the lock that keeps journal order and delivery order the same.
-
-        Reentrant: a signal handler may log while its thread does. Made anew in a forked child, where the thread that
-        held it may be missing.
-        """
-        self._lock = threading.RLock()
 
     # --- lifetime -----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         self.open()
-        self._home.enter()
+        self.home.enter()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._context = _current.enter(self)
@@ -104,9 +112,10 @@ class Bus:
         if self._journal is not None:
             msg = "a bus is entered once; make another EventBus for the same workspace"
             raise BusStateError(msg)
-        self._journal = self._open_journal()
-        self._append = self._journal.append_nowait
-        self._accepting = True
+        with self._lock:
+            self._journal = self.home.journal = self._open_journal()
+            self._append = self._journal.append_nowait
+            self._accepting = True
         self._journal.listen(self.tell, lambda: self._lock)
 
     async def __aexit__(
@@ -130,7 +139,7 @@ class Bus:
                 await tasks.__aexit__(None, None, None)  # the body's own error passes by as it is, in no group
             finally:
                 self._tasks = None
-                self._home.leave()
+                self.home.leave()
                 self.close()
 
     def stop(self, error: BaseException | None = None) -> None:
@@ -206,7 +215,7 @@ class Bus:
             BadInputError: `event` is not an event or can't be encoded.
         """
         route = self._plain_routes.get(type(event)) if topic is None and scope is _LOCAL else None
-        is_full = False
+        is_full, reason = False, ""
         with self._lock:
             name, subscriptions = route or self._router.resolve(event, topic, scope)
             if not self._accepting:
@@ -214,15 +223,25 @@ class Bus:
             try:
                 envelope = self._append(event, name, scope, run, now_ns() if time_ns is None else time_ns)
             except RefusedError as error:
-                return self._refuse(str(error))
-            for subscription in subscriptions:
-                is_full |= subscription.offer(envelope)
-            for feed in self._feeds:
-                feed.wake()
+                envelope, reason = None, str(error)
+            else:
+                for subscription in subscriptions:
+                    is_full |= subscription.offer(envelope)
+                for feed in self._feeds:
+                    feed.wake()
+        if envelope is None:
+            return self._insist(reason, event, topic=topic, scope=scope, run=run, time_ns=time_ns or now_ns())
         if is_full:
-            self.crowded = True
-            self._wait_for_room_in_thread()
+            self.waits = True
+            self._router.wait_for_room_in_thread(self.home)
         return Receipt(self, envelope.seq)
+
+    def _insist(self, reason: str, event: Event, **options: Any) -> Receipt:
+        """Try again once the journal has room, if this thread may wait for that."""
+        if not self.home.is_here and self.journal.wait_for_room():
+            return self.publish(event, **options)
+        with self._lock:
+            return self._refuse(reason)
 
     def _refuse(self, reason: str) -> Receipt:
         """Count a refusal; the lock is held."""
@@ -232,14 +251,15 @@ class Bus:
         return Receipt(self, 0, reason)
 
     def tell(self, event: Event) -> None:
-        """Publish a word of the bus's own health, unless the bus takes no more events."""
+        """Publish a word of the bus's own health, unless the bus takes no more events.
+
+        Handlers are told even if the journal can't take it: that may be what there is to tell.
+        """
         if self._accepting and self.publish(event).seq:
             self._told += 1
-
-    def _wait_for_room_in_thread(self) -> None:
-        for subscription in self._router.blocking:
-            if subscription.is_full and not self._home.is_here:
-                subscription.wait_for_room()
+        elif self._accepting:
+            with self._lock:
+                self._router.show(Envelope(event, type(event).event_topic, _LOCAL, "", now_ns(), self.origin, 0))
 
     async def accept(self, batch: RelayedBatch) -> int:
         """Take a stretch of another bus's journal, once, and hand it to the handlers.
@@ -325,7 +345,7 @@ class Bus:
             return None
         name = options.pop("name", None)
         options["name"] = self._router.free_name(name) if name else self._router.numbered_name(handler)
-        return self._home.call(
+        return self.home.call(
             lambda: self._add_subscription(Subscription(selector, handler, envelopes=envelopes, **options))
         )
 
@@ -339,7 +359,7 @@ class Bus:
         self._router.free_name(consumer.name)
         feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace, self.tell)
         consumer.check(feed)
-        self._home.call(lambda: self._add_feed(feed))
+        self.home.call(lambda: self._add_feed(feed))
 
     def _add_feed(self, feed: ConsumerFeed) -> None:
         self.journal.keep_for(feed.position)
@@ -357,27 +377,8 @@ class Bus:
 
     async def wait_for_room(self) -> None:
         """Return when no blocking handler is over its bound."""
-        for subscription in self._router.blocking:
-            if subscription.is_full:
-                await subscription.wait_for_room_async()
-        self.crowded = any(one.is_full for one in self._router.blocking)
-
-    async def wait_delivered(self, seq: int, timeout: float | None = None) -> None:
-        """Return when every receiver and relay has stored the own partition up to `seq`.
-
-        Raises:
-            NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
-        """
-        await self._home.wait_delivered(self.origin.partition, seq, timeout)
-
-    def wait_delivered_in_thread(self, seq: int, timeout: float | None = None) -> None:
-        """Do what `wait_delivered` does, from a thread without a loop.
-
-        Raises:
-            NotDeliveredError: It took longer than `timeout` seconds; the message names who lags.
-            BusStateError: Called on the bus's own loop, or on a bus without one.
-        """
-        self._home.wait_delivered_in_thread(self.origin.partition, seq, timeout)
+        await self._router.wait_for_room()
+        self.waits = self._durable or self._router.is_crowded
 
     # --- looking ------------------------------------------------------------------------------------------------
 
@@ -387,8 +388,9 @@ class Bus:
         consumers = (self._lines.get(feed.name) or feed.line(left=0) for feed in self._feeds)
         published = self._journal.last_seq if self._journal else 0
         notes = tuple(self._journal.notes) if self._journal else ()
+        lost = self._journal.lost if self._journal else {}
         lines = (*consumers, *handlers)
-        return Report(published, dict(self._refused), lines, self._drained, self._told, notes)
+        return Report(published, dict(self._refused), lines, self._drained, self._told, notes, lost)
 
     def statistics(self) -> BusStatistics:
         """Return what the bus does at this moment. Legal from any thread, at any time; it waits for nothing."""

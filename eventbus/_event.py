@@ -51,6 +51,8 @@ class Event(BaseModel):
     event_name: ClassVar[str] = "Event"
     event_version: ClassVar[int] = 1
     event_topic: ClassVar[str] = "Event"
+    event_urgent: ClassVar[bool] = False
+    """Whether a journal that has reached its bound takes it all the same: few, small, and wanted most just then."""
 
     @property
     def event_subject(self) -> Hashable:

@@ -12,25 +12,25 @@ from eventbus.errors import NotDeliveredError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from eventbus._home import Home
+
 YIELD_EVERY = 32
 """An awaited receipt lets the loop run once per so many events: a tight loop of awaits must not starve the others."""
 
 
 class Publisher(Protocol):
-    """What a receipt needs of its bus."""
+    """What a receipt needs of its bus.
 
-    crowded: bool
+    Attributes:
+        waits: Whether an awaited receipt has anything to wait for.
+        home: Where it waits.
+    """
+
+    waits: bool
+    home: Home
 
     async def wait_for_room(self) -> None:
         """Return when no blocking handler is over its bound."""
-        ...
-
-    async def wait_delivered(self, seq: int, timeout: float | None) -> None:
-        """Return when every receiver and relay has stored the own partition up to `seq`."""
-        ...
-
-    def wait_delivered_in_thread(self, seq: int, timeout: float | None) -> None:
-        """Do the same from a thread without a loop."""
         ...
 
 
@@ -48,19 +48,34 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     refused: str | None = None
 
     def __await__(self) -> Generator[None, None, Receipt]:
-        """Return when the event is in the journal and blocking handlers have room."""
-        if self.publisher.crowded or self.seq % YIELD_EVERY == 0:  # else there is nothing to wait for
-            yield from self._stored().__await__()
+        """Return when the event is stored as the bus's strength promises, and blocking handlers have room.
+
+        At strength `durable` that is when it is on the disk; if the disk failed, the receipt that is returned says so
+        in `refused`.
+        """
+        if self.publisher.waits or self.seq % YIELD_EVERY == 0:
+            return (yield from self._stored().__await__())
         return self
 
-    async def _stored(self) -> None:
+    async def _stored(self) -> Receipt:
         await anyio.lowlevel.checkpoint()
         await self.publisher.wait_for_room()
+        return self._answer(await self.publisher.home.wait_synced(self.seq))
 
     def wait(self, timeout: float | None = None) -> Receipt:
-        """Return when the event is in the journal. For threads; at strength `process` it already is."""
-        del timeout  # the append is done in the calling thread
-        return self
+        """Do what awaiting does, from a thread; at strength `process` the event is stored already.
+
+        Args:
+            timeout: Seconds to wait, or None for no limit.
+
+        Raises:
+            NotSyncedError: It took longer.
+            BusStateError: The bus is durable, and this is its own loop, which would stand still.
+        """
+        return self._answer(self.publisher.home.wait_synced_in_thread(self.seq, timeout))
+
+    def _answer(self, refused: str | None) -> Receipt:
+        return Receipt(self.publisher, self.seq, refused) if refused and not self.refused else self
 
     async def delivered(self, timeout: float | None = None) -> Receipt:
         """Return when every receiver and relay of this bus has stored the event.
@@ -72,7 +87,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             NotDeliveredError: It took longer, and the message names who lags; or the event was refused.
         """
         self._check_taken()
-        await self.publisher.wait_delivered(self.seq, timeout)
+        await self.publisher.home.wait_delivered(self.seq, timeout)
         return self
 
     def wait_delivered(self, timeout: float | None = None) -> Receipt:
@@ -83,7 +98,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             BusStateError: Called on the bus's own loop, which would wait for itself.
         """
         self._check_taken()
-        self.publisher.wait_delivered_in_thread(self.seq, timeout)
+        self.publisher.home.wait_delivered_in_thread(self.seq, timeout)
         return self
 
     def _check_taken(self) -> None:

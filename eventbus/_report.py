@@ -56,6 +56,7 @@ class Report:
         drained: Whether the drain ended before its deadline.
         health: How many of the published are words of the bus's and its receivers' own health: no tracker stores these.
         notes: What happened to the journal's files, for people.
+        lost: Events that the journal took and may have lost, by cause: forgotten in memory, or not synced.
     """
 
     published: int
@@ -64,6 +65,7 @@ class Report:
     drained: bool = True
     health: int = 0
     notes: tuple[str, ...] = ()
+    lost: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def complete(self) -> bool:
@@ -83,7 +85,8 @@ class Report:
 
     def __str__(self) -> str:
         refused = "".join(f", {count} refused ({cause})" for cause, count in self.refused.items())
-        head = f"{self.published} events published{refused}"
+        lost = "".join(f", {count} {cause}" for cause, count in self.lost.items())
+        head = f"{self.published} events published{refused}{lost}"
         if not self.drained:
             head += "; the drain ended at its deadline: what is left stays in the journal"
         rows = [("receiver", "delivered", "dropped", "failed", "left", "")]

@@ -12,7 +12,8 @@ from eventbus._topic import Scope
 from eventbus.errors import BadInputError, DecodeError, SubscriptionError
 
 if TYPE_CHECKING:
-    from eventbus._event import Origin
+    from eventbus._event import Envelope, Origin
+    from eventbus._home import Home
     from eventbus._subscription import Subscription
     from eventbus.abc import Cursor, RelayedBatch
 
@@ -76,9 +77,30 @@ class Router:
             for subscription in self.subscriptions:
                 subscription.miss(topic)
             return
+        self.show(envelope)
+
+    def show(self, envelope: Envelope[Event]) -> None:
+        """Hand a record to its handlers; the bus holds its lock."""
         _, subscriptions = self.resolve(envelope.event, envelope.topic, envelope.scope)
         for subscription in subscriptions:
             subscription.offer(envelope)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a blocking handler is over its bound."""
+        return any(one.is_full for one in self.blocking)
+
+    async def wait_for_room(self) -> None:
+        """Return when no blocking handler is over its bound."""
+        for subscription in self.blocking:
+            if subscription.is_full:
+                await subscription.wait_for_room_async()
+
+    def wait_for_room_in_thread(self, home: Home) -> None:
+        """Do the same in any thread; that of the loop does not wait."""
+        for subscription in self.blocking:
+            if not home.is_here:
+                subscription.wait_for_room()
 
     def free_name(self, name: str) -> str:
         """Return `name`, or refuse it if it is taken.

@@ -28,12 +28,15 @@ class PartitionHeader(msgspec.Struct, frozen=True, kw_only=True):
         created_ns: When, nanoseconds since the epoch.
         after: Keys of partitions of the same site and rank that had ended before: they are read first.
         first: Number of its first record: more than 1 where it goes on for a partition that had to be given up.
+        parent: Key of the partition that this one belongs to, if a forked child of its writer writes it: the child's
+            end is none of the run's.
     """
 
     origin: Origin
     created_ns: int
     after: tuple[str, ...] = ()
     first: int = 1
+    parent: str = ""
 
     @property
     def key(self) -> str:
@@ -174,6 +177,33 @@ class LocalJournal(Journal):
     def suspect(self, unreadable: Mapping[str, str]) -> None:
         """Take note that a consumer can't read some files, and why, by path: what is damaged is put aside."""
         del unreadable
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """How many own records were taken and may be gone, by cause: forgotten in memory, or not synced."""
+        return {}
+
+    async def synced(self, seq: int) -> str | None:
+        """Return when the own partition is on the disk up to `seq`, or why it will never be. Legal on any loop."""
+        del seq
+        return None
+
+    def wait_synced(self, seq: int, timeout: float | None = None) -> str | None:
+        """Do what `synced` does, from a thread.
+
+        Raises:
+            NotSyncedError: It took longer than `timeout` seconds.
+        """
+        del seq, timeout
+        return None
+
+    def wait_for_room(self) -> bool:
+        """After a refusal, wait in the calling thread until there is room again, once for as long as there is none.
+
+        Returns:
+            Whether it makes sense to try again.
+        """
+        return False
 
     @abstractmethod
     def close(self) -> None:

@@ -50,6 +50,10 @@ class NotDeliveredError(TrackbusError, TimeoutError):
     """Raised when awaited events were not stored by every receiver in time; names the ones that lag."""
 
 
+class NotSyncedError(TrackbusError, TimeoutError):
+    """Raised when an awaited event did not come to the disk in time; it is in the journal all the same."""
+
+
 class ConfigurationError(TrackbusError, ValueError):
     """Raised when a receiver, writer or run is configured in a way that can't work."""
 

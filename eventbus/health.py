@@ -6,12 +6,16 @@ them; subscribe a handler to be told, or read them with `trackbus inspect`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from eventbus._event import Event
 from eventbus._topic import Topic
 
 
 class HealthEvent(Event, topic="trackbus.health"):
     """Base of all health events."""
+
+    event_urgent: ClassVar[bool] = True
 
 
 class WorkerLost(HealthEvent):

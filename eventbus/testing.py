@@ -169,6 +169,19 @@ class FaultyJournal(LocalJournal):
         """Move a consumer's cursor."""
         await self._journal.commit(consumer, cursor)
 
+    @property
+    def lost(self) -> dict[str, int]:
+        """How many own records were taken and may be gone, by cause."""
+        return self._journal.lost
+
+    async def synced(self, seq: int) -> str | None:
+        """Return when the own partition is on the disk up to `seq`, or why it will never be."""
+        return await self._journal.synced(seq)
+
+    def wait_synced(self, seq: int, timeout: float | None = None) -> str | None:
+        """Do what `synced` does, from a thread."""
+        return self._journal.wait_synced(seq, timeout)
+
     def close(self) -> None:
         """Close the journal underneath."""
         self._journal.close()

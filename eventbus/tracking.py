@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
 
@@ -57,6 +57,8 @@ class RunStarted(TrackingEvent):
 
 class RunFinished(TrackingEvent):
     """A run ended: with success, by an error, or killed."""
+
+    event_urgent: ClassVar[bool] = True
 
     status: Literal["FINISHED", "FAILED", "KILLED"]
     reason: str = ""

@@ -15,7 +15,7 @@ import threading
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import msgspec
 from anyio.from_thread import start_blocking_portal
@@ -24,10 +24,12 @@ from eventbus import _current
 from eventbus._bus import Bus
 from eventbus._drain import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, DrainPolicy
 from eventbus._event import Origin
+from eventbus._fork import call_in_child, held_by_forks, keep_for_ever
 from eventbus._mode import is_disabled
 from eventbus._place import make_place
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.journals import MemoryJournal, SqliteJournal
+from eventbus.journals._bound import FULL_TIMEOUT, MAX_BYTES
 from eventbus.journals._partition import new_incarnation
 
 if TYPE_CHECKING:
@@ -42,13 +44,17 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 ENVIRONMENT = "TRACKBUS_BUS"
 """Names the bus of a process that trackbus started: JSON with workspace, site, job, rank and run."""
 
-_opening = threading.Lock()
+Strength = Literal["process", "durable", "live"]
+"""What an event survives: `process` any process of ours that is killed, `durable` a power cut too once its receipt was
+awaited, `live` nothing."""
+
+_opening = held_by_forks(threading.Lock())
 
 SERVER = "server"
 """The site that federated records are relayed to."""
 
 
-class BusAddress(msgspec.Struct, frozen=True, kw_only=True):
+class BusAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a process publishes, in a form that fits into its environment."""
 
     workspace: str
@@ -56,6 +62,8 @@ class BusAddress(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     rank: int = 0
     run: str = ""
+    strength: Strength = "process"
+    max_bytes: int = MAX_BYTES
 
 
 def check_name(what: str, name: str) -> str:
@@ -88,13 +96,21 @@ class EventBus(Bus):
         job: Name of the job; by default the folder's name.
         rank: Rank of this process within its site.
         run: Id of the run that writers of this bus log to; by default `<job>-<4 random>` per opening.
+        strength: `process`: when a log call has returned, its event survives `kill -9` of any process of ours.
+            `durable`: when its receipt was awaited, it survives a power cut too; a call that nobody awaits costs the
+            same. `live`: the journal is in memory, whatever the workspace, and keeps the latest events only: for
+            progress views.
+        max_bytes: What the journal's folder may take; measured once a second.
+        full_timeout: Seconds that a thread waits when it is full, one thread once; then events are refused, and
+            counted, until there is room. The bus's own loop never waits.
         drain_idle_timeout: Seconds without progress after which leaving the bus stops waiting.
         drain_timeout: Seconds after which leaving the bus stops waiting in any case.
         journal_dir: Folder on a local disk for the journal, where the workspace is on a network's; a pointer in the
             workspace leads everybody there. By default what `TRACKBUS_JOURNAL_DIR` says.
 
     Raises:
-        ConfigurationError: A name is not legal, or the environment names an unknown mode.
+        ConfigurationError: A name is not legal, the strength is not known or needs a workspace, or the environment
+            names an unknown mode.
     """
 
     def __init__(
@@ -105,14 +121,21 @@ class EventBus(Bus):
         job: str | None = None,
         rank: int = 0,
         run: str | None = None,
+        strength: Strength = "process",
+        max_bytes: int = MAX_BYTES,
+        full_timeout: float = FULL_TIMEOUT,
         drain_idle_timeout: float = DRAIN_IDLE_SECONDS,
         drain_timeout: float = DRAIN_SECONDS,
         journal_dir: str | Path | None = None,
     ) -> None:
-        super().__init__(self._make_journal, DrainPolicy(drain_idle_timeout, drain_timeout))
-        self._workspace = None if workspace is None else Path(workspace).resolve()
+        policy = DrainPolicy(drain_idle_timeout, drain_timeout)
+        super().__init__(self._make_journal, policy, durable=strength == "durable")
+        folder_name = name_from(Path(workspace).resolve().name) if workspace is not None else "run"
+        self._workspace = None if workspace is None or strength == "live" else Path(workspace).resolve()
+        self.strength: Strength = _check_strength(strength, self._workspace)
+        self._max_bytes = max_bytes
+        self._full_timeout = full_timeout
         self._journal_dir = None if journal_dir is None else Path(journal_dir)
-        folder_name = name_from(self._workspace.name) if self._workspace else "run"
         self._is_disabled = is_disabled()
         self.site = check_name("site", site)
         self.job = check_name("job", job) if job else folder_name
@@ -137,7 +160,15 @@ class EventBus(Bus):
         if self._workspace is None:
             msg = "a bus in memory has no address; give it a workspace"
             raise ConfigurationError(msg)
-        return BusAddress(workspace=str(self._workspace), site=self.site, job=self.job, rank=self.rank, run=self.run)
+        return BusAddress(
+            workspace=str(self._workspace),
+            site=self.site,
+            job=self.job,
+            rank=self.rank,
+            run=self.run,
+            strength=self.strength,
+            max_bytes=self._max_bytes,
+        )
 
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
         if not self._is_disabled:
@@ -155,7 +186,13 @@ class EventBus(Bus):
             return MemoryJournal(origin)
         _make_writable(self._workspace)
         place = make_place(self._workspace, self._journal_dir)
-        return SqliteJournal(place.journal, origin, cursors=place.cursors)
+        return SqliteJournal(
+            place.journal,
+            origin,
+            cursors=place.cursors,
+            max_bytes=self._max_bytes,
+            full_timeout=self._full_timeout,
+        )
 
     @contextmanager
     def background(self) -> Generator[Self]:
@@ -165,6 +202,8 @@ class EventBus(Bus):
         it drains, ends the drain. A bus that is never left is left when the interpreter exits.
         """
         with ExitStack() as exits:
+            self._exits = exits
+            call_in_child(self._stay_behind)
             portal = exits.enter_context(start_blocking_portal(name="trackbus"))
             exits.push(self._hurry)
             exits.enter_context(portal.wrap_async_context_manager(self))
@@ -173,10 +212,23 @@ class EventBus(Bus):
             exits.callback(atexit.unregister, leave)
             yield self
 
+    def _stay_behind(self) -> None:
+        """In a forked child, leaving closes the child's partition alone: loop and thread are its parent's."""
+        keep_for_ever(self._exits.pop_all())
+        self._exits.callback(self.close)
+
     def _hurry(self, kind: type[BaseException] | None, *_: object) -> None:
         """Cut the drain short if an interrupt has ended the wait for it."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._drain_policy.cut_short()
+
+
+def _check_strength(strength: str, workspace: Path | None) -> Strength:
+    for known in get_args(Strength):
+        if strength == known and (workspace is not None or known != "durable"):
+            return known
+    msg = f"strength={strength!r}: use 'process', 'live', or with a workspace 'durable'"
+    raise ConfigurationError(msg)
 
 
 def _make_writable(workspace: Path) -> None:
@@ -192,12 +244,12 @@ def _make_writable(workspace: Path) -> None:
 
 def _bus_of_environment() -> Bus | None:
     with _opening:
-        return _open_bus_of_environment(os.getpid())
+        return _open_bus_of_environment()
 
 
 @cache
-def _open_bus_of_environment(_pid: int) -> Bus | None:
-    """Open it once per process: a forked child writes a partition of its own."""
+def _open_bus_of_environment() -> Bus | None:
+    """Open it once: a forked child has its parent's bus, and writes a partition of its own on it."""
     text = os.environ.get(ENVIRONMENT)
     if not text:
         return None
@@ -206,7 +258,15 @@ def _open_bus_of_environment(_pid: int) -> Bus | None:
     except msgspec.MsgspecError as error:
         msg = f"{ENVIRONMENT} is not the address of a bus: {error}"
         raise ConfigurationError(msg) from error
-    bus = EventBus(address.workspace, site=address.site, job=address.job, rank=address.rank, run=address.run or None)
+    bus = EventBus(
+        address.workspace,
+        site=address.site,
+        job=address.job,
+        rank=address.rank,
+        run=address.run or None,
+        strength=address.strength,
+        max_bytes=address.max_bytes,
+    )
     bus.open()
     atexit.register(_leave, bus)
     return bus

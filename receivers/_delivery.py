@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from eventbus._topic import Selector
     from eventbus.abc import Cursor, StoredRecord
-    from eventbus.journals._reader import PartitionReader
+    from eventbus.journals._partition_reader import PartitionReader
     from eventbus.journals.consumer import ConsumerFile, Part, Plan, RunKey, Segment
     from receivers._sources import Journals
     from receivers._suspects import Suspects
@@ -284,17 +284,19 @@ class Delivery:
         self._ledger.settle()
 
     def _ended(self, writers: set[str], ending: str) -> dict[str, bool]:
-        """Return which of the partitions have ended, and whether in order."""
+        """Return which of the partitions have ended, and whether in order; their forked children's are read too."""
         partitions = self._reader.partitions() if writers else []
         orderly = {key: False for key in writers if self._reader.is_gone(key)}
+        unread = {one.header.parent for one in partitions if one.header.parent and not self._is_read(one)}
         for partition in partitions:
             key = partition.header.key
-            if key in writers and (key == ending or self._is_over(partition)):
+            is_over = key not in unread and partition.ended() and self._is_read(partition)
+            if key in writers and (key == ending or is_over):
                 orderly[key] = key == ending or partition.closed_in_order()
         return orderly
 
-    def _is_over(self, partition: PartitionReader) -> bool:
-        return partition.ended() and self.read_to.get(partition.header.key, 0) >= partition.end()
+    def _is_read(self, partition: PartitionReader) -> bool:
+        return self.read_to.get(partition.header.key, 0) >= partition.end()
 
     def leave(self) -> None:
         """Let go of the runs that go on without this worker."""

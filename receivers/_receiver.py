@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import anyio.to_thread
 
+from eventbus._fork import held_by_forks
 from eventbus._place import place_of
 from eventbus.abc import Consumer, ConsumerStatistics
 from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionError, WorkspaceError
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _buses = numbers(1)
+_at_files = held_by_forks(threading.Lock())  # a child must not inherit a process in the midst of SQLite
 
 
 class ReceiverOptions(TypedDict, total=False):
@@ -116,7 +119,7 @@ class Receiver(Consumer):
         self._check_selectors(feed)
         cursors, destination = place_of(workspace).cursors, self._destination(home, workspace)
         check_free(cursors, self.name, destination)  # before there is a file
-        with suppress(WorkspaceError), ConsumerFile(cursors, self.name) as file:
+        with _at_files, suppress(WorkspaceError), ConsumerFile(cursors, self.name) as file:
             file.claim(destination)
         if workspace == home and not self._joint.is_serving:
             self._home, self._journal, self._again = home, str(journal), feed.journal.again
@@ -164,7 +167,7 @@ class Receiver(Consumer):
         await self._joint.serve(feed, Member(source, feed.journal), begin)
 
     def _stored(self, home: Path) -> tuple[Cursor, dict[tuple[str, str], int]]:
-        with ConsumerFile(place_of(home).cursors, self.name) as file:
+        with _at_files, ConsumerFile(place_of(home).cursors, self.name) as file:
             return file.cursor(), file.counts()
 
     def _make_supervisor(self, joint: Joint) -> Supervisor:
@@ -263,7 +266,7 @@ def _folders(feed: Feed, name: str) -> tuple[Path, Path]:
     if feed.workspace is None or feed.journal.folder is None:
         msg = (
             f"the receiver {name} reads the journal from its own process, and this bus keeps it in memory; "
-            "give the bus a workspace: EventBus('runs/exp1')"
+            "give the bus a workspace, and another strength than 'live': EventBus('runs/exp1')"
         )
         raise SubscriptionError(msg)
     return feed.workspace, feed.journal.folder

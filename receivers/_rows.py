@@ -251,14 +251,17 @@ class Numbering:
         if header.origin.again:  # its sites have gone on without it: the run ends again as it ended
             return
         part = state.parts.setdefault(envelope.site, Part())
+        if header.parent and part.status is not None:  # a forked child's last words: it ends again as it ended
+            return
         if isinstance(event, RunFinished):
             part.writers, part.status, part.reason = [], event.status, event.reason
             return
         if isinstance(event, RunStarted):
             state.name, state.group = event.name, event.group or envelope.origin.job
         part.status, part.reason = None, ""
-        if header.key not in part.writers:
-            part.writers = sorted({*part.writers, header.key}.difference(header.after))
+        writer = header.parent or header.key  # a child's end is none of the run's: its parent's is
+        if writer not in part.writers:
+            part.writers = sorted({*part.writers, writer}.difference(header.after))
 
 
 def _leave_out(record: StoredRecord, error: DecodeError, numbered: Rows) -> None:

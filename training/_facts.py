@@ -18,7 +18,8 @@ from eventbus._statistics import file_sizes
 from eventbus.errors import DecodeError, WorkspaceError
 from eventbus.health import HEALTH, CircuitClosed, CircuitOpened, WorkerLost, WorkerRecovered
 from eventbus.journals._look import count_after, holder, look_at_consumer, open_unchanged
-from eventbus.journals._reader import JournalReader, PartitionReader
+from eventbus.journals._partition_reader import PartitionReader
+from eventbus.journals._reader import JournalReader
 from receivers._processes import marked_processes
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from eventbus._codec import Frame
     from eventbus._topic import Scope
     from eventbus.abc import StoredRecord
-    from eventbus.journals._reader import PartitionReader
+    from eventbus.journals._partition_reader import PartitionReader
 
 FOLLOW_SECONDS = 0.5
 """How often a journal that is followed is looked at."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from pydantic import JsonValue
 
+from eventbus._fork import held_by_forks
 from eventbus.errors import BadInputError, ConfigurationError
 from eventbus.tracking import (
     MAX_KEY_LENGTH,
@@ -68,7 +69,7 @@ class BadInputs:
             raise ConfigurationError(msg)
         self.on_bad_input: OnBadInput = on_bad_input
         self.counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._lock = held_by_forks(threading.Lock())
 
     def note(self, key: object, error: BadInputError) -> None:
         """Raise the error, or count it and warn once per key."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary, ref
 
 from eventbus import Scope
+from eventbus._fork import held_by_forks
 from eventbus.errors import BadInputError
 from eventbus.tracking import RunFinished, RunStarted, RunStatus
 
@@ -41,7 +42,7 @@ class RunBook:
     def __init__(self, bus: Bus) -> None:
         self._bus = ref(bus)  # the book lives as long as its bus, and must not be what keeps it alive
         self._runs: dict[str, _Run] = {}
-        self._lock = threading.RLock()
+        self._lock = held_by_forks(threading.RLock())
 
     def start(self, bus: Bus, name: str, scope: Scope) -> str | None:
         """Publish that a run began, once per run and scope.
@@ -86,7 +87,7 @@ class RunBook:
 
 
 _books: WeakKeyDictionary[Bus, RunBook] = WeakKeyDictionary()
-_books_lock = threading.Lock()
+_books_lock = held_by_forks(threading.Lock())
 
 
 def runs_of(bus: Bus) -> RunBook:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import JsonValue
 
 from eventbus import Receipt, Scope
+from eventbus._fork import held_by_forks
 from eventbus.errors import BadInputError
 from eventbus.tracking import RunStatus, TrackingEvent
 from writers._look_alike import LookAlike
@@ -51,7 +52,7 @@ class WandBWriter(LookAlike):
         super().__init__(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)
         self.config = WandBConfig(self.tracking)
         self._next_step = 0
-        self._lock = threading.Lock()
+        self._lock = held_by_forks(threading.Lock())
 
     def log(self, data: Mapping[str, Any], step: int | None = None, commit: bool | None = None) -> Receipt:
         """Log numbers and texts.

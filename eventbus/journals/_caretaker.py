@@ -1,7 +1,9 @@
-"""One thread per process that does for all partitions what must not happen on a caller's path.
+"""Two threads per process that do for all journals what must not happen on a caller's path.
 
-It syncs what was appended, so that a power cut costs at most `SYNC_SECONDS`, and it checkpoints, so that the
-write-ahead log stays small. It ends with the last partition.
+`syncing` brings what was appended to the disk, so that a power cut costs at most `SYNC_SECONDS` or `SYNC_EVENTS`, and
+at once when somebody waits for it. `upkeep` checkpoints, so that the write-ahead logs stay small, prepares the next
+files and adds up what the journals take. They are two since a checkpoint may take long, and nobody who waits for a sync
+should wait for it. Both end with the last partition.
 """
 
 from __future__ import annotations
@@ -10,12 +12,20 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+from eventbus._fork import call_in_child
+from eventbus.journals._partition import sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SYNC_SECONDS = 0.2
 """What a power cut may cost at strength `process`."""
+
+SYNC_EVENTS = 256
+"""A sync is due as well when so many events came: at full speed it costs the same for all of them."""
 
 CHECKPOINT_SECONDS = 1.0
 """Often enough that a checkpoint is short."""
@@ -23,36 +33,143 @@ CHECKPOINT_SECONDS = 1.0
 RESTART_WAL_BYTES = 4 << 20
 """From this size on the log is made to start over: without that a passive checkpoint lets it grow for ever."""
 
+CHECKPOINT_TIMEOUT_MS = 5
+"""How long a restart waits for readers: writers wait with it, and the next second brings another chance."""
+
 _logger = logging.getLogger("trackbus.journal")
 
 
-class Kept(Protocol):
-    """What the caretaker looks after."""
+class Bell:
+    """Wakes one waiting thread. Ringing takes no lock: a signal handler may ring while its thread does."""
 
-    def care(self, *, checkpoint: bool) -> None:
-        """Sync what was appended and, if asked, checkpoint."""
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Let the current wait return, or else the next one."""
+        try:
+            self._lock.release()
+        except RuntimeError:  # it rings already
+            return
+
+    def wait(self, timeout: float) -> None:
+        """Return when it is rung, or after the timeout."""
+        self._lock.acquire(timeout=timeout)
+
+
+class Rounds:
+    """A thread that calls all it was given, one after the other, again and again, while there is anything to call.
+
+    Args:
+        name: Name of the thread.
+        seconds: Time between two rounds.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._begin()
+        call_in_child(self._begin)
+
+    def _begin(self) -> None:
+        """Begin with nothing to do; a forked child has none of its parent's threads."""
+        self._lock = threading.Lock()
+        self._calls: list[Callable[[], None]] = []
+        self._ailing: set[Callable[[], None]] = set()
+        self._bell = Bell()
+        self.ring = self._bell.ring
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller is this thread."""
+        return threading.current_thread() is self._thread
+
+    def watch(self, call: Callable[[], None]) -> None:
+        """Call it in every round from now on."""
+        with self._lock:
+            self._calls.append(call)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def forget(self, call: Callable[[], None]) -> None:
+        """Call it no more."""
+        with self._lock:
+            self._calls = [other for other in self._calls if other != call]
+            self._ailing.discard(call)
+        self.ring()
+
+    def _run(self) -> None:
+        while calls := self._next():
+            for call in calls:
+                self._try(call)
+
+    def _next(self) -> list[Callable[[], None]]:
+        self._bell.wait(self._seconds)
+        with self._lock:
+            if not self._calls:
+                self._thread = None
+            return self._calls
+
+    def _try(self, call: Callable[[], None]) -> None:
+        """Call it; what fails is logged once until it works again: the append path meets the same and counts it."""
+        try:
+            call()
+        except (OSError, sqlite3.Error) as error:
+            if call not in self._ailing:
+                self._ailing.add(call)
+                _logger.warning("journal upkeep failed: %s; it is tried again until it works", error)
+        else:
+            self._ailing.discard(call)
+
+
+syncing = Rounds("trackbus-sync", SYNC_SECONDS)
+upkeep = Rounds("trackbus-caretaker", CHECKPOINT_SECONDS)
 
 
 class FileCare:
     """Syncs and checkpoints one SQLite file, from a connection of its own."""
 
     def __init__(self, path: Path) -> None:
-        self._wal = f"{path}-wal"
+        self._path = path
+        self._wal = Path(f"{path}-wal")
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA busy_timeout = 100")
+        self._connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MS}")
         self._wal_fd: int | None = None
 
     def sync(self) -> None:
-        """Bring the write-ahead log to the disk."""
+        """Bring the write-ahead log to the disk.
+
+        Raises:
+            OSError: The disk failed, or the file was deleted.
+        """
         if self._wal_fd is None:
             self._wal_fd = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+            sync_folder(self._wal.parent)
         os.fdatasync(self._wal_fd)
+        if not os.fstat(self._wal_fd).st_nlink:
+            raise FileNotFoundError(f"{self._path} was deleted")
 
     def checkpoint(self) -> None:
         """Move the log's pages into the file; a busy reader only puts it off."""
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if Path(self._wal).stat().st_size > RESTART_WAL_BYTES:
+        if self._wal.stat().st_size > RESTART_WAL_BYTES:
             self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+
+    def empty_log(self) -> bool:
+        """Move all of the log into the file of which nothing more is written; tell whether no reader was in the way."""
+        busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
+    def size(self) -> int:
+        """Return the bytes that file and log take.
+
+        Raises:
+            FileNotFoundError: The file was deleted.
+        """
+        return self._path.stat().st_size + self._wal.stat().st_size
 
     def close(self) -> None:
         """Let go of the file."""
@@ -60,65 +177,3 @@ class FileCare:
         if self._wal_fd is not None:
             os.close(self._wal_fd)
             self._wal_fd = None
-
-
-class _Caretaker:
-    """The thread and what it looks after."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: list[Kept] = []
-        self._changed = threading.Event()
-        self._ailing: set[int] = set()
-        self._thread: threading.Thread | None = None
-
-    def watch(self, kept: Kept) -> None:
-        """Look after a partition from now on."""
-        with self._lock:
-            self._kept.append(kept)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="trackbus-caretaker", daemon=True)
-                self._thread.start()
-
-    def forget(self, kept: Kept) -> None:
-        """Look after it no more."""
-        with self._lock:
-            self._kept = [other for other in self._kept if other is not kept]
-            self._ailing.discard(id(kept))
-            self._changed.set()
-
-    def _run(self) -> None:
-        last_checkpoint = time.monotonic()
-        while kept := self._next():
-            due = time.monotonic() - last_checkpoint >= CHECKPOINT_SECONDS
-            for one in kept:
-                self._care(one, checkpoint=due)
-            last_checkpoint = time.monotonic() if due else last_checkpoint
-
-    def _next(self) -> list[Kept]:
-        self._changed.wait(SYNC_SECONDS)
-        with self._lock:
-            self._changed.clear()
-            if not self._kept:
-                self._thread = None
-            return self._kept
-
-    def _care(self, kept: Kept, *, checkpoint: bool) -> None:
-        """Look after one partition; what fails is logged once until it works again: it is tried five times a second."""
-        try:
-            kept.care(checkpoint=checkpoint)
-        except (OSError, sqlite3.Error) as error:  # the append path meets the same fault and counts what it refuses
-            if id(kept) not in self._ailing:
-                self._ailing.add(id(kept))
-                _logger.warning("journal upkeep failed: %s; it is tried again until it works", error)
-        else:
-            if checkpoint:  # both kinds of upkeep work again
-                self._ailing.discard(id(kept))
-
-    def after_fork(self) -> None:
-        """Start anew in a forked child: the thread did not come along."""
-        self.__init__()
-
-
-caretaker = _Caretaker()
-os.register_at_fork(after_in_child=caretaker.after_fork)

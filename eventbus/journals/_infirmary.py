@@ -10,9 +10,20 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from eventbus._fork import call_in_child, held_by_forks
 from eventbus.health import JournalQuarantined
 from eventbus.journals import _partition as files
-from eventbus.journals._quarantine import examine_all, is_torn, mend, partition_key, put_aside, read_damaged, show
+from eventbus.journals._quarantine import (
+    examine,
+    examine_all,
+    is_torn,
+    mend,
+    partition_key,
+    put_aside,
+    read_damaged,
+    rolls_of,
+    show,
+)
 from eventbus.journals.consumer import known_ends
 
 if TYPE_CHECKING:
@@ -32,9 +43,17 @@ class GivenUp(Protocol):
     """A partition of this process to which nothing more is appended."""
 
     header: PartitionHeader
-    path: Path
     end: int
-    connection: sqlite3.Connection
+
+    @property
+    def path(self) -> Path:
+        """The file that was appended to."""
+        ...
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection that appended to it."""
+        ...
 
     def close(self, *, ended: bool = True) -> None:
         """Let go of its files and its lock."""
@@ -81,7 +100,13 @@ class Infirmary:
         self._appending: Callable[[], AbstractContextManager[object]] = nullcontext
         self._untold: list[Event] = []
         self._visited: dict[Path, int] = {}
+        self._begin()
+        call_in_child(self._begin)
+
+    def _begin(self) -> None:
+        """Begin with nothing to do, as a forked child does."""
         self.notes: list[str] = []
+        self._at_work = held_by_forks(threading.Lock())
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -147,6 +172,9 @@ class Infirmary:
             else:
                 show(saved, path)
                 self._say(JournalQuarantined(path=str(path), reason=reason, salvaged=end, lost=0))
+            for earlier in rolls_of(path):  # the fault may be in one that was full
+                if earlier != path and (fault := examine(earlier)):
+                    self._say(put_aside(earlier, read_damaged(earlier), fault))
         finally:
             lock.release()
 
@@ -161,7 +189,8 @@ class Infirmary:
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
-                call()
+                with self._at_work:
+                    call()
             except (OSError, sqlite3.Error) as error:
                 _logger.warning("a damaged file can't be put aside: %s", error)
 

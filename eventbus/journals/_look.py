@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from eventbus.abc import Cursor, StoredRecord
-    from eventbus.journals._reader import PartitionReader
+    from eventbus.journals._partition_reader import PartitionReader
 
 READ_RECORDS = 2000
 """Records read at once: their bytes are held in memory."""

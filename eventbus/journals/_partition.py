@@ -24,7 +24,7 @@ from eventbus._event import Origin
 from eventbus.abc import PartitionHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 FORMAT = 2
 """Version of the file's layout; a reader refuses another one."""
@@ -37,6 +37,9 @@ BUSY_TIMEOUT_MS = 5000
 
 PROBE_SECONDS = 0.1
 """How long a writer tries to take its lock: a reader that looks whether it is free holds it for microseconds."""
+
+FOLDERS = 3
+"""A file's name is on the disk once these are: the site's folder, the journal's, and the one that holds it."""
 
 FILE_NAME = re.compile(r"(?P<rank>\d+)-(?P<incarnation>[0-9a-f]+)-(?P<roll>\d+)\.db")
 
@@ -86,6 +89,17 @@ def roll_path(folder: Path, origin: Origin, roll: int) -> Path:
     return folder / origin.site / f"{origin.rank}-{origin.incarnation}-{roll}.db"
 
 
+def roll_number(path: Path) -> int:
+    """Return which file of its partition it is, from 0."""
+    return _roll_order(path.name)[1]
+
+
+def name_after(path: Path) -> str:
+    """Return the name of the file that a partition goes on in after this one."""
+    stem, number = _roll_order(path.name)
+    return f"{stem}-{number + 1}.db"
+
+
 def lock_path(file: Path) -> Path:
     """Return the lock beside a partition's file."""
     return file.with_name(file.name.rsplit("-", 1)[0] + ".lock")
@@ -110,11 +124,6 @@ def _names(folder: Path | str) -> list[str]:
 def _roll_order(name: str) -> tuple[str, int]:
     stem, _, roll = name.removesuffix(".db").rpartition("-")
     return stem, int(roll)
-
-
-def roll_number(path: Path) -> int:
-    """Return which file of its partition it is, from 0."""
-    return _roll_order(path.name)[1]
 
 
 class PartitionLock:
@@ -203,6 +212,17 @@ def create_file(path: Path, header: PartitionHeader, **more: int) -> None:
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
     unfinished.rename(path)
+    for folder in path.parents[:FOLDERS]:
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names of a folder's files to the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -287,6 +307,32 @@ def ended_before(folder: Path, origin: Origin) -> tuple[str, ...]:
 def new_header(folder: Path, origin: Origin) -> PartitionHeader:
     """Make the header of a partition that begins now."""
     return PartitionHeader(origin=origin, created_ns=time.time_ns(), after=ended_before(folder, origin))
+
+
+def helper_header(of: PartitionHeader) -> PartitionHeader:
+    """Make the header of the partition that a forked child of a writer begins now."""
+    origin = msgspec.structs.replace(of.origin, incarnation=new_incarnation())
+    return msgspec.structs.replace(of, origin=origin, created_ns=time.time_ns(), first=1, parent=of.parent or of.key)
+
+
+def last_seq(paths: Sequence[Path]) -> int:
+    """Return the last sequence that is stored in some files of a partition, oldest first; 0 if there is none."""
+    for path in reversed(paths):
+        with closing(open_reader(path)) as connection:
+            (seq,) = connection.execute("SELECT max(seq) FROM records").fetchone()
+        if seq is not None:
+            return seq
+    return 0
+
+
+def last_mark(paths: Iterable[Path]) -> int:
+    """Return the mark of a partition that is appended in batches: the highest in its files."""
+    mark = 0
+    for path in paths:
+        with closing(open_reader(path)) as connection:
+            row = connection.execute("SELECT value FROM header WHERE name = 'mark'").fetchone()
+        mark = max(mark, row[0] if row else 0)
+    return mark
 
 
 def insert(connection: sqlite3.Connection, records: Iterable[tuple[int, bytes]]) -> None:

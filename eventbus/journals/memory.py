@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eventbus._codec import encode
@@ -26,8 +26,8 @@ class _Mirror:
     """A partition that was appended in batches."""
 
     header: PartitionHeader
+    records: deque[tuple[int, bytes]]
     mark: int = 0
-    records: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
 
 
 class MemoryJournal(LocalJournal):
@@ -35,11 +35,12 @@ class MemoryJournal(LocalJournal):
 
     Args:
         origin: Who writes the own partition.
-        max_events: How many own records are kept; older ones are forgotten, since no cursor on disk needs them.
+        max_events: How many records of each partition are kept; older ones are forgotten, and counted if they are own.
     """
 
     def __init__(self, origin: Origin, *, max_events: int = 1000) -> None:
         self.origin = origin
+        self._max_events = max_events
         self._header = PartitionHeader(origin=origin, created_ns=time.time_ns())
         self._own: deque[Envelope[Event]] = deque(maxlen=max_events)
         self._seq = 0
@@ -63,9 +64,17 @@ class MemoryJournal(LocalJournal):
         self._own.append(envelope)
         return envelope
 
+    @property
+    def lost(self) -> dict[str, int]:
+        """How many own records were forgotten; handlers got them, and a relay counts what it missed."""
+        forgotten = self._seq - len(self._own)
+        return {"no longer in memory": forgotten} if forgotten else {}
+
     async def append(self, batch: RelayedBatch) -> int:
         """Append a stretch of another journal's partition, once."""
-        mirror = self._mirrors.setdefault(batch.header.key, _Mirror(batch.header))
+        mirror = self._mirrors.get(batch.header.key)
+        if mirror is None:
+            mirror = self._mirrors[batch.header.key] = _Mirror(batch.header, deque(maxlen=self._max_events))
         mirror.records += [record for record in batch.records if record[0] > mirror.mark]
         mirror.mark = max(mirror.mark, batch.last)
         return mirror.mark

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -16,16 +15,18 @@ from msgspec.structs import replace
 
 from eventbus._codec import encode
 from eventbus._event import Envelope, Event, Origin
-from eventbus._fork import call_in_child
+from eventbus._fork import call_in_child, held_by_forks, keep_for_ever
 from eventbus.abc import Cursor, LocalJournal, PartitionHeader, RefusedError, RelayedBatch, StoredRecord
 from eventbus.errors import JournalError
-from eventbus.health import JournalTrimmed
+from eventbus.health import JournalFilled, JournalTrimmed
 from eventbus.journals import _partition as files
-from eventbus.journals._caretaker import FileCare, caretaker
-from eventbus.journals._infirmary import Infirmary, is_at
+from eventbus.journals._bound import FULL_TIMEOUT, MAX_BYTES, Bound, nothing
+from eventbus.journals._caretaker import SYNC_EVENTS, syncing, upkeep
+from eventbus.journals._infirmary import Infirmary
 from eventbus.journals._quarantine import partition_key
 from eventbus.journals._reader import JournalReader
 from eventbus.journals._trim import trim
+from eventbus.journals._writing import CLOSED, ROLL_BYTES, Mirror, Partition
 from eventbus.journals.consumer import ConsumerFile
 
 if TYPE_CHECKING:
@@ -39,116 +40,9 @@ T = TypeVar("T")
 BEGIN_SECONDS = 1.0
 """How soon a partition may be given up after the last one: a disk that damages all of them must not be filled so."""
 
-INSERT_ATTEMPTS = 100
-"""Only a signal that strikes within the append makes a second one necessary."""
+FORKED = "a forked child has no partition of its own yet"
 
-
-class _Partition:
-    """The writing end of one partition. Its owner serialises the appends."""
-
-    first_header: ClassVar[dict[str, int]] = {}
-
-    def __init__(self, folder: Path, header: PartitionHeader) -> None:
-        self.header = header
-        path = files.roll_path(folder, header.origin, 0)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as undo:
-            self._lock = files.PartitionLock(files.lock_path(path))
-            undo.callback(self._lock.release)
-            if not path.exists():
-                files.create_file(path, header, roll=0, first=1, **self.first_header)
-            self.connection = files.open_writer(path)
-            undo.callback(self.connection.close)
-            self._care = FileCare(path)
-            undo.callback(self._care.close)
-            self.end = self._stored_end()
-            undo.pop_all()
-        self._care_lock = threading.Lock()
-        self._synced = self.end
-        self.closed = False
-        self.damage = ""  # why nothing more may be appended: its owner goes on in another partition
-        self.path, self._inode = path, path.stat().st_ino
-        caretaker.watch(self)
-
-    def _stored_end(self) -> int:
-        query = "SELECT ifnull(max(seq), ?) FROM records"
-        return self.connection.execute(query, (self.header.first - 1,)).fetchone()[0]
-
-    def insert(self, body: bytes) -> int:
-        """Append one record in a transaction of its own and return its number.
-
-        An interrupt, or a signal handler that logs, may strike between the insert and the count: then the number is
-        taken, and the file says what comes next.
-        """
-        if self.damage:
-            raise files.DamagedError(self.damage)
-        for _ in range(INSERT_ATTEMPTS):
-            seq = self.end + 1
-            try:
-                row = (seq, body, files.checksum(seq, body))
-                self.connection.execute("INSERT INTO records VALUES (?, ?, ?)", row)
-            except sqlite3.IntegrityError:
-                self.end = self._stored_end()
-            else:
-                self.end = max(self.end, seq)
-                return seq
-        msg = f"record {self.end + 1} is there already"
-        raise sqlite3.IntegrityError(msg)
-
-    def care(self, *, checkpoint: bool) -> None:
-        """Sync and checkpoint; called by the caretaker's thread."""
-        end = self.end
-        with self._care_lock:
-            if self.closed or self.damage or end == self._synced:
-                return
-            if not is_at(self.path, self._inode):
-                self.damage = "it was deleted"
-                return
-            self._care.sync()
-            if checkpoint:
-                self._care.checkpoint()
-                self._synced = end
-
-    def close(self, *, ended: bool = True) -> None:
-        """Let go of the partition's files; `ended` says that its writer has said everything."""
-        caretaker.forget(self)
-        with self._care_lock:
-            if self.closed:
-                return
-            self.closed = True
-            self._care.close()
-        if ended:
-            with contextlib.suppress(sqlite3.Error):  # a full disk: the free lock says nearly the same
-                self.connection.execute("INSERT OR REPLACE INTO header VALUES ('closed', 1)")
-        self.connection.close()
-        self._lock.release()
-
-
-class _Mirror(_Partition):
-    """A partition that is appended in batches; its mark moves together with the records."""
-
-    first_header: ClassVar[dict[str, int]] = {
-        "mark": 0,
-        "count": 0,
-    }  # from the start, readers can tell it from a writer's own
-
-    def __init__(self, folder: Path, header: PartitionHeader) -> None:
-        super().__init__(folder, header)
-        row = self.connection.execute("SELECT value FROM header WHERE name = 'mark'").fetchone()
-        self.mark: int = row[0] if row else 0
-
-    def append(self, batch: RelayedBatch) -> int:
-        """Store the records beyond the mark and move it, in one transaction."""
-        fresh = [record for record in batch.records if record[0] > self.mark]
-        mark = max(self.mark, batch.last)
-        self.connection.execute("BEGIN IMMEDIATE")
-        with self.connection:
-            files.insert(self.connection, fresh)
-            self.connection.execute("INSERT OR REPLACE INTO header VALUES ('mark', ?)", (mark,))
-            self.connection.execute("UPDATE header SET value = value + ? WHERE name = 'count'", (len(fresh),))
-        self.mark = mark
-        self.end = fresh[-1][0] if fresh else self.end
-        return mark
+FOREIGN = "the event was logged by another process than this one"
 
 
 class SqliteJournal(LocalJournal):
@@ -158,30 +52,61 @@ class SqliteJournal(LocalJournal):
         folder: Holds the partitions, `<folder>/<site>/<rank>-<incarnation>-<n>.db`.
         origin: Who writes the own partition; its incarnation must be new.
         cursors: Holds the consumers' files; by default `cursors` beside the folder.
+        max_bytes: What all files of the folder may take together; measured once a second.
+        full_timeout: Seconds that one caller waits for room.
+        roll_bytes: Size from which on a partition goes on in another file.
 
     Raises:
         JournalError: The folder can't be written, or the partition is already being written.
     """
 
-    def __init__(self, folder: Path, origin: Origin, *, cursors: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        origin: Origin,
+        *,
+        cursors: Path | None = None,
+        max_bytes: int = MAX_BYTES,
+        full_timeout: float = FULL_TIMEOUT,
+        roll_bytes: int = ROLL_BYTES,
+    ) -> None:
         self.folder = self._folder = folder
-        self.origin = origin
         self._cursors = cursors or folder.parent / "cursors"
-        self._forked = False
-        self._mirrors: dict[str, _Mirror] = {}
-        self._reader = JournalReader(folder)
-        self._serial = threading.Lock()  # the reader and the mirrors serve one thread at a time, of any loop
+        self._roll_bytes = roll_bytes
         self._infirmary = Infirmary(folder, self._cursors)
-        self._positions: list[Callable[[], Mapping[str, int]]] = []
+        self._bound = Bound(folder, max_bytes, full_timeout, self._tell_filled, self.make_room)
+        self._begin_reading()
         try:
             self._infirmary.look_around()
-            self._own = _Partition(folder, files.new_header(folder, origin))
+            self._begin(files.new_header(folder, origin))
         except (OSError, sqlite3.Error) as error:
             msg = f"the journal in {folder} can't be written: {error}; choose another --workspace or free the disk"
             raise JournalError(msg) from error
-        self._line = (origin.partition,)
+        call_in_child(self._lose)
+
+    def _begin_reading(self) -> None:
+        self._mirrors: dict[str, Mirror] = {}
+        self._reader = JournalReader(self._folder)
+        self._serial = held_by_forks(threading.Lock())  # they serve one thread at a time, of any loop
+        self._positions: list[Callable[[], Mapping[str, int]]] = []
+
+    def _begin(self, header: PartitionHeader) -> None:
+        self._own = Partition(self._folder, header, self._roll_bytes)
+        self.origin = header.origin
+        self._line = (header.key,)
         self._began = -BEGIN_SECONDS
-        call_in_child(self.forbid)
+        upkeep.watch(self._measure)
+
+    def _lose(self) -> None:
+        """In a forked child, let go of the parent's files without touching them; the first append begins a partition.
+
+        SQLite's files must not be used through connections that were opened before the fork, nor closed.
+        """
+        keep_for_ever(self._own, self._mirrors, self._reader)
+        self._own.refusal = self._own.refusal or FORKED
+        self._own.end = 0  # of this process
+        self._bound.make_room = nothing
+        self._begin_reading()
 
     @property
     def header(self) -> PartitionHeader:
@@ -197,41 +122,61 @@ class SqliteJournal(LocalJournal):
         """Append one record in a transaction of its own: it survives `kill -9` once this returns."""
         body = encode(event, topic, scope, run, time_ns)
         own = self._own
-        if own.closed or self._forked:
-            raise RefusedError("the journal is closed" if own.closed else "a forked child may not write it")
+        if own.refusal is not None or self._bound.refusal is not None:
+            own = self._admit(event)
         try:
             seq = own.insert(body)
         except sqlite3.Error as error:
-            if not files.is_damage(error):
-                raise RefusedError(str(error)) from error
-            seq = self._insert_anew(body, str(error))
+            seq = self._insert_anew(body, error)
+        if not seq % SYNC_EVENTS:
+            syncing.ring()
         return Envelope(event, topic, scope, run, time_ns, self.origin, seq)
 
-    def _insert_anew(self, body: bytes, damage: str) -> int:
+    def _admit(self, event: Event) -> Partition:
+        """Return where to append an event after all, or refuse it."""
+        own = self._own
         try:
-            self._go_on(self._own, damage)
+            if own.refusal is FORKED:
+                self._begin(files.helper_header(own.header))
+            elif own.damage:
+                self._go_on(own, own.damage)
+        except (OSError, sqlite3.Error) as error:
+            raise RefusedError(f"{own.refusal}; and no other partition can be begun: {error}") from error
+        refusal = self._own.refusal or (None if event.event_urgent else self._bound.refusal)
+        if refusal is not None:
+            raise RefusedError(refusal)
+        return self._own
+
+    def _insert_anew(self, body: bytes, fault: sqlite3.Error) -> int:
+        """Append to another partition if the own one is damaged."""
+        if not files.is_damage(fault):
+            self._bound.fail(str(fault), self._own.end)
+            raise RefusedError(str(fault)) from fault
+        try:
+            self._go_on(self._own, str(fault))
             return self._own.insert(body)
         except (OSError, sqlite3.Error) as error:
-            raise RefusedError(f"{damage}; and no other partition can be begun: {error}") from error
+            raise RefusedError(f"{fault}; and no other partition can be begun: {error}") from error
 
-    def _go_on(self, damaged: _Partition, damage: str) -> None:
+    def _go_on(self, damaged: Partition, damage: str) -> None:
         """Give the own partition up and begin another one, which goes on with its numbers. Nothing is appended now.
 
         Raises:
             OSError: The folder can't be written, or the last one was begun a moment ago.
             sqlite3.Error: The same.
         """
-        if self._own is not damaged or damaged.closed:
+        if self._own is not damaged or damaged.refusal == CLOSED:
             return
         if time.monotonic() < self._began + BEGIN_SECONDS:
             raise OSError("one was begun a moment ago")
         self._began = time.monotonic()
+        damaged.give_up(damage)
         origin = replace(self.origin, incarnation=files.new_incarnation())
         header = files.new_header(self._folder, origin)
-        header = replace(header, after=(*header.after, damaged.header.key), first=damaged.end + 1)
-        self._own, self.origin = _Partition(self._folder, header), origin
+        after, parent = (*header.after, damaged.header.key), damaged.header.parent
+        header = replace(header, after=after, first=damaged.end + 1, parent=parent)
+        self._own, self.origin = Partition(self._folder, header, self._roll_bytes, damaged.synced), origin
         self._line = (*self._line, header.key)
-        damaged.damage = damage
         self._infirmary.take_in(damaged, damage)
 
     def line_of(self, key: str) -> tuple[str, ...]:
@@ -252,6 +197,37 @@ class SqliteJournal(LocalJournal):
         if trimmed.files:
             self._infirmary.tell(JournalTrimmed(files=trimmed.files, bytes=trimmed.bytes))
 
+    def _measure(self) -> None:
+        self._bound.measure(self._own.end)
+
+    def _tell_filled(self, reason: str) -> None:
+        self._infirmary.tell(JournalFilled(reason=reason))
+
+    def wait_for_room(self) -> bool:
+        """After a refusal, wait in the calling thread until there is room again, once for as long as there is none."""
+        return self._bound.is_reached and self._bound.wait()
+
+    # --- syncing ------------------------------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """How many own records may not survive a power cut since a sync failed, by cause."""
+        return {f"may be lost in a power cut: {cause}": n for cause, n in self._own.synced.failed.items()}
+
+    async def synced(self, seq: int) -> str | None:
+        """Return when the own partition is on the disk up to `seq`, or why it will never be. Legal on any loop."""
+        return FOREIGN if seq > self._own.end else await self._own.synced.wait(seq)
+
+    def wait_synced(self, seq: int, timeout: float | None = None) -> str | None:
+        """Do what `synced` does, from a thread.
+
+        Raises:
+            NotSyncedError: It took longer than `timeout` seconds.
+        """
+        return FOREIGN if seq > self._own.end else self._own.synced.wait_in_thread(seq, timeout)
+
+    # --- damage -------------------------------------------------------------------------------------------------
+
     @property
     def notes(self) -> Sequence[str]:
         """What happened to the journal's files since it was opened, for people."""
@@ -261,8 +237,8 @@ class SqliteJournal(LocalJournal):
         """Take note that a consumer can't read some files: what is damaged is put aside, in a thread of its own."""
         own = self._own
         for path, why in unreadable.items():
-            if path == str(own.path):
-                self._infirmary.visit_own(own.path, partial(self._go_on, own, why))
+            if partition_key(Path(path)) == own.header.key:
+                self._infirmary.visit_own(Path(path), partial(self._go_on, own, why))
             else:
                 self._infirmary.visit(Path(path), self._let_go)
 
@@ -272,6 +248,8 @@ class SqliteJournal(LocalJournal):
             mirror = self._mirrors.pop(partition_key(path), None)
             if mirror is not None:
                 mirror.close(ended=False)
+
+    # --- other journals' partitions, and reading ----------------------------------------------------------------
 
     async def append(self, batch: RelayedBatch) -> int:
         """Append a stretch of another journal's partition, once."""
@@ -285,8 +263,9 @@ class SqliteJournal(LocalJournal):
             return call()
 
     def _append(self, batch: RelayedBatch) -> int:
-        if self._own.closed:
-            raise RefusedError("the journal is closed")
+        refusal = (self._own.refusal if self._own.refusal == CLOSED else None) or self._bound.refusal
+        if refusal is not None:
+            raise RefusedError(refusal)
         try:
             mark = self._mirror(batch.header).append(batch)
         except (OSError, sqlite3.Error) as error:
@@ -295,10 +274,10 @@ class SqliteJournal(LocalJournal):
             self._mirrors.pop(batch.header.key).close()
         return mark
 
-    def _mirror(self, header: PartitionHeader) -> _Mirror:
+    def _mirror(self, header: PartitionHeader) -> Mirror:
         mirror = self._mirrors.get(header.key)
         if mirror is None:
-            mirror = self._mirrors[header.key] = _Mirror(self._folder, header)
+            mirror = self._mirrors[header.key] = Mirror(self._folder, header, self._roll_bytes)
             for ended in [self._mirrors.pop(key) for key in header.after if key in self._mirrors]:
                 ended.close(ended=False)  # a successor comes when all of it is here
         return mirror
@@ -323,7 +302,7 @@ class SqliteJournal(LocalJournal):
 
     async def cursor(self, consumer: str) -> Cursor:
         """Return the committed position of a consumer, empty for a new one."""
-        return await anyio.to_thread.run_sync(self._cursor_of, consumer)
+        return await self._in_thread(lambda: self._cursor_of(consumer))
 
     def _cursor_of(self, consumer: str) -> Cursor:
         with ConsumerFile(self._cursors, consumer) as file:
@@ -331,16 +310,18 @@ class SqliteJournal(LocalJournal):
 
     async def commit(self, consumer: str, cursor: Mapping[str, int]) -> None:
         """Move a consumer's cursor; positions of partitions that are not named stay."""
-        await anyio.to_thread.run_sync(self._commit, consumer, dict(cursor))
+        await self._in_thread(lambda: self._commit(consumer, dict(cursor)))
 
     def _commit(self, consumer: str, cursor: Cursor) -> None:
         with ConsumerFile(self._cursors, consumer) as file:
             file.move(cursor)
 
     def close(self) -> None:
-        """Mark the own partition as ended and let go of all files. Legal twice; in a forked child, nothing happens."""
-        if self._forked:  # SQLite's files must not be touched through connections that were opened before the fork
+        """Mark the own partition as ended and let go of all files. Legal twice; what is a parent's is not touched."""
+        if self._own.refusal is FORKED:
+            self._own.refusal = CLOSED
             return
+        upkeep.forget(self._measure)
         self._infirmary.close()
         with self._serial:
             for mirror in self._mirrors.values():
@@ -348,7 +329,3 @@ class SqliteJournal(LocalJournal):
             self._mirrors.clear()
             self._reader.close()  # before the writer: whoever closes a file last, and may write it, tidies it up
             self._own.close()
-
-    def forbid(self) -> None:
-        """Take no more records: a forked child must never touch its parent's files."""
-        self._forked = True

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from readback import read_jsonl
 
 from eventbus import Event, Origin, Scope
@@ -23,6 +24,7 @@ from eventbus._topic import Selector
 from eventbus.abc import StoredRecord
 from eventbus.journals import _partition as files
 from eventbus.journals._reader import JournalReader
+from eventbus.journals._writing import Partition
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, Plan, RunKey, RunState
 from eventbus.journals.sqlite import SqliteJournal
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStatus
@@ -466,6 +468,81 @@ def test_a_run_ends_when_the_last_of_its_writers_has(bench: Workbench) -> None:
     bench.finish()
     assert bench.statuses("run") == ["KILLED"]
     assert sorted(bench.steps("run")) == [0, 1]
+
+
+# --- forked children ------------------------------------------------------------------------------------------------
+
+
+class Child:
+    """A forked child's partition, written in this process."""
+
+    def __init__(self, bench: Workbench, parent: SqliteJournal, *, forked: bool = True) -> None:
+        header = files.helper_header(parent.header)
+        self._partition = Partition(bench.folder / "journal", header if forked else replace(header, parent=""))
+
+    def log_steps(self, *steps: int) -> None:
+        for step in steps:
+            event = MetricsLogged(values={"loss": float(step)}, step=step)
+            self._partition.insert(encode(event, TRACKING.name, Scope.LOCAL, "run", 1))
+
+    def exit(self) -> None:
+        """End as multiprocessing's children do: without a word."""
+        self._partition.close(ended=False)
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_the_end_of_a_forked_child_ends_no_run(bench: Workbench, forked: bool) -> None:
+    """But that of another process of ours does: it is the last that is known to write to the run."""
+    parent = bench.partition()
+    child = Child(bench, parent, forked=forked)
+    child.log_steps(0, 1)
+    child.exit()
+    bench.deliver()
+    bench.delivery.end_lost_runs()
+    assert bench.statuses("run") == ([] if forked else ["KILLED"])
+    bench.leave()
+    bench.delivery.end_lost_runs()  # by another worker, which knows what was committed alone
+    assert bench.statuses("run") == ([] if forked else ["KILLED"])
+    if forked:
+        log_steps(parent, 2)
+        parent.close()
+        bench.finish()
+        assert bench.statuses("run") == ["FINISHED"]
+        assert bench.steps("run") == [0, 1, 2]
+
+
+def test_a_run_is_killed_with_the_parent_and_not_before_its_children_are_read(bench: Workbench) -> None:
+    parent = bench.partition()
+    child = Child(bench, parent)
+    log_steps(parent, 0)
+    bench.deliver()
+    child.log_steps(1, 2)
+    abandon(parent)
+    bench.delivery.end_lost_runs()
+    assert bench.statuses("run") == []
+    bench.deliver()
+    bench.delivery.end_lost_runs()  # the child lives, and has said all that is there
+    assert bench.statuses("run") == ["KILLED"]
+    child.exit()
+    bench.finish()
+    assert bench.statuses("run") == ["KILLED"]
+    assert bench.steps("run") == [0, 1, 2]
+
+
+def test_the_last_words_of_a_child_do_not_change_how_a_run_ended(bench: Workbench) -> None:
+    parent = bench.partition()
+    child = Child(bench, parent)
+    log_steps(parent, 0)
+    log(parent, RunFinished(status="FAILED", reason="an error"))
+    bench.deliver()
+    assert bench.statuses("run") == ["FAILED"]
+    child.log_steps(1)
+    child.exit()
+    bench.deliver()
+    parent.close()
+    bench.finish()
+    assert set(bench.statuses("run")) == {"FAILED"}
+    assert bench.steps("run") == [0, 1]
 
 
 def test_a_killed_run_that_is_resumed_ends_as_its_last_writer_says(bench: Workbench) -> None:
