@@ -9,8 +9,8 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from eventbus import Envelope, Event
 from eventbus.tracking import (
@@ -27,6 +27,10 @@ from receivers._names import escape, flattened, is_plain_path, relative_path, sh
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
+MAX_REQUEST_BYTES = 900_000  # MLflow refuses 1 000 000
+FIELD_BYTES = 150  # names and layout of an entry's fields in a request
+
+T = TypeVar("T")
 
 OWN_TAGS = "trackbus."
 """What the tags that the sink itself sets start with; a user's tag of such a name is renamed."""
@@ -185,3 +189,23 @@ def mlflow_path(name: str) -> str:
 def _own_tag(kind: str, key: str) -> str:
     tag = f"{OWN_TAGS}{kind}.{key}"
     return tag if len(tag) <= MAX_KEY_LENGTH else shorten(tag, MAX_KEY_LENGTH)
+
+
+def as_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags as MLflow takes them."""
+    return {mlflow_key(key): value[:MAX_TAG_LENGTH] for key, value in tags.items()}
+
+
+def chunks(entries: Iterable[T], most: int) -> Iterator[list[T]]:
+    """Split entries so that each request holds at most `most` of them and is not too large."""
+    chunk: list[T] = []
+    size = 0
+    for entry in entries:
+        bytes_of_entry = len(json.dumps(entry)) + FIELD_BYTES
+        if chunk and (len(chunk) == most or size + bytes_of_entry > MAX_REQUEST_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(entry)
+        size += bytes_of_entry
+    if chunk:
+        yield chunk

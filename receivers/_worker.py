@@ -7,7 +7,6 @@ GIL.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
@@ -15,13 +14,11 @@ import socket
 import sys
 import time
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from eventbus._topic import Scope, Selector
 from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import ConsumerFile, ConsumerLock
 from receivers import _processes
@@ -46,6 +43,7 @@ from receivers._control import (
 from receivers._dead import put_aside
 from receivers._delivery import Delivery
 from receivers._heart import Heart, Phases
+from receivers._loading import make_sink_factory, selectors_of
 from receivers._sources import Journals
 from receivers._stand_by import STAND_BY_SECONDS, StandBy
 from receivers._suspects import Suspects, said
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
 
     from eventbus.abc import Cursor, StoredRecord
     from receivers._control import Order
-    from receivers.abc import Sink
 
 POLL_SECONDS = 0.25
 """How often an idle worker looks into the journal."""
@@ -284,33 +281,6 @@ class Worker:
         if left_out != self._left_out:
             self._left_out = left_out
             self._channel.send(LeftOut(left_out))
-
-
-def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
-    """Import the sink that a start order names and return what makes one for a run."""
-    sink_type = _load(start.sink)
-    config = _load(start.config_type).model_validate_json(start.config)
-    workspace = Path(start.workspace)
-
-    def make_sink() -> Sink[Any]:
-        sink: Sink[Any] = sink_type(config, workspace)
-        sink.batch_seconds = start.process_timeout
-        return sink
-
-    return make_sink
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return attrgetter(name)(importlib.import_module(module))
-
-
-def selectors_of(start: Start) -> list[Selector]:
-    """Return the subscriptions that a start order names; importing an event's class makes its records readable."""
-    return [
-        Selector(pattern, _load(event) if event else None, None if scope is None else Scope(scope), sites, runs)
-        for pattern, event, scope, sites, runs in start.selectors
-    ]
 
 
 def work(channel: WorkerChannel, start: Start) -> None:

@@ -30,10 +30,9 @@ What MLflow can't hold is stored as it can, and counted:
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -46,7 +45,7 @@ from pydantic import Field, JsonValue, field_serializer
 from eventbus.errors import ConfigurationError, MissingExtraError
 from eventbus.tracking import RunStatus
 from receivers._batch import FlushPolicy
-from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_text, in_ms, mlflow_key
+from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_tags, as_text, chunks, in_ms
 from receivers._mlflow_uri import (
     check_uri,
     has_timed_out,
@@ -86,8 +85,6 @@ TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 100
 MAX_METRICS_AT_SERVER = 250  # what a busy server stores well within REQUEST_SECONDS; it took 7 s for 1000
 MAX_EXPERIMENT_LENGTH = 500
-MAX_REQUEST_BYTES = 900_000  # MLflow refuses 1 000 000
-FIELD_BYTES = 150  # names and layout of an entry's fields in a request
 
 MAX_TWINS = 100
 """Runs that requests which we had given up may have made; each takes at least REQUEST_SECONDS."""
@@ -290,7 +287,7 @@ class MLflowSink(Sink[MLflowConfig]):
         return found.experiment_id
 
     def _create_experiment(self, name: str) -> Any:
-        tags = _as_tags(self.config.tags("experiment_tags"))
+        tags = as_tags(self.config.tags("experiment_tags"))
         refused = import_module("mlflow.exceptions").MlflowException
         try:
             self._client.create_experiment(name, self.config.artifacts(self.workspace), tags)
@@ -300,7 +297,7 @@ class MLflowSink(Sink[MLflowConfig]):
         return self._client.get_experiment_by_name(name)
 
     def _create_run(self, experiment: str, run: RunInfo) -> Any:
-        tags = _as_tags(self.config.tags("run_tags"))
+        tags = as_tags(self.config.tags("run_tags"))
         own_name = self.config.option("run_name")
         title = run.titled(own_name) if own_name else tags.pop("mlflow.runName", run.title)
         tags |= {RUN_TAG: _identity(run), "trackbus.group": run.group}
@@ -371,25 +368,6 @@ def _lost(uri: str, run: RunInfo, rows: int) -> str:
         f"{redacted(uri)} has no run {run.title} any more, but {rows} rows of it were stored: restore the store, or "
         "replay the run with a receiver of another name and store"
     )
-
-
-def _as_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {mlflow_key(key): value[:MAX_TAG_LENGTH] for key, value in tags.items()}
-
-
-def chunks(entries: Iterable[T], most: int) -> Iterator[list[T]]:
-    """Split entries so that each request holds at most `most` of them and is not too large."""
-    chunk: list[T] = []
-    size = 0
-    for entry in entries:
-        bytes_of_entry = len(json.dumps(entry)) + FIELD_BYTES
-        if chunk and (len(chunk) == most or size + bytes_of_entry > MAX_REQUEST_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(entry)
-        size += bytes_of_entry
-    if chunk:
-        yield chunk
 
 
 class MLflowReceiver(Receiver):
