@@ -157,8 +157,7 @@ class Partition:
             stored = old.end()
         except sqlite3.Error:
             stored = 0
-        if self.end < stored:  # noqa: PLR1730 - max() would be such a call
-            self.end = stored
+        self.end = stored if stored > self.end else self.end  # noqa: FURB136 - max() would be such a call
         old.last = new.base = self.end
         self._roll = new
 
@@ -183,8 +182,7 @@ class Partition:
                 except sqlite3.IntegrityError:
                     self.end = self._roll.end()
                 else:
-                    if self.end < seq:  # noqa: PLR1730 - in a call, a signal handler may log and be forgotten
-                        self.end = seq
+                    self.end = seq if seq > self.end else self.end  # noqa: FURB136 - a handler may log before a call
                     return seq
         finally:
             self._appending = nested

@@ -381,9 +381,9 @@ def test_a_partition_that_is_deleted_while_it_is_written_is_saved(bus: EventBus,
 def test_a_disk_that_damages_everything_is_not_filled_with_partitions(bus: EventBus, wait_until: Wait) -> None:
     assert isinstance(bus.journal, SqliteJournal)
     publish(bus, 1)
-    bus.journal._own.damage = "damaged"
+    bus.journal._own.give_up("damaged")
     publish(bus, 2)
-    bus.journal._own.damage = "damaged again"
+    bus.journal._own.give_up("damaged again")
 
     refused = bus.publish(MetricsLogged(values={"loss": 3.0})).refused
 
@@ -397,7 +397,7 @@ def test_a_receipt_of_a_given_up_partition_is_kept_by_its_successor(bus: EventBu
     publish(bus, *range(1, 11))
     old = bus.origin.partition
     assert isinstance(bus.journal, SqliteJournal)
-    bus.journal._own.damage = "damaged"
+    bus.journal._own.give_up("damaged")
     publish(bus, 11)
     new = bus.origin.partition
 
