@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -131,8 +131,9 @@ class Delivery:
         part = self._suspects.condemned
         if part is None:
             return
-        for record in self._reader.stretch(part.partition, part.seq, part.seq):
-            self._bury(record, self._suspects.reason)
+        with suppress(KeyError):  # its partition is gone: there is nothing left to put aside
+            for record in self._reader.stretch(part.partition, part.seq, part.seq):
+                self._bury(record, self._suspects.reason)
         self._dead[part.partition, part.seq] = self._suspects.reason
         self._suspects.put_aside(part)
 
@@ -141,6 +142,8 @@ class Delivery:
         for segment in plan.segments:
             for record in self._planned(segment, numbered):
                 self._numbering.number_again(record, self._dead, numbered)
+        for site, run, _ in plan.starts:  # a record that was put aside changes its run, though it makes no row
+            self._ledger.change((site, run))
         numbered.close_gap(plan)
         return numbered
 

@@ -201,8 +201,8 @@ class Numbering:
             self._add(key, number, envelope, record.header, numbered)
             return
         numbered.drop(f"dead letter: {reason}", record.header.key)
-        if isinstance(envelope.event, RunFinished) and number > self._runs[key].position:
-            self._learn(key, envelope, record.header)  # the run ends all the same
+        if number > self._runs[key].position:  # its run goes on or ends all the same: opening it clears what it left
+            self._learn(key, envelope, record.header)
 
     def _add(
         self, key: RunKey, number: int, envelope: Envelope[Event], header: PartitionHeader, numbered: Rows

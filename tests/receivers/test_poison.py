@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from readback import read_jsonl
 
@@ -172,6 +172,7 @@ class Consumer:
     config: PoisonConfig
     selector: Selector = field(default_factory=lambda: Selector.of(TRACKING))
     starts: int = 0
+    dies_after_burial: bool = False
     lost: Lost | None = None
     make_sink: Callable[[], Sink[Any]] | None = None
     sinks: list[Any] = field(default_factory=list)
@@ -207,6 +208,9 @@ class Consumer:
             reader, file, [self.selector], self._sink, lambda _: None, suspects=Suspects(file, worker), bury=self._bury
         )
         delivery.recover()
+        if self.dies_after_burial and self.dead():
+            self.dies_after_burial = False
+            raise DiedError
         while records := reader.read(delivery.read_to, batch):
             delivery.deliver(records)
         delivery.end_lost_runs()
@@ -299,6 +303,18 @@ def test_a_single_poison_event_is_all_there_is(tmp_path: Path) -> None:
     assert tested.counts() == {"dropped": 1}
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_a_poison_event_left_behind_the_end_of_its_run_is_cleared(tmp_path: Path, dies: bool) -> None:
+    """The sink had written it, and only opening the run again takes it away."""
+    log_all(tmp_path, [metric(0), RunFinished(status="FINISHED"), metric(1, poison=True)])
+    tested = consumer(tmp_path, at="flush")
+    tested.dies_after_burial = dies
+    tested.run()
+    assert not tested.dies_after_burial
+    assert tested.dead() == [metric(1, poison=True)]
+    assert [seq for _, seq in tested.stored()] == [1, 2]
+
+
 def test_a_tracker_that_fails_at_everything_puts_few_events_aside(tmp_path: Path) -> None:
     log_all(tmp_path, [metric(step, poison=True) for step in range(40)])
     tested = consumer(tmp_path)
@@ -364,13 +380,14 @@ def test_an_end_that_no_tracker_takes_is_given_up(tmp_path: Path, how: Literal["
     assert tested.statuses() == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     events=st.lists(st.tuples(st.integers(0, 1), st.sampled_from("ab"), st.booleans(), st.integers(0, 9)), max_size=40),
     at=st.sampled_from(("write", "flush", "close")),
     how=st.sampled_from(("raise", "kill")),
     batch=st.integers(1, 40),
 )
+@example(events=[(0, "a", True, 1), (0, "a", False, 0)], at="flush", how="raise", batch=2)  # after the end of its run
 def test_whatever_is_poison_wherever(
     events: list[tuple[int, str, bool, int]], at: At, how: Literal["raise", "kill"], batch: int
 ) -> None:
