@@ -67,9 +67,15 @@ def many_runs(workspace: Path, count: int, receivers: list[str]) -> None:
             gc.collect()
             sample(done[-1] + 1, "trainer", os.getpid())
             for name in receivers:
-                for pid in marked_processes(str(workspace / "cursors" / f"{name}.db")):
-                    sample(done[-1] + 1, name, pid)
+                sample(done[-1] + 1, name, worker_of(workspace, name))
     tell(complete=bus.report().complete, report=str(bus.report()))
+
+
+def worker_of(workspace: Path, receiver: str) -> int:
+    """Return the pid of a receiver's worker, not of what its SDK has started."""
+    pids = marked_processes(str(workspace / "cursors" / f"{receiver}.db"))
+    (worker,) = [pid for pid in pids if b"receivers._worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return worker
 
 
 def many_buses(workspace: Path, count: int, receivers: list[str]) -> None:
