@@ -1,7 +1,6 @@
 """The command line as people use it: in processes of its own, on real folders."""
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -102,15 +101,13 @@ def test_a_run_shows_plain_lines_where_there_is_no_terminal(
     )
 
 
-def test_a_run_is_resumed_with_its_own_settings(
-    ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    shutil.copytree(ran[0] / "exp", tmp_path / "exp")
-    again = trackbus(
-        *("run", "--resume", "--rounds", "2", "--trackers", "jsonl", "--workspace", "exp"), folder=tmp_path
-    )
+def test_a_run_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
+    common = ("--trackers", "jsonl", "--workspace", "exp")
+    trackbus("run", "--rounds", "1", "--sites", "1", *common, folder=tmp_path)
+    again = trackbus("run", "--resume", "--rounds", "2", *common, folder=tmp_path)
 
     assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.startswith("1 site, 2 rounds")
     assert re.search(r"^going on with federated-\w{4} at round 2/2$", again.stdout, re.MULTILINE)
     assert "round 1/2" not in again.stdout
     rounds = [
