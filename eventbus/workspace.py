@@ -10,7 +10,6 @@ import atexit
 import os
 import re
 import secrets
-import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -24,6 +23,7 @@ from eventbus import _current
 from eventbus._bus import Bus
 from eventbus._drain import DRAIN_IDLE_SECONDS, DRAIN_SECONDS, DrainPolicy
 from eventbus._event import Origin
+from eventbus._exit import last_error, watch_exit
 from eventbus._fork import call_in_child, held_by_forks, keep_for_ever
 from eventbus._mode import is_disabled
 from eventbus._place import make_place
@@ -208,6 +208,7 @@ class EventBus(Bus):
             exits.push(self._hurry)
             exits.enter_context(portal.wrap_async_context_manager(self))
             exits.callback(_current.leave, self, _current.enter(self))
+            watch_exit()
             leave = atexit.register(partial(_leave_at_exit, exits))
             exits.callback(atexit.unregister, leave)
             yield self
@@ -268,25 +269,21 @@ def _open_bus_of_environment() -> Bus | None:
         max_bytes=address.max_bytes,
     )
     bus.open()
+    watch_exit()
     atexit.register(_leave, bus)
     return bus
 
 
 def _leave(bus: Bus) -> None:
     try:
-        bus.stop(_last_error())
+        bus.stop(last_error())
     finally:
         bus.close()
 
 
 def _leave_at_exit(exits: ExitStack) -> None:
-    error = _last_error()
+    error = last_error()
     exits.__exit__(type(error) if error else None, error, None)
-
-
-def _last_error() -> BaseException | None:
-    """Return what the interpreter is ending with, if it is an error."""
-    return getattr(sys, "last_value", None)
 
 
 _current.set_environment_opener(_bus_of_environment)

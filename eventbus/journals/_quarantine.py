@@ -354,11 +354,15 @@ def mend(path: Path, known: int = 0) -> JournalQuarantined | None:
 def finish_all(folder: Path) -> None:
     """Show the files that were finished by a process which died before it could show them."""
     for finished in folder.glob("*/*.salvaged"):
-        path = finished.with_suffix(".db")
         with suppress(OSError):
-            lock = files.PartitionLock(files.lock_path(path))
-            try:
-                if not path.exists():
-                    show(finished, path)
-            finally:
-                lock.release()
+            _finish(finished)
+
+
+def _finish(finished: Path) -> None:
+    path = finished.with_suffix(".db")
+    lock = files.PartitionLock(files.lock_path(path))
+    try:
+        if not path.exists():
+            show(finished, path)
+    finally:
+        lock.release()
