@@ -1,4 +1,4 @@
-"""The table of faults names every row once, and every test that it names exists."""
+"""The table of faults names every row once, and every test that it and the page of guarantees name exists."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 ROWS = [line for line in TABLE.splitlines() if re.match(r"\| \d+ \|", line)]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
@@ -35,6 +36,11 @@ def test_the_table_has_every_row_once_and_in_order() -> None:
 def test_every_test_that_is_named_exists() -> None:
     assert len(NAMED.findall(TABLE)) > 100
     assert missing(TABLE) == []
+
+
+def test_every_test_that_shows_a_guarantee_exists() -> None:
+    assert len(NAMED.findall(GUARANTEES)) > 30
+    assert missing(GUARANTEES) == []
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())
