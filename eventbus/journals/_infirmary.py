@@ -68,6 +68,10 @@ def is_at(path: Path, inode: int) -> bool:
         return False
 
 
+def _count(given_up: GivenUp) -> int:
+    return given_up.connection.execute("SELECT count(*) FROM records").fetchone()[0]
+
+
 def _save(given_up: GivenUp) -> Path | None:
     """Save a deleted file: the connection to it still reads everything."""
     saved = given_up.path.with_suffix(".salvaged")
@@ -162,7 +166,7 @@ class Infirmary:
 
     def _take_in(self, given_up: GivenUp, reason: str) -> None:
         path, end = given_up.path, given_up.end
-        saved = None if path.exists() else _save(given_up)
+        saved, count = (None, 0) if path.exists() else (_save(given_up), _count(given_up))
         left = read_damaged(path, end, given_up.header)  # before its connection is closed, which tidies up its log
         given_up.close(ended=False)
         lock = files.PartitionLock(files.lock_path(path))
@@ -171,7 +175,7 @@ class Infirmary:
                 self._say(put_aside(path, left, reason))
             else:
                 show(saved, path)
-                self._say(JournalQuarantined(path=str(path), reason=reason, salvaged=end, lost=0))
+                self._say(JournalQuarantined(path=str(path), reason=reason, salvaged=count, lost=0))
             for earlier in rolls_of(path):  # the fault may be in one that was full
                 if earlier != path and (fault := examine(earlier)):
                     self._say(put_aside(earlier, read_damaged(earlier), fault))
