@@ -35,7 +35,7 @@ from receivers._delivery import Delivery
 from receivers._layout import Layout
 from receivers._sources import Journals
 from receivers._suspects import Suspects
-from receivers.abc import Position, RunInfo, Sink
+from receivers.abc import Position, RunInfo, Sink, TrackerRun
 from receivers.jsonl import JsonlConfig, JsonlSink
 
 NOWHERE = 10**9
@@ -339,6 +339,21 @@ def test_what_a_sink_altered_is_counted_although_nothing_is_outstanding_when_it_
     partition.close()
     bench.finish()
     assert bench.counts()["altered", "merged"] == 3
+
+
+def test_what_the_tracker_calls_a_run_is_kept_without_secrets(bench: Workbench) -> None:
+    class OnAPage(JsonlSink):
+        def open(self, run: RunInfo, committed: Position) -> int:
+            row = super().open(run, committed)
+            self.tracker_run = TrackerRun("42", "https://me:secret@host:5000/x?token=secret#/runs/42")
+            return row
+
+    bench._sink = lambda: OnAPage(JsonlConfig(), bench.folder)
+    log_steps(bench.partition(), 0)
+    bench.finish()
+    with ConsumerFile(bench.folder / "cursors", NAME) as file:
+        (state,) = file.runs().values()
+    assert state.tracker == TrackerRun("42", "https://***@host:5000/x?***#/runs/42")
 
 
 def test_a_record_of_another_topic_is_nobodys_loss(bench: Workbench) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from readback import read_mlflow, read_mlflow_runs, read_tensorboard, read_wandb, read_wandb_runs
 
 from eventbus import Event, EventBus
 from eventbus.errors import ConfigurationError, SubscriptionError
@@ -23,11 +24,12 @@ from eventbus.tracking import (
     TextLogged,
     TrackingEvent,
 )
-from receivers import JsonlReceiver
+from receivers import JsonlReceiver, MLflowReceiver, TensorBoardReceiver, WandBReceiver
 from receivers._layout import prefixed, verdict
 from receivers._wandb_rows import changes
 from receivers.abc import Row, RunInfo
 from receivers.testing import make_rows
+from writers import TrackingWriter
 
 EVENTS: tuple[tuple[Event, Event], ...] = (
     (MetricsLogged(values={"a/b": 1.0}, step=3), MetricsLogged(values={"s1/a/b": 1.0}, step=3)),
@@ -104,6 +106,55 @@ def test_files_of_a_shared_run_have_a_name_that_no_site_can_have() -> None:
 def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="use one of per_site, combined"):
         JsonlReceiver(layout="stacked")  # type: ignore[arg-type] - what is under test
+
+
+TRACKERS = {
+    "wandb": lambda home: read_wandb(home / "wandb"),
+    "mlflow": lambda home: read_mlflow(home / "mlflow.db"),
+    "tensorboard": lambda home: read_tensorboard(home / "tensorboard"),
+}
+
+
+def check_metrics(home: Path, tracker: str) -> None:
+    rows = [row for row in TRACKERS[tracker](home) if row.kind == "metric"]
+    assert len({row.run for row in rows}) == 1, tracker
+    for site in ("one", "two"):
+        points = [(row.step, row.value) for row in rows if row.key == f"{site}/loss"]
+        assert points == [(step, float(step)) for step in range(5)], (tracker, site)
+
+
+@pytest.mark.slow  # three SDKs
+@pytest.mark.anyio
+async def test_two_sites_share_a_run_in_every_tracker_by_one_worker_each(tmp_path: Path) -> None:
+    home = tmp_path / "one"
+    receivers = [one(layout="combined") for one in (WandBReceiver, MLflowReceiver, TensorBoardReceiver)]
+
+    def open_bus(folder: Path, site: str) -> EventBus:
+        return EventBus(folder, site=site, job="job", run="run", drain_idle_timeout=100, drain_timeout=100)
+
+    async with open_bus(home, "one") as first, open_bus(tmp_path / "two", "two") as second:
+        for receiver in receivers:
+            for bus in (first, second):
+                bus.subscribe(TRACKING, receiver)
+        for bus in (first, second):
+            writer = TrackingWriter(bus=bus)
+            writer.log_params({"lr": 0.1})
+            for step in range(5):
+                writer.log({"loss": float(step)}, step=step)
+        TrackingWriter(bus=first).finish("FAILED", "broke")
+    for bus in (first, second):
+        assert bus.report().complete, str(bus.report())
+        assert bus.report().line("mlflow").by_site == {bus.site: bus.report().published}
+    for tracker in TRACKERS:
+        check_metrics(home, tracker)
+    (run,) = read_mlflow_runs(home / "mlflow.db")
+    assert (run.name, run.status, run.tags["trackbus.reason"]) == ("run", "FAILED", "one: broke")
+    assert run.params == {"one/lr": "0.1", "two/lr": "0.1"}
+    (found,) = read_wandb_runs(home / "wandb")
+    assert (found.name, found.run_id, found.exit_code) == ("run", "run", 1)
+    assert (found.config["one/lr"], found.config["two/lr"]) == (0.1, 0.1)
+    ends = [row for row in read_tensorboard(home / "tensorboard") if row.key == "run/status/text_summary"]
+    assert (ends[-1].run, ends[-1].value) == ("run/_combined", "FAILED: one: broke")
 
 
 @pytest.mark.anyio
