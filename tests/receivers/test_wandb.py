@@ -37,7 +37,7 @@ from receivers import _wandb_args, _wandb_login, _wandb_server
 from receivers._wandb_args import run_id
 from receivers._wandb_file import WandBLog, recover, run_files
 from receivers._wandb_rows import changes
-from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerUnavailableError
+from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerRun, TrackerUnavailableError
 from receivers.testing import check_sink
 from receivers.wandb import WandBConfig, WandBSink
 
@@ -587,6 +587,7 @@ def test_online_a_run_stands_at_the_server(tmp_path: Path, server: WandBServer) 
     until(lambda: sink.flush() == Position(4), timeout=5.0)
     sink.close(RunStatus.FAILED, "why")
 
+    assert sink.tracker_run == TrackerRun("exp.site-1", f"{server.url}/tester/job/runs/exp.site-1")
     run = server.runs["exp.site-1"]
     assert (run.name, run.group, run.project, run.notes) == ("site-1-exp", "job", "job", "n")
     assert [(row["_step"], row["global_step"]) for row in run.rows()] == [(2, 3), (3, 1)]
