@@ -34,9 +34,10 @@ from eventbus.tracking import (
     TextLogged,
 )
 from receivers import mlflow as mlflow_module
+from receivers._mlflow_draft import chunks
 from receivers._mlflow_uri import MLflowError, redacting
 from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerUnavailableError
-from receivers.mlflow import MLflowConfig, MLflowSink, chunks
+from receivers.mlflow import MLflowConfig, MLflowSink
 from receivers.testing import SAMPLES, START_NS, check_sink, make_rows, make_run
 
 MAX_FLOAT = 1.7976931348623157e308
