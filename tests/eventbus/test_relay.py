@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from eventbus._drain import DrainPolicy
 from eventbus.abc import Cursor, LocalJournal
 from eventbus.errors import SubscriptionError
 from eventbus.journals import MemoryJournal, SqliteJournal
+from eventbus.journals.consumer import ConsumerFile
 from eventbus.testing import FaultyJournal, recording
 
 pytestmark = pytest.mark.anyio
@@ -292,3 +293,36 @@ async def test_each_once_after_kill_9_of_a_process_that_holds_both(tmp_path: Pat
     for numbers, last in zip(at_site.values(), lasts, strict=False):
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         assert numbers[-1] in (last, last + 1)
+
+
+# ------------------------------------------------------------------------------------------ its cursor at its own site
+async def test_a_site_knows_how_far_its_server_is(tmp_path: Path) -> None:
+    async with site_and_server(tmp_path) as (site, server, _):
+        partition = site.origin.partition
+        for number in range(500):
+            site.publish(Counted(number=number), scope=FED)
+        await site.publish(Counted(number=500), scope=FED).delivered(20)
+        assert (await site.journal.cursor("relay")).get(partition, 0) <= 501
+        assert await server.journal.marks() == {partition: 501}
+    with ConsumerFile(tmp_path / "site-1" / "cursors", "relay") as file:
+        assert file.cursor() == {partition: 501}
+
+
+async def test_another_server_has_nothing_yet_whatever_the_last_one_had(tmp_path: Path) -> None:
+    """Else what it lacks could be trimmed away."""
+    async with site_and_server(tmp_path) as (site, _, _):
+        old = site.origin.partition
+        site.publish(Counted(number=1), scope=FED)
+    with anyio.fail_after(30):
+        async with make_bus(tmp_path, "other") as other, make_bus(tmp_path, "site-1") as site:
+            committed: list[Cursor] = []
+            commit = site.journal.commit
+
+            async def watched(consumer: str, cursor: Mapping[str, int]) -> None:
+                await commit(consumer, cursor)
+                committed.append(await site.journal.cursor(consumer))
+
+            site.journal.commit = watched
+            site.subscribe(COUNTS.federated, Relay(other))
+    assert committed[0] == {old: 0}
+    assert committed[-1][old] == 1
