@@ -33,7 +33,8 @@ TRAINER_BYTES_PER_RUN = 4 << 10
 WORKER_BYTES_PER_RUN = 24 << 10
 """A worker remembers where each run stands; an allocator gives nothing back while it warms up."""
 
-BYTES_PER_BUS = 128 << 10
+BYTES_PER_BUS = 384 << 10
+"""Each bus leaves a partition in the workspace, and who reads the journal has up to 100 of its files open at a time."""
 
 
 @dataclass(frozen=True)
