@@ -215,22 +215,20 @@ class Bus:
             BadInputError: `event` is not an event or can't be encoded.
         """
         route = self._plain_routes.get(type(event)) if topic is None and scope is _LOCAL else None
-        is_full, reason = False, ""
-        with self._lock:
-            name, subscriptions = route or self._router.resolve(event, topic, scope)
-            if not self._accepting:
-                return self._refuse("the bus is closed" if self._journal else "the bus is not open")
-            try:
+        is_full = False
+        try:
+            with self._lock:
+                name, subscriptions = route or self._router.resolve(event, topic, scope)
+                if not self._accepting:
+                    return self._refuse("the bus is closed" if self._journal else "the bus is not open")
                 envelope = self._append(event, name, scope, run, now_ns() if time_ns is None else time_ns)
-            except RefusedError as error:
-                envelope, reason = None, str(error)
-            else:
                 for subscription in subscriptions:
                     is_full |= subscription.offer(envelope)
                 for feed in self._feeds:
                     feed.wake()
-        if envelope is None:
-            return self._insist(reason, event, topic=topic, scope=scope, run=run, time_ns=time_ns or now_ns())
+        except RefusedError as error:
+            time_ns = now_ns() if time_ns is None else time_ns
+            return self._insist(str(error), event, topic=topic, scope=scope, run=run, time_ns=time_ns)
         if is_full:
             self.waits = True
             self._router.wait_for_room_in_thread(self.home)

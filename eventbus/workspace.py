@@ -100,7 +100,8 @@ class EventBus(Bus):
             `durable`: when its receipt was awaited, it survives a power cut too; a call that nobody awaits costs the
             same. `live`: the journal is in memory, whatever the workspace, and keeps the latest events only: for
             progress views.
-        max_bytes: What the journal's folder may take; measured once a second.
+        max_bytes: What the journal's folder may take, measured once a second. Near it, the oldest files that every
+            consumer has stored make room.
         full_timeout: Seconds that a thread waits when it is full, one thread once; then events are refused, and
             counted, until there is room. The bus's own loop never waits.
         drain_idle_timeout: Seconds without progress after which leaving the bus stops waiting.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 10 << 30
-"""Room for some ten million events, and little beside the data and the checkpoints of a training."""
+"""Room for tens of millions of events, and little beside the data and the checkpoints of a training."""
 
 FULL_TIMEOUT = 1.0
 """Seconds that one caller waits for room: enough to trim files away, too little to hurt a training."""

@@ -150,14 +150,14 @@ class Partition:
         """Go on in the file that is prepared.
 
         The file says where the old one ends: an interrupt may have struck between an insert and its count. A signal
-        handler that logs right here appends to the old one, too; handlers run after calls, and none follows the look.
+        handler that logs right here appends to the old one, too; handlers run at calls, and there is none behind.
         """
         old, new = self._roll, self._latest
         try:
             stored = old.end()
         except sqlite3.Error:
             stored = 0
-        self.end = stored if stored > self.end else self.end  # noqa: FURB136 - max() would be such a call
+        self.end = stored if stored > self.end else self.end  # noqa: FURB136 - max() is a call
         old.last = new.base = self.end
         self._roll = new
 
@@ -182,7 +182,7 @@ class Partition:
                 except sqlite3.IntegrityError:
                     self.end = self._roll.end()
                 else:
-                    self.end = seq if seq > self.end else self.end  # noqa: FURB136 - a handler may log before a call
+                    self.end = seq if seq > self.end else self.end  # noqa: FURB136 - in a call, a handler may log
                     return seq
         finally:
             self._appending = nested
