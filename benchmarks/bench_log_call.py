@@ -2,7 +2,8 @@
 
 The call is `TrackingWriter.log` on a bus with a workspace, at its default strength: when it returns, the event
 survives `kill -9`. Nothing is subscribed: this is the price of the journal alone. The calls of all cases take turns:
-in a tight loop, in the training loop of a small network (a log per step), and in that loop beside a busy thread.
+in a tight loop, in the training loop of a small network (a log per step), and in that loop beside a busy thread. Then
+the same call on buses of each strength, its receipt ignored or awaited.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +21,12 @@ import torch
 from paired import Table, in_turns, options, p50_p99, percentile, ratio_of_p50, timed
 from torch.optim import SGD
 
-from eventbus import EventBus, Origin, Scope
+from eventbus import EventBus, Origin, Receipt, Scope
 from eventbus._codec import encode
 from eventbus.abc import PartitionHeader
 from eventbus.journals import _partition
 from eventbus.tracking import TRACKING, MetricsLogged
+from eventbus.workspace import Strength
 from training.data import Dataset, load_dataset
 from training.loop import StepResult, round_generator, train_epoch
 from training.model import TutorialCNN, build_model
@@ -35,9 +37,14 @@ Log = Callable[[Values, int], object]
 
 OURS, FLOOR, TENSORBOARD, WANDB = "trackbus", "build, encode, bare insert", "4 x add_scalar", "wandb.log"
 
+STRENGTHS: tuple[Strength, ...] = ("process", "durable", "live")
+
 KEYS: tuple[str, ...] = ("train/loss", "train/accuracy", "train/lr", "train/samples")
 
 BATCH = 16
+
+GROUP = 64
+"""Calls that are awaited together."""
 
 
 def values_of(step: int) -> Values:
@@ -61,7 +68,8 @@ class BareInsert:
         event = MetricsLogged(values=values, step=step)
         body = encode(event, TRACKING.name, Scope.LOCAL, "bare", time.time_ns())
         self._seq += 1
-        self._connection.execute("INSERT INTO records VALUES (?, ?)", (self._seq, body))
+        row = (self._seq, body, _partition.checksum(self._seq, body))
+        self._connection.execute("INSERT INTO records VALUES (?, ?, ?)", row)
 
     def checkpoint(self) -> None:
         """Do between the rounds what the journal's caretaker does all the time."""
@@ -104,6 +112,21 @@ def wandb_offline(folder: Path) -> Iterator[Log]:
 
     with run:
         yield log
+
+
+class Awaited:
+    """A writer on a durable bus, whose receipts a thread waits for: each at once, or those of a group together."""
+
+    def __init__(self, log: Callable[[Values, int], Receipt]) -> None:
+        self._log = log
+
+    def each(self, values: Values, step: int) -> None:
+        self._log(values, step).wait()
+
+    def group(self, values: Values, step: int) -> None:
+        receipts = [self._log(values, step) for _ in range(GROUP)]
+        for receipt in receipts:
+            receipt.wait()
 
 
 # --- in a training loop --------------------------------------------------------------------------------------------
@@ -209,6 +232,30 @@ def tight_loop(table: Table, log: Log, bare: BareInsert, rounds: int, calls: int
     table.target(f"tight loop: p50 over {FLOOR}", ratio_of_p50(times[OURS], times[FLOOR]), 2.0)
 
 
+def strengths(table: Table, folder: Path, rounds: int, calls: int) -> None:
+    """Compare with the default strength; what is awaited waits for this disk, whose speed is the figure's."""
+    batch = [(values_of(step), step) for step in range(calls)]
+
+    def block(log: Log, given: Sequence[tuple[Values, int]]) -> Callable[[], list[float]]:
+        return lambda: timed(lambda one: log(*one), given)
+
+    with contextlib.ExitStack() as stack:
+        logs = {
+            one: TrackingWriter(bus=stack.enter_context(EventBus(folder / one, strength=one).background())).log
+            for one in STRENGTHS
+        }
+        awaited = Awaited(logs["durable"])
+        cases = {one: block(log, batch) for one, log in logs.items()}
+        cases["durable, each awaited"] = block(awaited.each, batch[: calls // 10])
+        cases[f"durable, {GROUP} awaited together, for all"] = block(awaited.group, batch[: calls // 50])
+        in_turns(cases, 1)  # warms up
+        times = in_turns(cases, rounds)
+    for name, taken in times.items():
+        table.row(f"strength {name}, p50 / p99", p50_p99(taken), unit="us")
+    table.row("durable, ignored, p50 over process", ratio_of_p50(times["durable"], times["process"]))
+    table.row("live, p50 over process", ratio_of_p50(times["live"], times["process"]))
+
+
 def in_training(table: Table, training: Training, logs: Mapping[str, Log], rounds: int) -> None:
     turns = Turns(logs)
     training.run(turns, 1)  # warms up
@@ -242,6 +289,7 @@ def main() -> None:
         table = Table("one log call of four values; nothing is subscribed, the journal alone")
         log, bare = stack.enter_context(ours_and_floor(folder))
         tight_loop(table, log, bare, *((7, 200) if args.quick else (31, 500)))
+        strengths(table, folder, *((5, 200) if args.quick else (21, 500)))
         others = {TENSORBOARD: tensorboard, WANDB: wandb_offline}
         logs: dict[str, Log] = {OURS: log, FLOOR: bare.log}
         logs |= {name: stack.enter_context(case(folder)) for name, case in others.items()}
