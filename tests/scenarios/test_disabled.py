@@ -33,7 +33,8 @@ async def handle(event: MetricsLogged) -> None:
 
 async def main():
     async with EventBus("runs/server", site="server") as server, EventBus("runs/site", site="site-1") as bus:
-        server.subscribe(TRACKING, JsonlReceiver())
+        jsonl = JsonlReceiver()
+        server.subscribe(TRACKING, jsonl)
         if sys.argv[1] == "without a key":
             server.subscribe(TRACKING, WandBReceiver(mode="online"))
         bus.subscribe(TRACKING.federated, Relay(server))
@@ -44,6 +45,8 @@ async def main():
             writers[1].log_metric("loss", 1.0, step=step)
             writers[2].add_scalar("loss", 1.0, step)
         await receipt.delivered(20)
+        if os.environ.get("TRACKBUS_MODE") != "disabled":
+            await jsonl.ready()
         bus.publish(MetricsLogged(values={"own": 1.0}, step=99))
         writers[0].finish()
         found = {"threads": len(threading.enumerate()), "children": len(children()), "address": bool(bus.address)}

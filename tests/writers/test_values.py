@@ -242,7 +242,7 @@ def test_what_is_no_text_is_refused(value: object) -> None:
     [
         (None, None),
         ((1, 2.5, "a"), [1, 2.5, "a"]),
-        ({"b", "a"}, ["a", "b"]),
+        pytest.param({"b", "a"}, ["a", "b"], id="a set"),
         ({"a": {1: (True,)}}, {"a": {"1": [True]}}),
         (Colour.RED, "red"),
         (np.float64(0.5), 0.5),
