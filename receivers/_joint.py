@@ -192,11 +192,6 @@ class Joint:
 
     # --- for the buses ------------------------------------------------------------------------------------------
 
-    @property
-    def is_serving(self) -> bool:
-        """Whether a worker is kept running."""
-        return self._thread is not None
-
     async def serve(self, feed: Feed, member: Member, begin: Callable[[], None]) -> None:
         """Serve a bus until it is left and all that it had is stored.
 

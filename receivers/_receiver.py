@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count as numbers
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypedDict
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import anyio.to_thread
 
@@ -99,6 +99,7 @@ class Receiver(Consumer):
         self._home: Path | None = None
         self._journal, self._again = "", False
         self._selectors: Sequence[Selector] = ()
+        self._subscribed: WeakSet[Feed] = WeakSet()
         self._accounts: WeakKeyDictionary[Feed, _Account] = WeakKeyDictionary()
 
     def check(self, feed: Feed) -> None:
@@ -121,13 +122,14 @@ class Receiver(Consumer):
         check_free(cursors, self.name, destination)  # before there is a file
         with _at_files, suppress(WorkspaceError), ConsumerFile(cursors, self.name) as file:
             file.claim(destination)
-        if workspace == home and not self._joint.is_serving:
+        if not self._subscribed:
+            self._selectors, self._ready = feed.selectors, Latch()
+        if not self._subscribed and workspace == home:
             self._home, self._journal, self._again = home, str(journal), feed.journal.again
+        self._subscribed.add(feed)
 
     def _check_selectors(self, feed: Feed) -> None:
-        if not self._joint.is_serving:
-            self._selectors, self._ready = feed.selectors, Latch()
-        elif list(feed.selectors) != list(self._selectors):
+        if self._subscribed and list(feed.selectors) != list(self._selectors):
             raise SubscriptionError(
                 f"the receiver {self.name} is subscribed to something else on another bus, and one worker serves both; "
                 "subscribe it to the same, or make another receiver"
@@ -148,7 +150,8 @@ class Receiver(Consumer):
         try:
             await self._serve(feed)
         finally:
-            if not self._joint.is_serving:
+            self._subscribed.discard(feed)
+            if not self._subscribed:
                 self._ready.set()  # whoever waits for a receiver that has failed would wait for ever
 
     async def _serve(self, feed: Feed) -> None:
