@@ -26,7 +26,7 @@ from writers import MLflowWriter, SummaryWriter, WandBWriter
 handled = []
 
 def children():
-    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
 
 async def handle(event: MetricsLogged) -> None:
     handled.append(event.step)
