@@ -140,8 +140,8 @@ class Told:
 def new_orders(buses: Iterable[Member], told: Told) -> list[Order]:
     """Return what a worker is to be told now, and note that it was."""
     members = {one.source.bus: one for one in buses}
-    orders: list[Order] = [Detach(bus) for bus in sorted(told.attached - members.keys())]
-    orders += [Attach(one.source) for bus, one in members.items() if bus not in told.attached]
+    orders: list[Order] = [Attach(one.source) for bus, one in members.items() if bus not in told.attached]
+    orders += [Detach(bus) for bus in sorted(told.attached - members.keys())]  # last: a worker without a bus ends
     left = [bus for bus, one in members.items() if one.draining and bus not in told.left]
     orders += [Drain(bus, members[bus].journal.origin.partition) for bus in left]
     wanted = {bus: one.wanted for bus, one in members.items()}

@@ -111,6 +111,7 @@ class Supervisor:
         self._python = python
         self._done = False
         self._ready = ready
+        self._told = Told(set())
         self._cursor: Cursor = {}
         self._lost: Lost | None = None
         self._threads = anyio.CapacityLimiter(1)
@@ -167,10 +168,10 @@ class Supervisor:
 
     async def _give_orders(self, ours: socket.socket, start: Start) -> None:
         """Say what to do, then pass on what the bus wants; a worker that is gone is noticed by the one who listens."""
+        self._told = Told({source.bus for source in start.sources})
         await _send(ours, start)
-        told = Told({source.bus for source in start.sources})
         while True:
-            for order in new_orders(self._feed.members(), told):
+            for order in new_orders(self._feed.members(), self._told):
                 await _send(ours, order)
             await self._feed.wait_for_orders(CHECK_SECONDS)
 
@@ -208,7 +209,7 @@ class Supervisor:
             return f"failed: {news.reason}"
         if isinstance(news, Settled) and any(member.contradicts(news.cursor) for member in self._feed.members()):
             return "sent nonsense: it has stored what was never logged"
-        if isinstance(news, Done) and not self._feed.draining:
+        if isinstance(news, Done) and not self._told.left:
             return "sent nonsense: it ends without an order"
         return None
 

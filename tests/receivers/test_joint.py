@@ -25,7 +25,7 @@ from receivers._control import Attach, Detach, Drain, Flush, Source
 from receivers._joint import Member, Told, new_orders
 from receivers._processes import marked_processes
 from receivers.jsonl import JsonlConfig
-from receivers.testing import HangingConfig
+from receivers.testing import HangingConfig, SlowConfig
 
 NAME = "tested"
 POLICY = WorkerPolicy(start_timeout=20, process_timeout=5, heartbeat_timeout=10, orphan_timeout=10)
@@ -171,6 +171,29 @@ async def test_counts_stay_apart_where_sites_share_a_name_and_a_worker_is_lost(t
     assert steps(tmp_path / "a", "two", "twin") == list(range(70))
 
 
+async def test_a_bus_that_comes_while_the_worker_ends_has_another_one(tmp_path: Path) -> None:
+    shared = receiver(SlowConfig(path="jsonl", at="close", seconds=1.0))
+    first = EventBus(tmp_path / "a", site="site-a", run="a")
+
+    async def use_first() -> None:
+        async with first:
+            first.subscribe(TRACKING, shared)
+            publish(first, 30)
+            await shared.ready()
+
+    with anyio.fail_after(60):
+        async with EventBus(tmp_path / "b", site="site-b", run="b") as second, anyio.create_task_group() as tasks:
+            tasks.start_soon(use_first)
+            await until(lambda: shared.statistics().state == "closing")
+            second.subscribe(TRACKING, shared)
+            publish(second, 30)
+            await second.publish(MetricsLogged(values={"loss": 0.0}, step=30), run="b").delivered(30)
+    for bus in (first, second):
+        assert bus.report().complete, str(bus.report())
+        assert bus.report().line(NAME).failed == 0
+    assert steps(tmp_path / "a", "b", "site-b") == list(range(31))
+
+
 async def test_buses_of_other_threads_share_the_worker(tmp_path: Path) -> None:
     shared = receiver()
 
@@ -220,13 +243,14 @@ async def test_a_shared_run_ends_with_its_last_bus_as_badly_as_the_worst(tmp_pat
                 second.subscribe(TRACKING, shared)
                 publish(first, 10)
                 publish(second, 10)
+                await second.publish(MetricsLogged(values={"loss": 10.0}, step=10), run="run").delivered(20)
                 first.publish(RunFinished(status="FAILED", reason="broke"), run="run")
             assert statuses(tmp_path / "a", "run") == []
             publish(second, 10, first=10)
     assert statuses(tmp_path / "a", "run") == ["FAILED"]
     lines = [line.value for line in read_jsonl(tmp_path / "a" / "jsonl" / "run")]
     assert lines[-1]["reason"] == "site-a: broke"
-    assert [line["number"] for line in lines[:-1]] == list(range(1, 32))
+    assert [line["number"] for line in lines[:-1]] == list(range(1, 33))
 
 
 # --- the home -------------------------------------------------------------------------------------------------------
