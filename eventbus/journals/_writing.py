@@ -196,6 +196,8 @@ class Partition:
         with self._sync_lock:
             if self.refusal is None:
                 self._sync()
+            elif self.damage:  # an append that was under way when it was given up
+                self.synced.advance(self.end, f"the file was given up: {self.damage}")
 
     def give_up(self, damage: str) -> None:
         """Take no more records: it is damaged, or deleted. What is not on the disk by now may be lost."""
