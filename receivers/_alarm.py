@@ -41,6 +41,10 @@ class Alarm:
         """What is wrong with the tracker, for people; empty while nothing is known."""
         return f"circuit open: {self.circuit.reason}" if self.circuit.is_open else ""
 
+    def begin(self) -> None:
+        """Take note that a worker is started: what ended the last one says nothing of how this one ends."""
+        self.isolating = self.for_good = False
+
     def lose(self, reason: str, restarts: int, *, hurried: bool) -> float:
         """Take note that a worker was lost; return the seconds until the next is started."""
         if self._lost_at is None:

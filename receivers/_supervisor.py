@@ -145,6 +145,7 @@ class Supervisor:
         """Run one worker to its end; return why it was lost, or None when it has drained."""
         name = secrets.token_hex(8)
         self._lost = None
+        self._alarm.begin()
         async with self._worker(start, name) as (process, ours):
             watch = Watch(self._policy, phase_since=time.monotonic())
             lost: str | None = None
