@@ -53,6 +53,9 @@ class Bus:
         open_journal: Opens the journal when the bus is entered.
         drain_policy: Deadlines of the drain.
         durable: Whether an awaited receipt waits until its event is on the disk.
+
+    Attributes:
+        scope: How far travels what a writer logs here that names no scope.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Bus:
         *,
         durable: bool = False,
     ) -> None:
+        self.scope = Scope.LOCAL
         self._open_journal = open_journal
         self._drain_policy = drain_policy or DrainPolicy()
         self._durable = durable

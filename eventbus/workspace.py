@@ -27,6 +27,7 @@ from eventbus._exit import last_error, watch_exit
 from eventbus._fork import call_in_child, held_by_forks, keep_for_ever
 from eventbus._mode import is_disabled
 from eventbus._place import make_place
+from eventbus._topic import Scope
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.journals import MemoryJournal, SqliteJournal
 from eventbus.journals._bound import FULL_TIMEOUT, MAX_BYTES
@@ -64,6 +65,7 @@ class BusAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run: str = ""
     strength: Strength = "process"
     max_bytes: int = MAX_BYTES
+    scope: Scope = Scope.LOCAL
 
 
 def check_name(what: str, name: str) -> str:
@@ -96,6 +98,7 @@ class EventBus(Bus):
         job: Name of the job; by default the folder's name.
         rank: Rank of this process within its site.
         run: Id of the run that writers of this bus log to; by default `<job>-<4 random>` per opening.
+        scope: How far travels what writers of this bus log that name no scope: `LOCAL` stays at the site.
         strength: `process`: when a log call has returned, its event survives `kill -9` of any process of ours.
             `durable`: when its receipt was awaited, it survives a power cut too; a call that nobody awaits costs the
             same. `live`: the journal is in memory, whatever the workspace, and keeps the latest events only: for
@@ -122,6 +125,7 @@ class EventBus(Bus):
         job: str | None = None,
         rank: int = 0,
         run: str | None = None,
+        scope: Scope = Scope.LOCAL,
         strength: Strength = "process",
         max_bytes: int = MAX_BYTES,
         full_timeout: float = FULL_TIMEOUT,
@@ -132,6 +136,7 @@ class EventBus(Bus):
         policy = DrainPolicy(drain_idle_timeout, drain_timeout)
         super().__init__(self._make_journal, policy, durable=strength == "durable")
         folder_name = name_from(Path(workspace).resolve().name) if workspace is not None else "run"
+        self.scope = scope
         self._workspace = None if workspace is None or strength == "live" else Path(workspace).resolve()
         self.strength: Strength = _check_strength(strength, self._workspace)
         self._max_bytes = max_bytes
@@ -169,6 +174,7 @@ class EventBus(Bus):
             run=self.run,
             strength=self.strength,
             max_bytes=self._max_bytes,
+            scope=self.scope,
         )
 
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
@@ -268,6 +274,7 @@ def _open_bus_of_environment() -> Bus | None:
         run=address.run or None,
         strength=address.strength,
         max_bytes=address.max_bytes,
+        scope=address.scope,
     )
     bus.open()
     watch_exit()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from training._plan import RoundMetrics
 from training._resume import FILE_NAME, LastRound, read_last_round
+from training.average import ModelUpdate, WeightedAverage
 from training.checkpoint import BestModel, load_state_file, save_last_round
-from training.fedavg import FedAvg, ModelUpdate
 from training.loop import evaluate
 from training.model import State, build_model, get_state, load_state
 
@@ -86,7 +86,7 @@ class Server:
         Raises:
             UpdateRefusedError: A site's model can't be averaged.
         """
-        average = FedAvg(like=self._model.state_dict())
+        average = WeightedAverage(like=self._model.state_dict())
         for update in updates:
             average.add(update)
         load_state(self._model, average.result())

@@ -14,8 +14,8 @@ from torch.optim import SGD
 
 from eventbus import Receipt, Scope
 from training._plan import FederationConfig, SiteReady, StepDone
+from training.average import ModelUpdate
 from training.data import DataSpec
-from training.fedavg import ModelUpdate
 from training.loop import EpochResult, EvalResult, StepResult, evaluate, round_generator, train_epoch, warm_up
 from training.model import build_model, get_state, load_state
 from writers import MLflowWriter, SummaryWriter, WandBWriter

@@ -42,9 +42,9 @@ from training._plan import (
 from training._resume import LastRound
 from training._server import Server, last_round
 from training._site import LocalSite, NoLog, RunLog, Site, SiteWorker, TrackedLog, make_local_site
+from training.average import ModelUpdate
 from training.checkpoint import BestModel
 from training.data import Dataset, DataSpec
-from training.fedavg import ModelUpdate
 from training.model import State
 from training.trackers import Account, settle_accounts
 

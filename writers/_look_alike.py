@@ -21,7 +21,7 @@ class LookAlike:
     Args:
         bus: Where to publish; by default the current bus.
         run: Id of the run; by default the bus's own, so that all writers of a bus log to one run.
-        scope: Whether what is logged stays at its site or may cross to the server.
+        scope: Whether what is logged stays at its site or may cross to the server; by default what the bus says.
         on_bad_input: Whether what can't be recorded raises, or is left out and counted.
 
     Attributes:
@@ -39,7 +39,7 @@ class LookAlike:
         *,
         bus: Bus | None = None,
         run: str | None = None,
-        scope: Scope = Scope.LOCAL,
+        scope: Scope | None = None,
         on_bad_input: OnBadInput = "raise",
     ) -> None:
         self.tracking = TrackingWriter(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)

@@ -34,7 +34,8 @@ class TrackingWriter:
     Args:
         bus: Where to publish; by default the current bus.
         run: Id of the run, by default the bus's own; writers with the same one log to the same run.
-        scope: Whether what is logged stays at its site (`LOCAL`) or may cross to the server (`FEDERATED`).
+        scope: Whether what is logged stays at its site (`LOCAL`) or may cross to the server (`FEDERATED`); by default
+            what the bus says, which is `LOCAL` unless it was opened otherwise.
         prefix: Put before the keys of metrics and texts as it stands, for example `train/`.
         on_bad_input: `raise`: a key, value or step that can't be recorded raises, and nothing of its call is
             logged. `count`: it is left out, counted in `bad_inputs` and warned about once per key; the rest
@@ -53,19 +54,19 @@ class TrackingWriter:
         *,
         bus: Bus | None = None,
         run: str | None = None,
-        scope: Scope = Scope.LOCAL,
+        scope: Scope | None = None,
         prefix: str = "",
         on_bad_input: OnBadInput = "raise",
     ) -> None:
-        if not isinstance(scope, Scope):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+        if not isinstance(scope, Scope | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
             msg = f"scope={scope!r} is not a scope: use Scope.LOCAL or Scope.FEDERATED"
             raise ConfigurationError(msg)
         self._bus = bus_for(bus)
         self._run = _run_name(self._bus, run)
-        self._scope = scope
+        self._scope = self._bus.scope if scope is None else scope
         self._intake = Intake(prefix, on_bad_input)
         self._runs = runs_of(self._bus)
-        self._not_started = self._runs.start(self._bus, self._run, scope)
+        self._not_started = self._runs.start(self._bus, self._run, self._scope)
 
     def bind(self, *, run: str | None = None, scope: Scope | None = None, prefix: str = "") -> TrackingWriter:
         """Return a new writer on the same bus; what is not given stays as it is here.

@@ -31,7 +31,7 @@ class SummaryWriter(LookAlike):
         filename_suffix: Accepted.
         bus: Where to publish; by default the current bus.
         run: Id of the run; by default the bus's own.
-        scope: Whether what is logged stays at its site or may cross to the server.
+        scope: Whether what is logged stays at its site or may cross to the server; by default what the bus says.
         on_bad_input: Whether what can't be recorded raises, or is left out and counted.
     """
 
@@ -46,7 +46,7 @@ class SummaryWriter(LookAlike):
         *,
         bus: Bus | None = None,
         run: str | None = None,
-        scope: Scope = Scope.LOCAL,
+        scope: Scope | None = None,
         on_bad_input: OnBadInput = "raise",
     ) -> None:
         super().__init__(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)

@@ -11,9 +11,9 @@ from readback import JsonLine, read_jsonl
 
 from eventbus.errors import ConfigurationError
 from receivers import JsonlReceiver, Receiver
+from training.average import ModelUpdate
 from training.checkpoint import load_state_file
 from training.data import DataSpec
-from training.fedavg import ModelUpdate
 from training.federation import (
     Federation,
     FederationConfig,

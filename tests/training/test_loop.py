@@ -12,8 +12,8 @@ import torch
 from torch.optim import SGD
 
 from training import loop
+from training.average import ModelUpdate, WeightedAverage
 from training.data import Dataset, DataSpec, Samples
-from training.fedavg import FedAvg, ModelUpdate
 from training.loop import EpochResult, StepResult, evaluate, round_generator, train_epoch, warm_up
 from training.model import State, build_model, get_state, load_state
 
@@ -45,7 +45,7 @@ def test_two_sites_learn_the_digits_in_three_rounds(shares: list[Dataset]) -> No
     losses: list[float] = []
     for round_number in range(3):
         state = get_state(model)
-        average = FedAvg(like=state)
+        average = WeightedAverage(like=state)
         for index, share in enumerate(shares):
             average.add(_train_site(state, share.train, f"site-{index}", round_number))
         load_state(model, average.result())

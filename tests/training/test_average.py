@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.fedavg import FedAvg, ModelUpdate, NoUpdatesError, UpdateRefusedError
+from training.average import ModelUpdate, NoUpdatesError, UpdateRefusedError, WeightedAverage
 from training.model import State, build_model, get_state
 
 
@@ -17,7 +17,7 @@ def _update(site: str, samples: int, *values: float, dtype: torch.dtype = torch.
 
 
 def _average(*updates: ModelUpdate) -> torch.Tensor:
-    average = FedAvg()
+    average = WeightedAverage()
     for update in updates:
         average.add(update)
     return average.result()["w"]
@@ -32,7 +32,7 @@ def test_it_weighs_each_update_by_its_samples() -> None:
 def test_a_whole_model_equals_the_same_sum_in_torch() -> None:
     states = [get_state(build_model(seed)) for seed in range(3)]
     samples = [100, 250, 7]
-    average = FedAvg(like=states[0])
+    average = WeightedAverage(like=states[0])
     for index, state in enumerate(states):
         average.add(ModelUpdate(f"site-{index}", state, samples[index]))
     for name, mean in average.result().items():
@@ -43,7 +43,7 @@ def test_a_whole_model_equals_the_same_sum_in_torch() -> None:
 
 def test_one_site_gets_its_own_model_back() -> None:
     state = get_state(build_model(seed=1))
-    average = FedAvg()
+    average = WeightedAverage()
     average.add(ModelUpdate("a", state, 313))
     assert all(torch.equal(average.result()[name], tensor) for name, tensor in state.items())
 
@@ -71,7 +71,7 @@ def test_batch_norms_counters_are_averaged_and_rounded() -> None:
         layer.num_batches_tracked.fill_(batches)
         return get_state(layer)
 
-    average = FedAvg()
+    average = WeightedAverage()
     average.add(ModelUpdate("a", state(10), 1))
     average.add(ModelUpdate("b", state(20), 2))
     counter = average.result()["num_batches_tracked"]
@@ -108,7 +108,7 @@ def test_a_number_that_is_none_is_refused_by_name(bad: float) -> None:
     ],
 )
 def test_an_update_that_does_not_fit_is_refused_with_its_site(update: ModelUpdate, reason: str) -> None:
-    average = FedAvg()
+    average = WeightedAverage()
     average.add(_update("a", 2, 8.0))
     with pytest.raises(UpdateRefusedError) as refused:
         average.add(update)
@@ -117,7 +117,7 @@ def test_an_update_that_does_not_fit_is_refused_with_its_site(update: ModelUpdat
 
 
 def test_a_refused_update_leaves_no_trace() -> None:
-    average = FedAvg()
+    average = WeightedAverage()
     average.add(ModelUpdate("a", {"v": torch.ones(1), "w": torch.ones(1)}, 2, {"loss": 1.0}))
     poisoned = ModelUpdate("b", {"v": torch.full((1,), 9.0), "w": torch.tensor([math.nan])}, 2, {"loss": 9.0})
     with pytest.raises(UpdateRefusedError):
@@ -130,7 +130,7 @@ def test_a_refused_update_leaves_no_trace() -> None:
 
 
 def test_the_global_model_decides_which_site_is_the_odd_one_out() -> None:
-    average = FedAvg(like={"w": torch.zeros(1)})
+    average = WeightedAverage(like={"w": torch.zeros(1)})
     with pytest.raises(UpdateRefusedError, match="site 'odd'"):
         average.add(_update("odd", 1, 1.0, 2.0))
     average.add(_update("even", 1, 4.0))
@@ -139,26 +139,26 @@ def test_the_global_model_decides_which_site_is_the_odd_one_out() -> None:
 
 def test_an_average_of_nothing_is_refused() -> None:
     with pytest.raises(NoUpdatesError, match="no update was added"):
-        FedAvg(like={"w": torch.zeros(1)}).result()
+        WeightedAverage(like={"w": torch.zeros(1)}).result()
 
 
 def test_adding_changes_no_update_and_asking_changes_no_average() -> None:
     update = _update("a", 3, 1.5)
-    average = FedAvg()
+    average = WeightedAverage()
     average.add(update)
     average.result()["w"].zero_()
     assert (update.state["w"].item(), average.result()["w"].item()) == (1.5, 1.5)
 
 
 def test_metrics_are_averaged_over_the_sites_that_gave_them() -> None:
-    average = FedAvg()
+    average = WeightedAverage()
     average.add(ModelUpdate("a", {}, 1, {"loss": 1.0, "auc": 0.5}))
     average.add(ModelUpdate("b", {}, 3, {"loss": 3.0}))
     assert average.metrics() == {"loss": (1 * 1.0 + 3 * 3.0) / 4, "auc": 0.5}
 
 
 def test_what_is_held_does_not_grow_with_the_sites() -> None:
-    average = FedAvg()
+    average = WeightedAverage()
     average.add(_update("first", 1, *range(1000)))
     sums = average._sums
     before = {name: tensor.data_ptr() for name, tensor in sums.items()}

@@ -49,7 +49,7 @@ class ModelUpdate:
     metrics: dict[str, float] = field(default_factory=dict[str, float])
 
 
-class FedAvg:
+class WeightedAverage:
     """A running weighted average of one round's updates.
 
     An update may be forgotten once it is added: held is one float64 sum per tensor, however many sites.

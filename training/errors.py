@@ -1,0 +1,32 @@
+"""What can go wrong in a job, one class per situation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventbus.errors import ConfigurationError, TrackbusError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class JobError(ConfigurationError):
+    """Raised when a job can't be run as it is written: the message names the file or component, and the way out."""
+
+
+class RoundFailedError(TrackbusError, RuntimeError):
+    """Raised when too few sites answered.
+
+    Attributes:
+        problems: Why, by site.
+    """
+
+    def __init__(self, what: str, needed: int, accepted: int, problems: Mapping[str, str]) -> None:
+        """Name what failed, and every site's reason."""
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in problems.items()) or "there are no more sites"
+        super().__init__(f"{what}: {accepted} of the {needed} answers needed came ({reasons})")
+        self.problems = dict(problems)
+
+
+class ClientError(TrackbusError, RuntimeError):
+    """Raised by the client API when it is used out of order, or when its server is gone."""
