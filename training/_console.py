@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -30,9 +31,20 @@ NAMED_SITES = 4
 """So many sites are shown one by one in a round's line, more as a range."""
 
 
-def make_console(*, stderr: bool = False) -> Console:
+class LastingConsole(Console):
+    """Falls silent when its reader goes: a training that nobody watches any more (`| head`) goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Write no more, and leave nothing for the interpreter to flush into the closed pipe."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
+def make_console(kind: type[Console] = Console, *, stderr: bool = False) -> Console:
     """Make a console that breaks no long line in a file."""
-    console = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    console = kind(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     return console
@@ -48,8 +60,8 @@ class Screen:
 
     def __init__(self, config: FederationConfig, trackers: Sequence[str]) -> None:
         self._config = config
-        self._out = make_console()
-        self._errors = make_console(stderr=True)
+        self._out = make_console(LastingConsole)
+        self._errors = make_console(LastingConsole, stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -72,6 +72,15 @@ def table(out: str) -> list[list[str]]:
     return [line.split() for line in out.splitlines() if re.search(r"\s\d+\s*$", line) and "/" not in line]
 
 
+def global_rounds(workspace: Path) -> list[int]:
+    """The rounds of which the server's measurement is stored."""
+    return [
+        line.value["event"]["step"]
+        for line in read_jsonl(workspace / "jsonl")
+        if "global/loss" in line.value.get("event", {}).get("values", {})
+    ]
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A small run into JSON lines, and its folder."""
@@ -110,12 +119,7 @@ def test_a_run_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
     assert again.stdout.startswith("1 site, 2 rounds")
     assert re.search(r"^going on with federated-\w{4} at round 2/2$", again.stdout, re.MULTILINE)
     assert "round 1/2" not in again.stdout
-    rounds = [
-        line.value["event"]["step"]
-        for line in read_jsonl(tmp_path / "exp" / "jsonl")
-        if "global/loss" in line.value.get("event", {}).get("values", {})
-    ]
-    assert rounds == [0, 1]
+    assert global_rounds(tmp_path / "exp") == [0, 1]
 
 
 def test_what_cannot_be_resumed_is_said(ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
@@ -276,3 +280,16 @@ def test_the_version_is_told(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"trackbus \S.*\n", done.stdout)
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    arguments = ("run", "--sites", "1", "--rounds", "2", "--trackers", "jsonl", "--workspace", "exp")
+    with start(*arguments, folder=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()  # as `| head -1` does
+        errors = process.stderr.read()
+
+    assert (process.returncode, errors) == (0, "")
+    assert global_rounds(tmp_path / "exp") == [0, 1]
