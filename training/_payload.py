@@ -162,7 +162,7 @@ def _array(value: object) -> Any:
     import numpy as np
 
     if not isinstance(value, np.ndarray | np.generic | bool | int | float):
-        raise TypeError(f"it is a {type(value).__name__}")
+        raise TypeError(f"a {type(value).__name__}")
     array = cast("np.ndarray[Any, np.dtype[Any]]", np.asarray(value))
     return array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
 

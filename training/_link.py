@@ -1,0 +1,78 @@
+"""The script's end of the socket to its site: whole frames, and no polling."""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Final
+
+from training._wire import PREFIX, LinkAddress, Message, pack, unpack, unpack_prefix
+
+MS_PER_SECOND: Final = 1000
+
+
+class Link:
+    """Sends and receives frames; one thread does so at a time.
+
+    Args:
+        address: Where the site listens.
+
+    Raises:
+        OSError: Nobody listens there.
+    """
+
+    def __init__(self, address: LinkAddress) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(address.socket)
+        except OSError:
+            self._socket.close()
+            raise
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+
+    def send(self, message: Message, payload: bytes = b"") -> None:
+        """Send one frame; returns when the system has taken all of it.
+
+        Raises:
+            OSError: The other end is gone.
+            ValueError: The message is too long.
+        """
+        self._socket.sendall(pack(message, len(payload)))
+        if payload:  # who has read the whole frame may have closed the link by now
+            self._socket.sendall(payload)
+
+    def receive(self, timeout: float | None = None) -> tuple[Message, bytes] | None:
+        """Wait for the next frame, and return its message and payload.
+
+        Args:
+            timeout: Seconds until it has to begin; None waits for as long as the other end lives.
+
+        Returns:
+            None if nothing came in time.
+
+        Raises:
+            OSError: The other end is gone.
+            DecodeError: What came is no frame.
+        """
+        if not self._poll.poll(None if timeout is None else max(timeout, 0) * MS_PER_SECOND):
+            return None
+        header_bytes, payload_bytes = unpack_prefix(self._read(PREFIX.size))
+        message = unpack(self._read(header_bytes))
+        return message, self._read(payload_bytes)
+
+    def _read(self, size: int) -> bytes:
+        """Read so many bytes; mostly in one call, so that a large model is not copied."""
+        parts: list[bytes] = []
+        missing = size
+        while missing:
+            part = self._socket.recv(missing, socket.MSG_WAITALL)
+            if not part:
+                raise ConnectionResetError("the other end has closed the connection")
+            parts.append(part)
+            missing -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close it; legal twice."""
+        self._socket.close()
