@@ -33,6 +33,10 @@ trackbus demo  [dim]# a small federation into W&B (offline), MLflow and TensorBo
 
 trackbus run --sites 4 --rounds 5 --trackers tensorboard,mlflow --name exp1
 
+trackbus run --sites 5 --partition shards:2  [dim]# two classes at each site; also dirichlet:0.5, quantity[/dim]
+
+trackbus run --data fashion-mnist --epochs 2  [dim]# or cifar10: downloaded where it is not there[/dim]
+
 trackbus run --trackers jsonl --workspace /tmp/exp2  [dim]# plain JSON lines, no SDK[/dim]
 
 trackbus run --trackers wandb --wandb-mode online  [dim]# after `wandb login`[/dim]
@@ -70,6 +74,17 @@ Strict = Annotated[
 Trackers = Annotated[
     str,
     typer.Option(metavar="NAMES", help="wandb, mlflow, tensorboard, jsonl, in a list with commas; or none."),
+]
+
+Data = Annotated[str, typer.Option(metavar="NAME", help="What to train on: digits, cifar10, fashion-mnist.")]
+
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of downloaded data sets.", show_default="one in the user's cache")
+]
+
+Partition = Annotated[
+    str,
+    typer.Option(metavar="HOW", help="Who gets what: iid, dirichlet:ALPHA, shards:CLASSES (of so few each), quantity."),
 ]
 
 
@@ -123,6 +138,9 @@ def run(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs that a site trains per round.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 16,
     lr: Annotated[float, typer.Option(help="Learning rate of the sites' SGD.")] = 0.02,
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    partition: Partition = "iid",
     seed: Annotated[int, typer.Option(help="The same seed trains the same.")] = 0,
     name: Annotated[str, typer.Option(help="Name of the job: W&B's project, MLflow's experiment.")] = "federated",
     wandb_mode: Annotated[
@@ -133,19 +151,23 @@ def run(
     ] = False,
     strict: Strict = False,
 ) -> None:
-    """Train the digits at several sites, and track it."""
+    """Train a small network at several sites, and track it."""
     options: dict[str, tuple[str, object]] = {
         "sites": ("sites", sites),
         "rounds": ("rounds", rounds),
         "epochs": ("local_epochs", epochs),
         "batch_size": ("batch_size", batch_size),
         "lr": ("learning_rate", lr),
+        "data": ("dataset", data),
+        "partition": ("partition", partition),
         "seed": ("seed", seed),
         "name": ("name", name),
     }
     settings = {key: value for option, (key, value) in options.items() if not resume or _is_given(context, option)}
     folder = workspace or Path("runs", name)
-    _train({**settings, "workspace": folder, "resume": resume}, trackers, wandb_mode, strict=strict)
+    _train(
+        {**settings, "workspace": folder, "data_root": data_root, "resume": resume}, trackers, wandb_mode, strict=strict
+    )
 
 
 add_commands(app)

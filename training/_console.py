@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from eventbus.workspace import SERVER
-from training._plan import FederationConfig, RoundDone, RoundMetrics, RunResumed, SiteReady, StepDone
+from training._label_table import label_table
+from training._plan import DataDealt, FederationConfig, RoundDone, RoundMetrics, RunResumed, SiteReady, StepDone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -100,6 +101,8 @@ class Screen:
             self.status("training")
         elif isinstance(fact, RoundDone):
             self._print(self._round_line(fact.metrics))
+        elif isinstance(fact, DataDealt):
+            self._print(label_table(fact.classes))
         elif isinstance(fact, RunResumed):
             self._print(self._resumed_line(fact))
         else:

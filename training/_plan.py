@@ -16,13 +16,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from eventbus.workspace import check_name
+from training._data_choice import DatasetName, parse_scheme
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from eventbus import Report
     from training.checkpoint import BestRecord
     from training.trackers import Account
@@ -32,6 +35,15 @@ MAX_SITES = 50
 
 Name = Annotated[str, AfterValidator(lambda name: check_name("name", name))]
 """Name of a job or a run."""
+
+
+def _check_scheme(text: str) -> str:
+    parse_scheme(text)
+    return text
+
+
+PartitionName = Annotated[str, AfterValidator(_check_scheme)]
+"""How a data set is shared out: `iid`, `dirichlet:0.5`, `shards:2`, `quantity`."""
 
 
 class FederationConfig(BaseModel):
@@ -49,6 +61,8 @@ class FederationConfig(BaseModel):
         momentum: Of the sites' SGD; it starts anew with each round.
         seed: Fixes data split, first weights and the order of the samples.
         dataset: What to train on.
+        partition: How it is shared out: `iid`, `dirichlet:ALPHA`, `shards:CLASSES` or `quantity`.
+        data_root: Folder of downloaded data sets; by default one in the user's cache.
         log_every: Steps between two logged ones; the last of an epoch is always logged.
         ready_timeout: Seconds that the first step may wait for the trackers' workers. 0: training never waits.
         resume: Go on with the workspace's last run, after its last complete round. What a process had logged of the
@@ -67,7 +81,9 @@ class FederationConfig(BaseModel):
     learning_rate: PositiveFloat = 0.02
     momentum: float = Field(default=0.9, ge=0, lt=1)
     seed: int = 0
-    dataset: Literal["digits"] = "digits"
+    dataset: DatasetName = "digits"
+    partition: PartitionName = "iid"
+    data_root: Path | None = None
     log_every: PositiveInt = 5
     ready_timeout: NonNegativeFloat = 0.0
     resume: bool = False
@@ -84,7 +100,7 @@ class FederationConfig(BaseModel):
 
     def params(self) -> dict[str, int | float | str]:
         """Return what a tracker should know of the training: its hyperparameters."""
-        return self.model_dump(exclude={"workspace", "name", "run", "ready_timeout", "resume"})
+        return self.model_dump(exclude={"workspace", "name", "run", "data_root", "ready_timeout", "resume"})
 
     def settings(self) -> dict[str, object]:
         """Return what a process must know that resumes the run."""
@@ -148,6 +164,13 @@ class RunResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class DataDealt:
+    """The data are shared out; `classes` says how often each class occurs, by site."""
+
+    classes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class SiteReady:
     """A site has its data and could begin; `steps` is what it will train in all rounds together."""
 
@@ -178,4 +201,4 @@ class TrainingDone:
     seconds: float
 
 
-Progress = RunResumed | SiteReady | StepDone | RoundDone | TrainingDone
+Progress = DataDealt | RunResumed | SiteReady | StepDone | RoundDone | TrainingDone

@@ -122,8 +122,13 @@ async def make_local_site(site: Site) -> SiteWorker:
 def _prepare(site: Site) -> Dataset:
     torch.set_num_threads(1)  # it counts per thread; more of them fight over the cores and are up to 16 x slower
     warm_up()
-    spec = DataSpec(site.index, site.config.sites, site.config.dataset, site.config.seed)
-    return spec.load()
+    return data_spec(site.config, site.index).load()
+
+
+def data_spec(config: FederationConfig, index: int) -> DataSpec:
+    """Return what the site of that number, from 0, is to load."""
+    root = None if config.data_root is None else str(config.data_root.absolute())
+    return DataSpec(index, config.sites, config.dataset, config.seed, config.partition, root)
 
 
 class LocalSite:

@@ -29,6 +29,7 @@ from eventbus.tracking import TRACKING
 from eventbus.workspace import SERVER
 from receivers import Receiver
 from training._plan import (
+    DataDealt,
     FederationConfig,
     FederationResult,
     Progress,
@@ -41,10 +42,10 @@ from training._plan import (
 )
 from training._resume import LastRound
 from training._server import Server, last_round
-from training._site import LocalSite, NoLog, RunLog, Site, SiteWorker, TrackedLog, make_local_site
+from training._site import LocalSite, NoLog, RunLog, Site, SiteWorker, TrackedLog, data_spec, make_local_site
 from training.average import ModelUpdate
 from training.checkpoint import BestModel
-from training.data import Dataset, DataSpec
+from training.data import Dataset
 from training.model import State
 from training.trackers import Account, settle_accounts
 
@@ -109,7 +110,7 @@ async def run_federation(
 
     Raises:
         SiteFailedError: A site could not do its work.
-        ConfigurationError: There are fewer samples than sites, or there is no such run to resume.
+        ConfigurationError: The data set is not there, it can't be shared out so, or there is no such run to resume.
         MissingExtraError: The data set's package is not installed.
         WorkspaceError: The workspace can't be written.
         UpdateRefusedError: A site's model has a NaN or an infinity in it: a lower learning rate may help.
@@ -169,7 +170,9 @@ class Federation:
         return self._result(trained)
 
     def _load(self) -> Dataset:
-        return DataSpec(0, self.config.sites, self.config.dataset, self.config.seed).load()
+        spec = data_spec(self.config, 0)
+        self._tell(DataDealt(dict(zip(self.config.site_names, spec.histograms(), strict=True))))
+        return spec.load()
 
     async def _train(self, data: Dataset, last: LastRound | None) -> _Trained:
         async with self._open_bus(SERVER, last.run if last else self.config.run) as bus:

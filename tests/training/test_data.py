@@ -16,6 +16,8 @@ from training.data import (
     DatasetDamagedError,
     DataSpec,
     Samples,
+    _share,
+    digits,
     label_histogram,
     load_dataset,
     partition_iid,
@@ -56,19 +58,19 @@ from training.data import load_dataset
 load_dataset("digits", seed=0)
 sys.exit("sklearn" in sys.modules)
 """
-    root = Path(data.__file__).parents[1]
+    root = Path(data.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=100, check=False)
     assert done.returncode == 0
 
 
 def test_an_unknown_data_set_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="unknown data set 'mnist'; known: digits"):
+    with pytest.raises(ConfigurationError, match="unknown data set 'mnist'; known: digits, cifar10, fashion-mnist"):
         load_dataset("mnist", seed=0)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture
 def no_cache() -> None:
-    data._load_digits.cache_clear()
+    _share._read.cache_clear()
 
 
 @pytest.mark.usefixtures("no_cache")
@@ -100,7 +102,7 @@ def _lose_a_cell(path: Path) -> None:
 def test_a_damaged_file_is_named(
     damage: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = data._digits_file()
+    real = digits._file()
     copy = tmp_path / "sklearn" / "datasets" / "data" / real.name
     copy.parent.mkdir(parents=True)
     (tmp_path / "sklearn" / "__init__.py").touch()
@@ -110,28 +112,6 @@ def test_a_damaged_file_is_named(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(DatasetDamagedError, match=r"digits\.csv\.gz is damaged"):
         load_dataset("digits", seed=0)
-
-
-@pytest.mark.parametrize(("samples", "sites"), [(1500, 1), (1500, 2), (1500, 7), (5, 5)])
-def test_a_partition_gives_every_sample_to_one_site(samples: int, sites: int) -> None:
-    shares = partition_iid(samples, sites, seed=0)
-    assert [share.site for share in shares] == list(range(sites))
-    assert sorted(index for share in shares for index in share.indices) == list(range(samples))
-    sizes = [len(share.indices) for share in shares]
-    assert max(sizes) - min(sizes) <= 1
-
-
-def test_a_partition_follows_its_seed() -> None:
-    assert partition_iid(100, 3, seed=1) == partition_iid(100, 3, seed=1)
-    assert partition_iid(100, 3, seed=1) != partition_iid(100, 3, seed=2)
-
-
-@pytest.mark.parametrize(
-    ("samples", "sites", "words"), [(3, 4, "3 samples are too few for 4 sites"), (3, 0, "one site or more")]
-)
-def test_an_impossible_partition_is_refused(samples: int, sites: int, words: str) -> None:
-    with pytest.raises(ConfigurationError, match=words):
-        partition_iid(samples, sites, seed=0)
 
 
 def test_a_spec_loads_one_sites_share() -> None:
