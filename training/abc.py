@@ -6,7 +6,9 @@ knows how sites are reached: that is the engine's part (`Sites`).
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from writers import TrackingWriter
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("trackbus.training")
 
 TRAIN = "train"
 VALIDATE = "validate"
@@ -134,11 +138,13 @@ class Contribution:
         site: Which one.
         weight: What its update weighs in the average, unscaled.
         metrics: What it measured on the model that it was sent, before it trained.
+        steps: How many steps, or samples, it says that it trained; 1 where it doesn't say.
     """
 
     site: str
     weight: float
     metrics: Mapping[str, Any]
+    steps: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,7 +208,25 @@ class SiteProblem:
     reason: str
 
 
-ServerEvent = RoundStarted | RoundAggregated | BestModelFound | ModelValidated | SiteProblem
+@dataclass(frozen=True, slots=True)
+class StoppedEarly:
+    """A workflow ends before its last round, since it is good enough or no longer gets better."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentProblem:
+    """A component could not write what it keeps; the job goes on without it."""
+
+    component: str
+    reason: str
+
+
+ServerEvent = (
+    RoundStarted | RoundAggregated | BestModelFound | ModelValidated | SiteProblem | StoppedEarly | ComponentProblem
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -216,9 +240,11 @@ class Server:
         seed: Of the run: what is drawn at the server depends on it alone.
         sites: Those that train.
         components: The job's components by id, in its order.
-        writer: Logs to the server's own run; None where the server tracks nothing.
+        writer: Logs to the server's own run; None where the server tracks nothing. It is one that counts bad input, as
+            sites choose the names of their metrics.
         in_thread: Runs a blocking call off the loop.
-        tell: Takes every event, after the components have: for a progress view. It must be quick, and not raise.
+        tell: Takes every event, after the components have, from any thread: for a progress view. It must be quick, and
+            not raise.
     """
 
     job: str
@@ -233,10 +259,25 @@ class Server:
 
     async def notify(self, event: ServerEvent) -> None:
         """Have every component hear an event, in the job's order, off the loop; then tell it to who looks on."""
-        for component in self.components.values():
-            if isinstance(component, Component):
-                await self.in_thread(lambda listener=component: listener.handle(event, self))
-        self.tell(event)
+        await self.in_thread(lambda: self.hear(event))
+
+    def hear(self, event: ServerEvent) -> None:
+        """Do what `notify` does, where one is off the loop already: in what accepts a site's answer."""
+        pending = deque([event])
+        while pending:
+            event = pending.popleft()
+            for name, component in self.components.items():
+                if isinstance(component, Component) and (found := self._have_heard(name, component, event)):
+                    pending.append(found)
+            self.tell(event)
+
+    def _have_heard(self, name: str, component: Component, event: ServerEvent) -> ServerEvent | None:
+        try:
+            return component.handle(event, self)
+        except OSError as error:  # a full disk need not end the training; what is lost is told
+            _logger.warning("component %r could not do its work: %s", name, error)
+            self.tell(ComponentProblem(name, str(error)))
+            return None
 
     def component(self, component_id: str, kind: type[T]) -> T:
         """Return a component of the job.
@@ -256,11 +297,74 @@ class Server:
 class Component:
     """Base of what listens at the server: model selector, persistor, result writer, your own.
 
-    Its `handle` is called off the loop, one event at a time. What it raises ends the job, unless it is of the disk.
+    Its `handle` is called off the loop, one event at a time. What it raises ends the job, unless it is an `OSError`:
+    that is told as a `ComponentProblem`, and the job goes on.
     """
 
-    def handle(self, event: ServerEvent, server: Server) -> None:
-        """Hear an event."""
+    def handle(self, event: ServerEvent, server: Server) -> ServerEvent | None:
+        """Hear an event, and return what follows from it, which all components hear next; None if nothing does."""
+
+
+class ModelPersistor(Component, ABC):
+    """Loads the model that a job begins with, and keeps the one that it ends with; all of it off the loop."""
+
+    @abstractmethod
+    def load_model(self, server: Server) -> FLModel:
+        """Return the first global model: whole weights, torch tensors on the CPU.
+
+        Raises:
+            JobError: There is none, or it can't be read.
+        """
+
+    @abstractmethod
+    def save_model(self, model: FLModel, server: Server) -> None:
+        """Keep a global model in place of the one before.
+
+        Raises:
+            OSError: It can't be written; the one before is still there.
+        """
+
+
+class ModelLocator(Component, ABC):
+    """Finds models of the server that sites are to evaluate; all of it off the loop."""
+
+    @abstractmethod
+    def get_model_names(self, server: Server) -> list[str]:
+        """Return the names of the models there are."""
+
+    @abstractmethod
+    def locate_model(self, model_name: str, server: Server) -> FLModel:
+        """Return a model: whole weights, torch tensors on the CPU.
+
+        Raises:
+            JobError: There is none of that name, or it can't be read.
+        """
+
+
+class ModelAggregator(ABC):
+    """Makes one model out of those that the sites send, in your own way; given to `FedAvg` as its `aggregator`.
+
+    It is called off the loop, one model at a time. Params are torch tensors on the CPU.
+    """
+
+    @abstractmethod
+    def accept_model(self, model: FLModel) -> None:
+        """Take a site's model; its name is `model.meta["site_name"]`, what was measured `model.metrics`.
+
+        Raises:
+            UpdateRefusedError: The model can't be used: that is the site's problem, and the round goes on.
+        """
+
+    @abstractmethod
+    def aggregate_model(self) -> FLModel:
+        """Return what the models of this round come to: whole weights, or with `ParamsType.DIFF` what is to be added.
+
+        What it leaves out of `params` stays as it was.
+        """
+
+    @abstractmethod
+    def reset_stats(self) -> None:
+        """Forget what was taken: a round begins."""
 
 
 class Workflow(ABC):

@@ -4,28 +4,20 @@ The algorithm is FedAvg of McMahan et al., "Communication-Efficient Learning of 
 Decentralized Data" (https://arxiv.org/abs/1602.05629). Pure: no clock, no network, no files.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from eventbus.errors import TrackbusError
+from training.errors import UpdateRefusedError
 from training.model import State, explain_mismatch
 
+__all__ = ["MAX_WEIGHT", "ModelUpdate", "NoUpdatesError", "UpdateRefusedError", "WeightedAverage"]
 
-class UpdateRefusedError(TrackbusError, ValueError):
-    """Raised when a site's update can't be averaged; the average stays as it was.
-
-    Attributes:
-        site: Whose update it was.
-        reason: What is wrong with it.
-    """
-
-    def __init__(self, site: str, reason: str) -> None:
-        """Keep the site and the reason apart, for whoever reports them."""
-        super().__init__(f"the update of site {site!r} is refused: {reason}")
-        self.site = site
-        self.reason = reason
+MAX_WEIGHT = 1e18
+"""More steps than anybody takes; with more, float64 would keep nothing of the other sites."""
 
 
 class NoUpdatesError(TrackbusError, ValueError):
@@ -39,14 +31,16 @@ class ModelUpdate:
     Attributes:
         site: The site's name.
         state: Its model after training.
-        samples: How many samples it trained on: the weight of this update.
+        samples: How many samples it trained on: the weight of this update. A fraction where sites are weighted.
         metrics: What it measured, by name.
+        is_diff: Whether `state` is the difference from the global model that the average was started with.
     """
 
     site: str
     state: State
-    samples: int
+    samples: float
     metrics: dict[str, float] = field(default_factory=dict[str, float])
+    is_diff: bool = False
 
 
 class WeightedAverage:
@@ -55,20 +49,24 @@ class WeightedAverage:
     An update may be forgotten once it is added: held is one float64 sum per tensor, however many sites.
     """
 
-    def __init__(self, like: Mapping[str, torch.Tensor] | None = None) -> None:
+    def __init__(self, like: Mapping[str, torch.Tensor] | None = None, exclude: re.Pattern[str] | None = None) -> None:
         """Start an average.
 
         Args:
             like: The global model that the round began with: names, shapes and types that every update must
                 have. Without it the first update sets them, right or wrong.
+            exclude: Tensors in whose name this is found are not averaged: whatever the sites send of them, the
+                result has those of `like`.
         """
-        self._like: State | None = None if like is None else dict(like)
+        self._exclude = exclude
+        self._like: State | None = None if like is None else self._averaged(like)
+        self._kept = {name: tensor for name, tensor in (like or {}).items() if self._is_excluded(name)}
         self._sums: State = {}
-        self._metrics: dict[str, tuple[float, int]] = {}
-        self._weights: dict[str, int] = {}
+        self._metrics: dict[str, tuple[float, float]] = {}
+        self._weights: dict[str, float] = {}
 
     @property
-    def weights(self) -> dict[str, int]:
+    def weights(self) -> dict[str, float]:
         """The sites added so far, each with its number of samples."""
         return dict(self._weights)
 
@@ -77,15 +75,19 @@ class WeightedAverage:
 
         Raises:
             UpdateRefusedError: The site was added before, has no samples, or its state has other names,
-                shapes or types than expected, or holds a NaN or an infinity.
+                shapes or types than expected, or holds a NaN or an infinity; or it is a difference, and there is no
+                global model that it could be one from.
         """
-        if reason := self._reason_to_refuse(update):
+        state = self._averaged(update.state)
+        if reason := self._reason_to_refuse(update, state):
             raise UpdateRefusedError(update.site, reason)
+        base = self._like if update.is_diff else None
         if self._like is None:
             # Only shapes and types are asked of it: on the meta device they take no memory.
-            self._like = {name: tensor.to("meta") for name, tensor in update.state.items()}
-        for name, tensor in update.state.items():
-            share = _widen(tensor).mul_(update.samples)
+            self._like = {name: tensor.to("meta") for name, tensor in state.items()}
+        for name, tensor in state.items():
+            share = _widen(tensor) if base is None else _widen(tensor).add_(_widen(base[name]))
+            share.mul_(update.samples)
             self._sums[name] = self._sums[name].add_(share) if name in self._sums else share
         for name, value in update.metrics.items():
             total, weight = self._metrics.get(name, (0.0, 0))
@@ -105,19 +107,27 @@ class WeightedAverage:
             raise NoUpdatesError("there is nothing to average: no update was added")
         samples = sum(self._weights.values())
         like = self._like.items()
-        return {name: _narrow(self._sums[name] / samples, tensor.dtype) for name, tensor in like}
+        return {name: _narrow(self._sums[name] / samples, tensor.dtype) for name, tensor in like} | self._kept
 
     def metrics(self) -> dict[str, float]:
         """Return the average of each metric over the sites that gave it; NaN where a site gave NaN."""
         return {name: total / weight for name, (total, weight) in self._metrics.items()}
 
-    def _reason_to_refuse(self, update: ModelUpdate) -> str:
+    def _is_excluded(self, name: str) -> bool:
+        return self._exclude is not None and self._exclude.search(name) is not None
+
+    def _averaged(self, state: Mapping[str, torch.Tensor]) -> State:
+        return {name: tensor for name, tensor in state.items() if not self._is_excluded(name)}
+
+    def _reason_to_refuse(self, update: ModelUpdate, state: State) -> str:
         if update.site in self._weights:
             return "the site is already in this average"
-        if update.samples < 1:
+        if not 0 < update.samples <= MAX_WEIGHT:  # not so of NaN either
             return f"it stands for {update.samples} samples"
-        expected = update.state if self._like is None else self._like
-        return explain_mismatch(expected, update.state) or _explain_values(expected, update.state)
+        if update.is_diff and self._like is None:
+            return "it is a difference, but there is no global model to add it to"
+        expected = state if self._like is None else self._like
+        return explain_mismatch(expected, state) or _explain_values(expected, state)
 
 
 def _explain_values(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:

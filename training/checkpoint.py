@@ -3,9 +3,7 @@
 A file is complete or absent: it is written beside its place, synced, and moved there in one step.
 """
 
-import contextlib
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 
 from eventbus.errors import ConfigurationError, TrackbusError
+from training._files import write_atomically
 from training._resume import FILE_NAME, LastRound
 from training.model import State, copy_state
 
@@ -99,7 +98,7 @@ class BestModel:
         if not self._is_better(value):
             return False
         record = BestRecord(round_number, self._metric, self._mode, value)
-        _write_atomically(self.path, encode_state(state, _to_metadata(record)))
+        save_state_file(self.path, state, _to_metadata(record))
         self._best = record
         return True
 
@@ -117,7 +116,16 @@ def save_last_round(folder: Path, state: Mapping[str, torch.Tensor], last: LastR
     Raises:
         OSError: The file can't be written; the one before is still there.
     """
-    _write_atomically(folder / FILE_NAME, encode_state(state, last.metadata()))
+    save_state_file(folder / FILE_NAME, state, last.metadata())
+
+
+def save_state_file(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model file in place of the one before; blocks until it is synced.
+
+    Raises:
+        OSError: The file can't be written; the one before is still there.
+    """
+    write_atomically(path, encode_state(state, metadata))
 
 
 def encode_state(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -179,31 +187,3 @@ def _from_metadata(metadata: Mapping[str, str]) -> BestRecord:
     if mode not in ("max", "min"):
         raise ValueError(f"mode is {mode!r}")
     return BestRecord(int(metadata["round"]), metadata["metric"], mode, float(metadata["value"]))
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A fixed name: what a crash leaves behind is overwritten by the next write instead of piling up.
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):  # the cause is worth telling, not what the tidying met
-            beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # The move itself is only safe from a power cut once the folder is synced; Windows can't open a folder.
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,5 +28,20 @@ class RoundFailedError(TrackbusError, RuntimeError):
         self.problems = dict(problems)
 
 
+class UpdateRefusedError(TrackbusError, ValueError):
+    """Raised when a site's update can't be used; what was gathered before stays as it was.
+
+    Attributes:
+        site: Whose update it was.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, site: str, reason: str) -> None:
+        """Keep the site and the reason apart, for whoever reports them."""
+        super().__init__(f"the update of site {site!r} is refused: {reason}")
+        self.site = site
+        self.reason = reason
+
+
 class ClientError(TrackbusError, RuntimeError):
     """Raised by the client API when it is used out of order, or when its server is gone."""

@@ -24,12 +24,23 @@ class MetaKey:
     Attributes:
         NUM_STEPS_CURRENT_ROUND: What the site's update weighs in the average: steps, or samples.
         SITE_NAME: Who sent it; set by the server from the connection.
+        CLIENT_NAME: The same, as aggregators written for NVFLARE ask for it.
         VALIDATE_TYPE: Of a validation task: whose model it is.
+        SUBMIT_MODEL_NAME: Of a task that asks for a model: which one; see `ModelName`.
     """
 
     NUM_STEPS_CURRENT_ROUND = "NUM_STEPS_CURRENT_ROUND"
     SITE_NAME = "site_name"
+    CLIENT_NAME = "client_name"
     VALIDATE_TYPE = "validate_type"
+    SUBMIT_MODEL_NAME = "submit_model_name"
+
+
+class ModelName:
+    """Names of models that a site may be asked for (`submit_model`)."""
+
+    BEST_MODEL = "best_model"
+    FINAL_MODEL = "final_model"
 
 
 class FLModel:

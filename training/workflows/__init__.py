@@ -1,0 +1,1 @@
+"""What the server of a job does: federated averaging, cross-site evaluation."""
