@@ -43,5 +43,19 @@ class UpdateRefusedError(TrackbusError, ValueError):
         self.reason = reason
 
 
+class TooFewSitesError(TrackbusError, RuntimeError):
+    """Raised when so many sites have left that the job can't go on.
+
+    Attributes:
+        left: Why they did, by site.
+    """
+
+    def __init__(self, needed: int, there: int, left: Mapping[str, str]) -> None:
+        """Name what is needed, and every site's reason."""
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in left.items())
+        super().__init__(f"the job needs {needed} sites, and {there} are left ({reasons})")
+        self.left = dict(left)
+
+
 class ClientError(TrackbusError, RuntimeError):
     """Raised by the client API when it is used out of order, or when its server is gone."""

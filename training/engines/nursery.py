@@ -1,0 +1,208 @@
+"""Starts the processes of scripts, fast: a process of its own that has loaded what they want, and forks.
+
+Run as `python -P -m training.engines.nursery FD MODULE...`: it imports the modules, then takes orders over the socket
+FD, one datagram each, and reports when what it started has ended. It has one thread and runs no torch operation, so
+its children can do all of it. When the socket closes, because the job is over or because its server is dead, it ends
+every process that it or its children have started, and itself.
+
+It adopts what a script leaves behind, also from sessions of their own: a launcher that was killed has workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import cast
+
+import msgspec
+
+from training.engines.orders import MAX_DATAGRAM, Ended, Order, Signal, Spawn
+from training.engines.stage import play, set_scene
+
+GRACE_SECONDS = 2.0
+"""How long, at the end, orphans may take to end by themselves: multiprocessing's own helper removes what leaked."""
+
+POLL_SECONDS = 0.02
+"""How often a dying process is looked for."""
+
+NO_SUCH_COMMAND = 127
+"""Exit code of a process whose command can't be run, as in a shell."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+_orders = msgspec.msgpack.Decoder(Order)
+
+
+class Nursery:
+    """The process itself; see the module.
+
+    Args:
+        control: Brings orders, takes reports.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._numbers: dict[int, int] = {}
+        self._news, self._alarm = socket.socketpair()
+        self._alarm.setblocking(False)  # noqa: FBT003 - its only argument
+
+    def run(self) -> Spawn | None:
+        """Serve orders to the end; in a child that is to run a script, return what it was ordered to be."""
+        signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _wake)
+        while True:
+            ready, _, _ = select.select([self._control, self._news], [], [])
+            if self._news in ready:
+                self._news.recv(4096)
+                self._report_ends()
+            if self._control in ready:
+                data = self._control.recv(MAX_DATAGRAM)
+                if not data:
+                    break
+                order = _orders.decode(data)
+                if self._serve(order):
+                    return cast("Spawn", order)
+        self._end_all()
+        return None
+
+    def _serve(self, order: Order) -> bool:
+        """Serve an order; True in a child that is now to run the order's script."""
+        if isinstance(order, Signal):
+            for pid, number in self._numbers.items():
+                if number == order.number:
+                    _signal_group(pid, order.signal)
+            return False
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._numbers[pid] = order.number
+            return False
+        self._leave_home(parent)
+        enter(order)
+        return True
+
+    def _leave_home(self, parent: int) -> None:
+        """Become a process of its own, in the child, that dies with the nursery."""
+        os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for end in (self._control, self._news, self._alarm):
+            end.close()
+
+    def _report_ends(self) -> None:
+        for pid, code in _reap():
+            number = self._numbers.pop(pid, None)
+            if number is not None:
+                self._control.send(msgspec.msgpack.encode(Ended(number=number, code=code)))
+
+    def _end_all(self) -> None:
+        for pid in self._numbers:
+            _signal_group(pid, signal.SIGKILL)
+        patient_until = time.monotonic() + GRACE_SECONDS
+        while _has_children():
+            for pid in _children() if time.monotonic() > patient_until else ():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
+
+
+def enter(order: Spawn) -> None:
+    """Be what was ordered, in the child: a command takes its place; for a script the scene is set."""
+    log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.environ.update(order.environment)
+    os.chdir(order.folder)
+    if order.command:
+        _become(order.command)
+    set_scene(order.script, order.args, order.search_path, order.threads, order.seed)
+
+
+def _wake(_number: int, _frame: object) -> None:
+    """Do nothing: that there is a handler makes the alarm ring."""
+
+
+def _become(command: tuple[str, ...]) -> None:
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - the job's own command, and no shell
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode())
+        os._exit(NO_SUCH_COMMAND)
+
+
+def _reap() -> list[tuple[int, int]]:
+    """Return the pids and codes of all children that have ended."""
+    ended: list[tuple[int, int]] = []
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            ended.append((pid, os.waitstatus_to_exitcode(status)))
+    return ended
+
+
+def _has_children() -> bool:
+    _reap()
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _children() -> list[int]:
+    """Return the pids of all children, adopted ones too, as far as the system tells."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:  # noqa: PTH123 - nothing to import
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _prctl(option: int, value: int) -> None:
+    """Ask Linux for something; where there is none of it, the closed socket has to do."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(option, int(value), 0, 0, 0)
+
+
+def _preload(modules: list[str]) -> None:
+    """Import what scripts are about to: one that can't be imported is the script's own business."""
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # children share the memory of what is loaded until somebody writes to it
+
+
+def main() -> None:
+    """Serve the socket named by the first argument, with the modules named by the others."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _preload(sys.argv[2:])
+    order = Nursery(control).run()
+    if order is not None:
+        play(order.script)
+
+
+if __name__ == "__main__":
+    main()

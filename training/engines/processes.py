@@ -1,0 +1,168 @@
+"""The server's half of the nursery: processes of scripts, as their sites hold them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import msgspec
+from msgspec.structs import replace
+
+from training.engines.orders import MAX_DATAGRAM, Ended, Order, Signal, Spawn
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+NURSERY = "training.engines.nursery"
+"""Its program; a module that is run must not be imported beside."""
+
+END_SECONDS = 10.0
+"""How long the nursery may take to end: what it waits for, and as long again on a busy machine."""
+
+TERMINATE_SECONDS = 3.0
+"""How long a process may take after SIGTERM: enough to write a file, too little to train on."""
+
+_ended = msgspec.msgpack.Decoder(Ended)
+
+_logger = logging.getLogger("trackbus.engines")
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A process that the nursery has started.
+
+    Attributes:
+        exited: Set when it has ended.
+        code: How it ended: its exit code, or the negative number of a signal; None: the nursery is dead, and it too.
+    """
+
+    number: int
+    send: Callable[[Order], None]
+    on_exit: Callable[[], object]
+    exited: anyio.Event = field(default_factory=anyio.Event)
+    code: int | None = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it and its group a signal, if it still lives."""
+        if not self.exited.is_set():
+            self.send(Signal(number=self.number, signal=number))
+
+    async def stop(self) -> None:
+        """End it: politely, then at once. Returns when it is gone; a cancellation doesn't keep it alive."""
+        with anyio.CancelScope(shield=True):
+            self.signal(signal.SIGTERM)
+            with anyio.move_on_after(TERMINATE_SECONDS):
+                await self.exited.wait()
+            self.signal(signal.SIGKILL)
+            with anyio.move_on_after(TERMINATE_SECONDS):  # a process that waits for a dead disk takes for ever
+                await self.exited.wait()
+
+    def ended(self, code: int | None) -> None:
+        """Take note of its end."""
+        self.code = code
+        self.exited.set()
+        self.on_exit()
+
+
+class Nursery:
+    """Starts processes. Made by `open_nursery`."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._processes: dict[int, Process] = {}
+        self._count = 0
+        self._is_dead = False
+
+    def spawn(self, order: Spawn, on_exit: Callable[[], object]) -> Process:
+        """Start a process.
+
+        Args:
+            order: What to start.
+            on_exit: Called on the loop when it has ended.
+        """
+        self._count += 1
+        process = Process(self._count, self._send, on_exit)
+        if self._is_dead:
+            process.ended(None)
+        else:
+            self._processes[process.number] = process
+            self._send(replace(order, number=process.number))
+        return process
+
+    def _send(self, order: Order) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # dead: the listener finds out, and tells the sites
+            self._control.send(msgspec.msgpack.encode(order))
+
+    async def listen(self) -> None:
+        """Take note of the ends of processes, until the nursery's own."""
+        while data := await self._receive():
+            ended = _ended.decode(data)
+            self._processes.pop(ended.number).ended(ended.code)
+        self._is_dead = True
+        for process in self._processes.values():
+            process.ended(None)
+
+    async def _receive(self) -> bytes:
+        while True:
+            await anyio.wait_readable(self._control)
+            with suppress(BlockingIOError):
+                try:
+                    return self._control.recv(MAX_DATAGRAM, socket.MSG_DONTWAIT)
+                except ConnectionResetError:
+                    return b""
+
+
+@asynccontextmanager
+async def open_nursery(modules: Sequence[str]) -> AsyncGenerator[Nursery]:
+    """Start a nursery that has loaded modules; leaving ends all that it has started.
+
+    What is sent before it is ready waits in its socket.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = _start(theirs, modules)
+    home = Nursery(ours)
+    with ours:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(home.listen)
+            try:
+                yield home
+            finally:
+                tasks.cancel_scope.cancel()
+                ours.shutdown(socket.SHUT_RDWR)
+                await _see_off(process)
+
+
+async def _see_off(process: subprocess.Popen[bytes]) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(_wait, process)
+
+
+def _start(control: socket.socket, modules: Sequence[str]) -> subprocess.Popen[bytes]:
+    # The OpenMP runtime reads this once, when torch is loaded: threads that spin while sites share cores cost 10 x.
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-P", "-m", NURSERY, str(control.fileno()), *modules],
+        pass_fds=(control.fileno(),),
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,  # an interrupt from the keyboard is the server's to handle
+    )
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    with process:
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            _logger.warning("the process that starts scripts had to be killed: pid %s", process.pid)
+            process.kill()

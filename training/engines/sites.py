@@ -1,0 +1,245 @@
+"""Asking the sites of a job: what `training.abc.Sites` promises."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from eventbus.errors import DecodeError
+from training.abc import Answer, Outcome, Patience, SiteProblem, Task
+from training.engines.site import Arrival, Order, Site
+from training.errors import TooFewSitesError
+from training.fl_model import MetaKey
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+
+PAYLOAD_BYTES = 64 * 1024 * 1024
+PAYLOAD_FACTOR = 4
+"""An answer may be so many times what was sent, and at least so many bytes: optimizer state is two models more, and
+nobody fills the server's memory."""
+
+LATE = "its answer came too late"
+
+_logger = logging.getLogger("trackbus.engines")
+
+
+@dataclass(eq=False, slots=True)
+class _Round:
+    """What came of an order so far.
+
+    Attributes:
+        order: The order.
+        accept: Takes an answer, off the loop.
+        taking: Held while it does.
+        accepted: Sites whose answer counts.
+        problems: Why others have none.
+        error: What ends the job.
+        enough: Set when the fewest answers needed are there, or no more can come.
+        complete: Set when no more can come.
+    """
+
+    accept: Callable[[Answer], object]
+    min_answers: int
+    waiting: set[str]
+    taking: anyio.Lock = field(default_factory=anyio.Lock)
+    accepted: list[str] = field(default_factory=list[str])
+    problems: dict[str, str] = field(default_factory=dict[str, str])
+    error: BaseException | None = None
+    enough: anyio.Event = field(default_factory=anyio.Event)
+    complete: anyio.Event = field(default_factory=anyio.Event)
+
+    def settle(self, site: str, problem: str) -> None:
+        self.waiting.discard(site)
+        if problem:
+            self.problems[site] = problem
+        else:
+            self.accepted.append(site)
+        if not self.waiting:
+            self.complete.set()
+        if not self.waiting or len(self.accepted) >= self.min_answers:
+            self.enough.set()
+
+    def fail(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self.enough.set()
+        self.complete.set()
+
+
+class SiteGroup:
+    """The sites of a job.
+
+    Args:
+        sites: All of them, in order.
+        min_sites: With fewer left there is no sense in asking.
+        threads: How many may work at a task at the same time.
+        report: Told what went wrong at a site.
+        moved: Told the moments of the job: `sent` for every task, `answered` for every answer.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        *,
+        min_sites: int,
+        threads: int,
+        report: Callable[[SiteProblem], Awaitable[None]],
+        moved: Callable[[str], object],
+    ) -> None:
+        self._sites = {site.name: site for site in sites}
+        self._min_sites = min_sites
+        self._turns = anyio.CapacityLimiter(threads)
+        self._thread = anyio.CapacityLimiter(1)  # anyio's own is shared with files and receivers
+        self._reading = anyio.Lock()
+        self._report = report
+        self._moved = moved
+        self._count = 0
+        self._most_sent = 0
+        self._rounds: set[_Round] = set()
+        for site in sites:
+            site.on_leave = self._on_leave
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that can be asked now, in the job's order."""
+        return tuple(name for name, site in self._sites.items() if not site.left)
+
+    @property
+    def left(self) -> Mapping[str, str]:
+        """Those that can't be asked any more, and why."""
+        return MappingProxyType({name: site.left for name, site in self._sites.items() if site.left})
+
+    async def ask(
+        self, task: Task, targets: Sequence[str], accept: Callable[[Answer], object], patience: Patience
+    ) -> Outcome:
+        """Send a task to sites, and take their answers as they come; see `training.abc.Sites`.
+
+        Raises:
+            TooFewSitesError: Fewer sites are left than the job needs.
+        """
+        self._check_enough()
+        one = _Round(accept, patience.min_answers, set(targets))
+        order = await self._make_order(task, one)
+        self._rounds.add(one)
+        try:
+            await self._gather(order, targets, one, patience)
+        finally:
+            self._rounds.discard(one)
+            with anyio.CancelScope(shield=True):  # an answer that is being taken is taken, whatever happens
+                async with one.taking:
+                    order.is_open = False
+        for site in sorted(one.problems, key=list(targets).index):
+            await self._report(SiteProblem(site, task.name, task.model.current_round, one.problems[site]))
+        if one.error:
+            raise one.error
+        return Outcome(tuple(one.accepted), dict(one.problems))
+
+    async def _make_order(self, task: Task, one: _Round) -> Order:
+        from training._payload import payload_of
+
+        head, payload = await anyio.to_thread.run_sync(payload_of, task.model, limiter=self._thread)
+        self._count += 1
+        self._most_sent = max(self._most_sent, len(payload))
+
+        async def take(arrival: Arrival) -> str:
+            return await self._take(order, one, arrival)
+
+        order = Order(self._count, task.name, head, payload, take, lambda: self._moved("sent"))
+        return order
+
+    async def _gather(self, order: Order, targets: Sequence[str], one: _Round, patience: Patience) -> None:
+        states: dict[str, Callable[[], str]] = {}
+        why = ""
+        async with anyio.create_task_group() as tasks:
+            for name in targets:
+                tasks.start_soon(self._ask_one, order, name, one, states)
+            why = await _wait(one, patience)
+            async with one.taking:
+                order.is_open = False
+            tasks.cancel_scope.cancel()
+        for name in sorted(one.waiting):
+            one.problems[name] = f"{states[name]() if name in states else 'its turn did not come'} {why}"
+
+    async def _ask_one(self, order: Order, name: str, one: _Round, states: dict[str, Callable[[], str]]) -> None:
+        site = self._sites.get(name)
+        if site is None:
+            one.settle(name, "there is no such site")
+            return
+        async with self._turns:
+            errand = site.ask(order)
+            states[name] = lambda: errand.state
+            await errand.done.wait()
+        one.settle(name, errand.problem)
+
+    async def _take(self, order: Order, one: _Round, arrival: Arrival) -> str:
+        """Take an answer while no other is being read: memory holds one, however many sites there are."""
+        bound = max(PAYLOAD_BYTES, PAYLOAD_FACTOR * self._most_sent)
+        if arrival.size > bound:
+            raise DecodeError(f"an answer of {arrival.size} bytes; {bound} may come")
+        async with self._reading:
+            if not order.is_open:
+                await arrival.wire.skip(arrival.size)
+                return self._say_late(order, arrival.site)
+            payload = await arrival.wire.payload(arrival.size)
+            async with one.taking:
+                if not order.is_open:
+                    return self._say_late(order, arrival.site)
+                self._moved("answered")
+                return await self._accept(one, arrival, payload)
+
+    def _say_late(self, order: Order, site: str) -> str:
+        self._sites[site].complain(f"its answer to '{order.name}' came too late, and was thrown away")
+        return LATE
+
+    async def _accept(self, one: _Round, arrival: Arrival, payload: bytearray) -> str:
+        try:
+            return await anyio.to_thread.run_sync(_accept, one.accept, arrival, payload, limiter=self._thread)
+        except Exception as error:  # noqa: BLE001 - border: what takes answers is the job's; its error ends the job
+            one.fail(error)
+            return f"the job has failed: {error}"
+
+    def _on_leave(self, _: Site) -> None:
+        try:
+            self._check_enough()
+        except TooFewSitesError as error:
+            for one in self._rounds:
+                one.fail(error)
+
+    def _check_enough(self) -> None:
+        if len(self.names) < self._min_sites:
+            raise TooFewSitesError(self._min_sites, len(self.names), self.left)
+
+
+def _accept(accept: Callable[[Answer], object], arrival: Arrival, payload: bytearray) -> str:
+    """Make a model of an answer and hand it over, off the loop; return why it does not count, or nothing."""
+    from training._payload import model_from
+    from training.average import UpdateRefusedError  # with torch, that takes seconds to import
+
+    try:
+        model = model_from(arrival.head, bytes(payload), "pytorch")
+    except DecodeError as error:
+        return f"its answer can't be read: {error}"
+    model.meta[MetaKey.SITE_NAME] = arrival.site
+    try:
+        accept(Answer(arrival.site, model))
+    except UpdateRefusedError as error:
+        return error.reason
+    return ""
+
+
+async def _wait(one: _Round, patience: Patience) -> str:
+    """Wait as long as patience lasts; return what to tell those that have not answered."""
+    with anyio.move_on_after(patience.timeout):
+        await one.enough.wait()
+        with anyio.move_on_after(patience.grace):
+            await one.complete.wait()
+            return ""
+        return f"within the {patience.grace:g} s that were left once {patience.min_answers} answers were there"
+    return f"within {patience.timeout:g} s"
