@@ -92,7 +92,7 @@ class Receiver(Consumer):
         self.flush_policy = flush or self.default_flush
         self.worker_policy = worker or WorkerPolicy()
         self._settled = config
-        self._python = python or sys.executable
+        self.python = python or sys.executable
         self._health = Health()
         self._ready = Latch()
         self._joint = Joint(self.name, self._make_supervisor)
@@ -112,7 +112,7 @@ class Receiver(Consumer):
         try:
             self.config.check(home)
         except MissingExtraError:
-            if self._python == sys.executable:  # another interpreter may well have what this one lacks
+            if self.python == sys.executable:  # another interpreter may well have what this one lacks
                 raise
         kinds = {one.event_type for one in feed.selectors if one.event_type} | {type(self.config)}
         for kind in kinds:
@@ -181,7 +181,7 @@ class Receiver(Consumer):
             self.worker_policy,
             health=self._health,
             ready=self._ready,
-            python=self._python,
+            python=self.python,
         )
 
     async def ready(self) -> None:

@@ -1,0 +1,155 @@
+"""Makes the objects that a job file names: those of the registry, and a trusted job's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from receivers import Receiver
+from receivers._receiver import ReceiverOptions
+from training.errors import JobError
+from training.jobs._registry import KNOWN, did_you_mean, load_known, resolve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+LEFT_OUT = object()
+"""Stands for a component that has no counterpart here, and needs none."""
+
+_CONFIG_KEYS = {"path", "args", "class_path", "name"}
+
+
+@dataclass(slots=True)
+class Builder:
+    """Makes components.
+
+    Attributes:
+        custom: The folder that the job's own classes come from.
+        trust_custom: Whether they may be imported at all.
+        notes: What has no effect; it grows.
+    """
+
+    custom: Path
+    trust_custom: bool
+    notes: list[str] = field(default_factory=list[str])
+
+    def build(self, path: str, args: Mapping[str, object], place: str, **more: object) -> object:
+        """Make a component, or return `LEFT_OUT`.
+
+        Args:
+            path: What it is, as the file names it.
+            args: Its arguments, as the file has them.
+            place: Where that stands, for errors.
+            more: Arguments that are given where the file has none, and the component takes them.
+
+        Raises:
+            JobError: It is not known, or its arguments can't work.
+        """
+        try:
+            found = resolve(path, args)
+        except JobError as error:
+            raise JobError(f"{place}: {error}") from error
+        if found is not None and found.left_out:
+            self._note(found.notes, place)
+            return LEFT_OUT
+        kind = self._own_class(path, place) if found is None else load_known(found.known)
+        given = dict(args) if found is None else found.args
+        if _is_receiver(kind):
+            given.pop("events", None)  # at the server it has all that gets there, at a site the site's own
+        self._note(found.notes if found else (), place)
+        return self._make(kind, given, more, place)
+
+    def _note(self, notes: tuple[str, ...], place: str) -> None:
+        self.notes += [f"{place}: {note}" for note in notes]
+
+    def _make(self, kind: type, given: Mapping[str, object], more: Mapping[str, object], place: str) -> object:
+        takes = arguments_of(kind)
+        for name in given:
+            if takes is not None and name not in takes:
+                raise JobError(f"{place}: {kind.__name__} has no argument {name!r}; {did_you_mean(name, takes)}")
+        args = {name: self._value(value, f"{place}, argument {name!r}") for name, value in given.items()}
+        args = {**{name: value for name, value in more.items() if takes is None or name in takes}, **args}
+        try:
+            return kind(**args)
+        except JobError as error:
+            raise JobError(f"{place}: {error}") from error
+        except Exception as error:  # border: a component's constructor may raise anything
+            raise JobError(f"{place}: {kind.__name__}: {type(error).__name__}: {error}") from error
+
+    def _value(self, value: object, place: str) -> object:
+        """Make the component that an argument describes; any other value stays what it is."""
+        if not isinstance(value, dict):
+            return value
+        config = cast("dict[str, Any]", value)
+        path = config.get("path") or config.get("class_path")
+        if not isinstance(path, str) or set(config) - _CONFIG_KEYS:
+            return config
+        return self.build(path, cast("Mapping[str, object]", config.get("args") or {}), place)
+
+    def _own_class(self, path: str, place: str) -> type:
+        module, _, name = path.rpartition(".")
+        inside = self.custom.joinpath(*module.split("."))
+        if not module or not (inside.with_name(f"{inside.name}.py").is_file() or (inside / "__init__.py").is_file()):
+            raise JobError(
+                f"{place}: unknown component {path!r}, and {self.custom} has no module {module!r} either; "
+                f"{did_you_mean(path, KNOWN)}"
+            )
+        if not self.trust_custom:
+            raise JobError(f"{place}: {path!r} is the job's own code, and this job's code is not trusted")
+        return self._import(module, name, place)
+
+    def _import(self, module: str, name: str, place: str) -> type:
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except AttributeError as error:
+            raise JobError(f"{place}: {self.custom} has a module {module!r}, but no {name!r} in it") from error
+        except Exception as error:  # border: a job's own module may raise anything when it is imported
+            raise JobError(f"{place}: importing {module}: {type(error).__name__}: {error}") from error
+        if not isinstance(found, type):
+            raise JobError(f"{place}: {module}.{name} is no class")
+        return found
+
+
+def arguments_of(kind: type) -> tuple[str, ...] | None:
+    """Return the names of a constructor's arguments; None if it takes any."""
+    parameters = inspect.signature(kind).parameters.values()
+    names = tuple(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
+    if not any(one.kind == one.VAR_KEYWORD for one in parameters):
+        return names
+    return (*names, *ReceiverOptions.__annotations__) if _is_receiver(kind) else None
+
+
+def _is_receiver(kind: type) -> bool:
+    return issubclass(kind, Receiver)
+
+
+@contextmanager
+def importing_from(folders: Sequence[Path]) -> Generator[None]:
+    """Import from a job's own folders first, whatever modules of these names the process has; then as before."""
+    own = {name for folder in folders for name in _modules_in(folder)}
+    held = _take_modules(own)
+    path = [str(folder.absolute()) for folder in folders]
+    sys.path[:0] = path
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        for folder in path:
+            sys.path.remove(folder)
+        _take_modules(own)
+        sys.modules.update(held)
+
+
+def _modules_in(folder: Path) -> Iterator[str]:
+    yield from (file.stem for file in folder.glob("*.py"))
+    yield from (inner.name for inner in folder.glob("*") if inner.is_dir())
+
+
+def _take_modules(names: set[str]) -> dict[str, ModuleType]:
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}

@@ -1,0 +1,207 @@
+"""Who is who in job files: the components that a file may name, under our names and under NVFLARE's."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import cast
+
+from training.errors import JobError
+
+Arguments = dict[str, object]
+
+SCRIPT_RUNNER = "training.job.ScriptRunner"
+
+_TRAINING = (
+    "CrossSiteModelEval",
+    "FedAvg",
+    "IntimeModelSelector",
+    "PTFileModelLocator",
+    "PTFileModelPersistor",
+    "ValidationJsonGenerator",
+)
+_RECEIVERS = (
+    "FlushPolicy",
+    "JsonlReceiver",
+    "MLflowReceiver",
+    "TensorBoardReceiver",
+    "WandBReceiver",
+    "WorkerPolicy",
+)
+
+KNOWN = (
+    *(f"training.{name}" for name in _TRAINING),
+    *(f"receivers.{name}" for name in _RECEIVERS),
+    SCRIPT_RUNNER,
+)
+"""Paths that job files may name whoever wrote them."""
+
+_FOREIGN = "nvflare."
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """What a component of NVFLARE's is here.
+
+    Attributes:
+        known: Our path; empty where nothing stands for it.
+        why: Why it is left out, where nothing stands for it.
+        unused: Arguments that mean nothing here.
+        adapt: Makes our arguments of its own, less those that mean nothing.
+    """
+
+    known: str = ""
+    why: str = ""
+    unused: frozenset[str] = frozenset()
+    adapt: Callable[[Arguments], Arguments] = dict
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A component as it is to be made.
+
+    Attributes:
+        known: Its path in the registry; empty where it is left out, or is the job's own class.
+        args: Its arguments.
+        notes: What of it has no effect.
+        left_out: Whether there is nothing to make.
+    """
+
+    known: str = ""
+    args: Arguments = field(default_factory=Arguments)
+    notes: tuple[str, ...] = ()
+    left_out: bool = False
+
+
+def _adapt_executor(args: Arguments) -> Arguments:
+    """Turn the arguments of NVFLARE's script executors into those of a `ScriptRunner`."""
+    adapted = dict(args)
+    mode = adapted.get("execution_mode", "in_process")
+    if mode == "attach":
+        raise JobError("execution_mode='attach': a script that somebody else starts is not supported")
+    framework = adapted.pop("params_exchange_format", None)
+    if framework is not None:
+        adapted["framework"] = framework
+    if "task_script_path" in adapted:
+        adapted["script"] = adapted.pop("task_script_path")
+        adapted["script_args"] = adapted.pop("task_script_args", "")
+    if adapted.get("command") and "script" not in adapted:
+        adapted.update(_parted(adapted["command"]))
+    return adapted
+
+
+def _parted(command: object) -> Arguments:
+    """Part `python3 -u custom/client.py --epochs 2` into what starts the script, the script, and its arguments."""
+    from training.jobs._script import split
+
+    words = split("command", cast("str | list[str]", command))
+    place = next((number for number, word in enumerate(words) if word.startswith("custom/")), None)
+    if place is None:
+        raise JobError(f"command={command!r} starts no script in custom/")
+    script = words[place].removeprefix("custom/")
+    return {"command": list(words[:place]), "script": script, "script_args": list(words[place + 1 :])}
+
+
+def _adapt_receiver(args: Arguments) -> Arguments:
+    """Drop NVFLARE's own default, which names no place of ours."""
+    return {key: value for key, value in args.items() if (key, value) != ("artifact_location", "artifacts")}
+
+
+_RECEIVER_UNUSED = frozenset({"events", "buffer_flush_time", "process_timeout"})
+_EXECUTOR_UNUSED = frozenset(
+    {
+        "allow_insecure_attach",
+        "allow_reconnect",
+        "attach_id",
+        "attach_timeout",
+        "evaluate_task_name",
+        "heartbeat_interval",
+        "heartbeat_timeout",
+        "log_pull_interval",
+        "result_pull_interval",
+        "result_wait_timeout",
+        "stop_grace_period",
+        "submit_model_task_name",
+        "task_wait_time",
+        "task_wait_timeout",
+        "train_task_name",
+        "train_with_evaluation",
+    }
+)
+_executor = Alias(SCRIPT_RUNNER, unused=_EXECUTOR_UNUSED, adapt=_adapt_executor)
+_fedavg = Alias(
+    "training.FedAvg",
+    unused=frozenset({"aggregator", "enable_tensor_disk_offload", "fedprox_mu", "memory_gc_rounds"}),
+)
+
+ALIASES: Mapping[str, Alias] = {
+    "ClientAPIExecutor": _executor,
+    "ConvertToFedEvent": Alias(why="records are federated as soon as a tracker at the server wants them"),
+    "CrossSiteModelEval": Alias(
+        "training.CrossSiteModelEval",
+        unused=frozenset({"cleanup_models", "formatter_id", "task_check_period", "wait_for_clients_timeout"}),
+    ),
+    "FedAvg": _fedavg,
+    "InProcessClientAPIExecutor": _executor,
+    "IntimeModelSelector": Alias(
+        "training.IntimeModelSelector", unused=frozenset({"validation_metric_name", "weigh_by_local_iter"})
+    ),
+    "MLflowReceiver": Alias("receivers.MLflowReceiver", unused=_RECEIVER_UNUSED, adapt=_adapt_receiver),
+    "MetricsArtifactWriter": Alias(why="what is measured stands in the trackers"),
+    "PTFedAvg": _fedavg,
+    "PTFileModelLocator": Alias("training.PTFileModelLocator"),
+    "PTFileModelPersistor": Alias(
+        "training.PTFileModelPersistor",
+        unused=frozenset({"allow_numpy_conversion", "filter_id", "load_device", "load_weights_only"}),
+    ),
+    "PTInProcessClientAPIExecutor": _executor,
+    "TBAnalyticsReceiver": Alias("receivers.TensorBoardReceiver", unused=_RECEIVER_UNUSED),
+    "ValidationJsonGenerator": Alias("training.ValidationJsonGenerator"),
+    "WandBReceiver": Alias("receivers.WandBReceiver", unused=_RECEIVER_UNUSED),
+}
+"""NVFLARE's components by the name of their class: it moves them from module to module, and keeps that."""
+
+
+def resolve(path: str, args: Mapping[str, object]) -> Resolved | None:
+    """Return what a path of a job file is; None if it is no name of the registry's, and may be the job's own class.
+
+    Raises:
+        JobError: It is a component of NVFLARE's that has no counterpart here, or its arguments can't work.
+    """
+    if path in KNOWN:
+        return Resolved(path, dict(args))
+    if not path.startswith(_FOREIGN):
+        return None
+    name = path.rpartition(".")[2]
+    alias = ALIASES.get(name)
+    if alias is None:
+        raise JobError(f"there is no counterpart of {path}; {did_you_mean(name, ALIASES)}")
+    if not alias.known:
+        return Resolved(notes=(f"{name} is left out: {alias.why}",), left_out=True)
+    kept = {key: value for key, value in args.items() if key not in alias.unused}
+    notes = tuple(f"{name}: {key}={args[key]!r} has no effect here" for key in args if key in alias.unused - {"events"})
+    return Resolved(alias.known, alias.adapt(kept), notes)
+
+
+def load_known(path: str) -> type:
+    """Return the class behind a path of the registry."""
+    module, _, name = path.rpartition(".")
+    return cast("type", getattr(import_module(module), name))
+
+
+def path_of(kind: type) -> str | None:
+    """Return the path under which job files name a class of ours; None if it is not one."""
+    room = kind.__module__.partition(".")[0]
+    for path in KNOWN:
+        if path.startswith(f"{room}.") and path.rpartition(".")[2] == kind.__name__:
+            return path
+    return None
+
+
+def did_you_mean(name: str, known: Mapping[str, object] | tuple[str, ...] | list[str]) -> str:
+    """Say which names there are, the nearest first."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known are {', '.join(sorted(known))}"
