@@ -20,6 +20,7 @@ from training._launch import launch
 from training._look_commands import add_commands
 from training._plan import MAX_SITES, FederationConfig
 from training._resume import read_last_round
+from training._simulator_command import simulator
 from training.cli import EXIT_FAILED, EXIT_USAGE, leave
 from training.trackers import DEFAULT_TRACKERS, TrackerOptions, make_receivers, parse_trackers
 
@@ -40,6 +41,8 @@ trackbus run --data fashion-mnist --epochs 2  [dim]# or cifar10: downloaded wher
 trackbus run --trackers jsonl --workspace /tmp/exp2  [dim]# plain JSON lines, no SDK[/dim]
 
 trackbus run --trackers wandb --wandb-mode online  [dim]# after `wandb login`[/dim]
+
+trackbus simulator -n 2 exported/hello-pt  [dim]# a job from recipe.export, or from NVFLARE[/dim]
 
 trackbus status runs/demo --watch  [dim]# how far behind each tracker is, and why[/dim]
 
@@ -170,6 +173,7 @@ def run(
     )
 
 
+app.command(epilog="trackbus simulator -n 2 -w runs/hello exported/hello-pt")(simulator)
 add_commands(app)
 
 

@@ -9,6 +9,8 @@ from eventbus.errors import ConfigurationError, TrackbusError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from training.plan import JobResult
+
 
 class JobError(ConfigurationError):
     """Raised when a job can't be run as it is written: the message names the file or component, and the way out."""
@@ -59,3 +61,16 @@ class TooFewSitesError(TrackbusError, RuntimeError):
 
 class ClientError(TrackbusError, RuntimeError):
     """Raised by the client API when it is used out of order, or when its server is gone."""
+
+
+class JobFailedError(TrackbusError, RuntimeError):
+    """Raised to a program whose job has ended without doing all of its work, or has lost events.
+
+    Attributes:
+        result: What it did.
+    """
+
+    def __init__(self, what: str, result: JobResult) -> None:
+        """Say what has failed."""
+        super().__init__(what)
+        self.result = result

@@ -10,7 +10,8 @@ Names and arguments are those of NVFLARE's job API, so its job scripts run here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
@@ -21,6 +22,7 @@ from training.abc import Workflow
 from training.errors import JobError
 from training.jobs._describe import is_module
 from training.jobs._draft import AppDraft
+from training.jobs._env import site_names
 from training.jobs._export import write_job
 from training.jobs._load import LoadedJob, load_job
 from training.jobs._script import ScriptRunner
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import nn
+
+    from training.plan import JobResult
 
 __all__ = [
     "BaseFedJob",
@@ -88,6 +92,7 @@ class FedJob:
         self.mandatory_clients = list(mandatory_clients or ())
         self.meta_props = dict(meta_props or {})
         self.fail_fast = fail_fast
+        self.comp_ids: dict[str, str] = {}
         self.drafts: dict[str, AppDraft] = {}
         self._awaited: dict[str, object] = {}
 
@@ -226,6 +231,62 @@ class FedJob:
         """
         write_job(folder, self._meta(), self.drafts)
 
+    def with_params(self, more: Mapping[str, Mapping[str, Any]]) -> FedJob:
+        """Return the same job with further entries in the targets' configurations."""
+        other = copy.copy(self)
+        drafts = {target: self.drafts.get(target, AppDraft()) for target in (*self.drafts, *more)}
+        other.drafts = {
+            target: replace(draft, params={**draft.params, **more.get(target, {})}) for target, draft in drafts.items()
+        }
+        return other
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def simulator_run(  # noqa: PLR0917 - NVFLARE's own arguments, in its order
+        self,
+        workspace: str | Path,
+        n_clients: int | None = None,
+        clients: list[str] | None = None,
+        threads: int | None = None,
+        gpu: str | None = None,
+        log_config: str | None = None,  # noqa: ARG002 - NVFLARE's own: what a script prints is in its site's folder
+    ) -> int:
+        """Run the job on this machine to its end, and show it.
+
+        Args:
+            workspace: Folder of the run; `job/` in it is the job as it was run.
+            n_clients: How many sites: `site-1`, `site-2` ...; by default those that something was put to by name.
+            clients: Their names, instead.
+            threads: How many sites may work at the same time; all by default.
+            gpu: Graphics cards for the sites in turn.
+            log_config: Has no effect.
+
+        Returns:
+            0: the job did all of its work, and nothing that was logged is lost.
+
+        Raises:
+            JobError: It can't be run as it is written.
+            JobFailedError: It ended without doing all of its work, or has lost events.
+        """
+        sites = site_names(n_clients or 0, clients) if n_clients or clients else self.clients
+        return self.run(workspace, sites, threads=threads, gpu=gpu).exit_code
+
+    def run(
+        self,
+        workspace: str | Path,
+        sites: Sequence[str],
+        *,
+        threads: int | None = None,
+        gpu: str | None = None,
+        seed: int = 0,
+    ) -> JobResult:
+        """Run the job on this machine to its end, show it, and return what it did: see `simulator_run`."""
+        from training._simulator import JOB_FOLDER, Simulation, check, simulate
+
+        folder = Path(workspace) / JOB_FOLDER
+        self.write(folder)
+        return check(simulate(load_job(folder), Simulation(Path(workspace), sites, threads, gpu, seed)))
+
     def _meta(self) -> Mapping[str, object]:
         mandatory = {"mandatory_clients": self.mandatory_clients} if self.mandatory_clients else {}
         return {"name": self.name, "min_clients": self.min_clients, **mandatory, **self.meta_props}
@@ -317,7 +378,6 @@ class BaseFedJob(FedJob):
         if key_metric_mode not in ("max", "min"):
             raise JobError(f"key_metric_mode={key_metric_mode!r} is not known: use 'max' or 'min'")
         super().__init__(name, min_clients, mandatory_clients)
-        self.comp_ids: dict[str, str] = {}
         self.to_server(validation_json_generator or ValidationJsonGenerator(), "json_generator")
         selector = model_selector
         if selector is None and key_metric:

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 from receivers import Receiver
 from receivers._receiver import ReceiverOptions
 from training.errors import JobError
+from training.jobs._describe import CHECKPOINT
 from training.jobs._registry import KNOWN, did_you_mean, load_known, resolve
+from training.jobs._terms import INITIAL_MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
+
+MODEL = "model"
 
 LEFT_OUT = object()
 """Stands for a component that has no counterpart here, and needs none."""
@@ -73,7 +77,9 @@ class Builder:
         for name in given:
             if takes is not None and name not in takes:
                 raise JobError(f"{place}: {kind.__name__} has no argument {name!r}; {did_you_mean(name, takes)}")
-        args = {name: self._value(value, f"{place}, argument {name!r}") for name, value in given.items()}
+        args = {name: self._value(name, value, f"{place}, argument {name!r}") for name, value in given.items()}
+        if args.get(CHECKPOINT) == INITIAL_MODEL:
+            args.pop(MODEL, None)  # its weights say all: its class may have arguments that the file doesn't
         args = {**{name: value for name, value in more.items() if takes is None or name in takes}, **args}
         try:
             return kind(**args)
@@ -82,18 +88,30 @@ class Builder:
         except Exception as error:  # border: a component's constructor may raise anything
             raise JobError(f"{place}: {kind.__name__}: {type(error).__name__}: {error}") from error
 
-    def _value(self, value: object, place: str) -> object:
-        """Make the component that an argument describes; any other value stays what it is."""
+    def _value(self, name: str, value: object, place: str) -> object:
+        """Make the component that an argument describes; any other value stays what it is.
+
+        A model stays what it is as well: the component makes it, at the run's seed.
+        """
         if not isinstance(value, dict):
             return value
         config = cast("dict[str, Any]", value)
         path = config.get("path") or config.get("class_path")
         if not isinstance(path, str) or set(config) - _CONFIG_KEYS:
             return config
+        if name == MODEL:
+            self._check_own(path, place)
+            return config
         return self.build(path, cast("Mapping[str, object]", config.get("args") or {}), place)
 
     def _own_class(self, path: str, place: str) -> type:
+        self._check_own(path, place)
         module, _, name = path.rpartition(".")
+        return self._import(module, name, place)
+
+    def _check_own(self, path: str, place: str) -> None:
+        """Refuse what is neither in the registry nor a trusted job's own."""
+        module = path.rpartition(".")[0]
         inside = self.custom.joinpath(*module.split("."))
         if not module or not (inside.with_name(f"{inside.name}.py").is_file() or (inside / "__init__.py").is_file()):
             raise JobError(
@@ -102,7 +120,6 @@ class Builder:
             )
         if not self.trust_custom:
             raise JobError(f"{place}: {path!r} is the job's own code, and this job's code is not trusted")
-        return self._import(module, name, place)
 
     def _import(self, module: str, name: str, place: str) -> type:
         try:

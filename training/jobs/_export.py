@@ -58,12 +58,11 @@ def _apps(drafts: Drafts) -> dict[str, dict[str, AppDraft]]:
         raise JobError("the server has nothing to do: give it a workflow with to_server(), FedAvg say")
     if len(drafts) == 1:
         raise JobError("the sites have nothing to run: give them a script with to_clients(ScriptRunner(...))")
-    single = {f"app_{name}": {name: draft} for name, draft in drafts.items() if name != ALL_SITES}
-    if ALL_SITES not in drafts:
-        return single
-    common = drafts[ALL_SITES]
-    del single[f"app_{SERVER}"]
-    own = {app: {site: draft.joined(common) for site, draft in sites.items()} for app, sites in single.items()}
+    common = drafts.get(ALL_SITES, AppDraft())
+    sites = {name: draft.joined(common) for name, draft in drafts.items() if name not in (SERVER, ALL_SITES)}
+    own = {f"app_{name}": {name: draft} for name, draft in sites.items()}
+    if sites and not common.executors:
+        return {f"app_{SERVER}": {SERVER: drafts[SERVER]}, **own}
     return {"app": {SERVER: drafts[SERVER], ALL_SITES: common}, **own}
 
 

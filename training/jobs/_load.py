@@ -144,7 +144,7 @@ class LoadedJob:
         )
 
     def _site_names(self, sites: Sequence[str]) -> Sequence[str]:
-        names = tuple(check_name("site", name) for name in sites) or tuple(self.sites)
+        names = tuple(check_name("site", name) for name in sites) or tuple(self.sites if self.common is None else ())
         if not names:
             raise JobError(f"{self.folder}: the job is for any sites: say how many, or which")
         if SERVER in names or len(set(names)) < len(names):
@@ -155,6 +155,7 @@ class LoadedJob:
             )
         if missing := sorted(set(self.meta.mandatory_clients) - set(names)):
             raise JobError(f"{self.folder / META}: {', '.join(missing)} must take part: see mandatory_clients")
+        self.notes.extend(f"{self.folder / META}: {name} doesn't take part" for name in self.sites if name not in names)
         return names
 
     def _workflow(self, builder: Builder, number: int, entry: Entry) -> Workflow:
@@ -233,9 +234,6 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise JobError(f"{file}: an object is expected, not {type(content).__name__}")
     return content  # pyright: ignore[reportUnknownVariableType] - JSON
-
-
-T = AppConfig | Meta
 
 
 def _convert(content: dict[str, Any], kind: Any, file: Path) -> Any:

@@ -1,0 +1,153 @@
+"""What a job looks like while it runs, and what it leaves: lines of text, and on a terminal a bar for the rounds."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+from eventbus._report import align
+from eventbus.workspace import SERVER
+from training.abc import BestModelFound, ModelValidated, RoundAggregated, RoundStarted, ServerEvent, SiteProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from eventbus import Report
+    from training.plan import JobPlan, JobResult
+
+SHOWN_METRICS = 3
+"""So many of a round's metrics stand in its line; the trackers have all."""
+
+NAMED_SITES = 4
+"""So many sites are named in a line."""
+
+
+class JobScreen:
+    """Shows one job. `tell` is legal from any thread.
+
+    Args:
+        plan: The job.
+        workspace: Where it runs.
+    """
+
+    def __init__(self, plan: JobPlan, workspace: Path) -> None:
+        self._plan = plan
+        self._workspace = workspace
+        self._bar = _Bar() if sys.stdout.isatty() else None
+
+    def __enter__(self) -> Self:
+        print(self._head(), flush=True)
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _head(self) -> str:
+        plan = self._plan
+        at_sites = {receiver.name for site in plan.sites for receiver in site.receivers}
+        trackers = [f"{receiver.name} at the server" for receiver in plan.receivers]
+        trackers += [f"{name} at the sites" for name in sorted(at_sites)]
+        names = ", ".join(site.name for site in plan.sites[:NAMED_SITES])
+        more = f" and {len(plan.sites) - NAMED_SITES} more" if len(plan.sites) > NAMED_SITES else ""
+        return f"{plan.name}: {names}{more} -> {', '.join(trackers) or 'no tracker'} in {self._workspace}"
+
+    def tell(self, event: ServerEvent) -> None:
+        """Show what happens at the server."""
+        if isinstance(event, RoundStarted) and self._bar is not None:
+            self._bar.show(event)
+        line = _line(event)
+        if line:
+            print(line, file=sys.stderr if isinstance(event, SiteProblem) else sys.stdout, flush=True)
+
+    def print_result(self, result: JobResult) -> None:
+        """Print what became of the events, where the models are, and what went wrong."""
+        for line in _result_lines(result):
+            print(line, flush=True)
+        for line in _problem_lines(result):
+            print(line, file=sys.stderr, flush=True)
+
+
+class _Bar:
+    """A bar for the rounds; nothing where rich is not installed."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+
+    def start(self) -> None:
+        try:
+            from rich.progress import Progress
+        except ModuleNotFoundError:
+            return
+        self._progress = Progress(transient=True)
+        self._task = self._progress.add_task("starting", total=None)
+        self._progress.start()
+
+    def show(self, event: RoundStarted) -> None:
+        if self._progress is not None:
+            what = f"round {event.round + 1}/{event.total_rounds}"
+            self._progress.update(self._task, description=what, completed=event.round, total=event.total_rounds)
+
+    def stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _line(event: ServerEvent) -> str:
+    if isinstance(event, RoundAggregated):
+        by_site = ", ".join(f"{one.site} {_metrics(one.metrics)}" for one in event.contributions[:NAMED_SITES])
+        return f"round {event.round + 1}  {_metrics(event.aggregated.metrics or {})}  ({by_site})"
+    if isinstance(event, BestModelFound):
+        return f"best model so far: {event.metric} {event.value:.4g} (at the begin of round {event.round + 1})"
+    if isinstance(event, ModelValidated):
+        return f"{event.model_owner} at {event.site}: {_metrics(event.metrics)}"
+    if isinstance(event, SiteProblem):
+        where = f" in round {event.round + 1}" if event.round is not None else ""
+        return f"{event.site}: {event.task}{where}: {event.reason}"
+    return ""
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    numbers = [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)]
+    return ", ".join(numbers[:SHOWN_METRICS]) or "no metrics"
+
+
+# --- at the end ------------------------------------------------------------------------------------------------------
+
+
+def _result_lines(result: JobResult) -> Iterator[str]:
+    rows = [row for at, report in result.reports.items() for row in _rows(at, report)]
+    if rows:
+        yield from align([("tracker", "at", "events of", "stored", "lost", ""), *rows])
+    late = sum(line.left for report in result.reports.values() for line in report.lines)
+    if late:
+        yield f"{late} are late: they stay in the journal; why, and how to store them: trackbus status {result.folder}"
+    files = [*sorted(result.folder.glob("models/*.safetensors")), *result.folder.glob("*/cross_val_results.json")]
+    yield from (f"wrote {file}" for file in files)
+    yield from (f"look at it: {look}" for look in _looks(result.reports.values()))
+
+
+def _rows(at: str, report: Report) -> Iterator[tuple[str, ...]]:
+    for line in report.lines:
+        if line.look or line.by_site:
+            sites = sorted(line.by_site.keys() | line.dropped_by_site.keys()) or [at]
+            for site in sites:
+                figures = (str(line.by_site.get(site, 0)), str(line.dropped_by_site.get(site, 0)))
+                yield (line.name, at, site, *figures, "")
+
+
+def _looks(reports: Iterable[Report]) -> Iterable[str]:
+    return dict.fromkeys(line.look for report in reports for line in report.lines if line.look)
+
+
+def _problem_lines(result: JobResult) -> Iterator[str]:
+    for at, report in result.reports.items():
+        yield from (f"{at}: {count} refused ({cause})" for cause, count in report.refused.items())
+        yield from (f"{at}: {line.name}: {note}" for line in report.lines for note in line.notes)
+    for site, problems in result.problems.items():
+        yield from (f"{site}: {problem}" for problem in problems)
+    if result.error:
+        yield f"{SERVER}: the job has failed: {result.error}"

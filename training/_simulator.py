@@ -1,0 +1,101 @@
+"""Runs a job's folder on this machine, and shows it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import sniffio
+
+from training._job_screen import JobScreen
+from training.errors import JobFailedError
+from training.jobs._load import LoadedJob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from training.plan import JobPlan, JobResult
+
+JOB_FOLDER = "job"
+"""Folder of the workspace with the job as it was run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """How a job is run.
+
+    Attributes:
+        workspace: Folder of the run.
+        sites: Names of the sites; none: those that the job names.
+        threads: How many may work at the same time; all by default.
+        gpu: Graphics cards for the sites in turn.
+        seed: Everything that trackbus draws depends on it alone.
+    """
+
+    workspace: Path
+    sites: Sequence[str] = ()
+    threads: int | None = None
+    gpu: str | None = None
+    seed: int = 0
+
+
+def simulate(job: LoadedJob, how: Simulation) -> JobResult:
+    """Run a job of one's own: its classes in `custom/` are imported.
+
+    Raises:
+        JobError: It can't be run as it is written.
+    """
+    with job.importing():
+        plan = job.plan(how.sites, seed=how.seed, trust_custom=True)
+        for note in job.notes:
+            print(f"note: {note}", flush=True)
+        with JobScreen(plan, how.workspace) as screen:
+            result = _run(plan, how, screen)
+        screen.print_result(result)
+    return result
+
+
+def check(result: JobResult) -> JobResult:
+    """Return a result if the job did all of its work and nothing that was logged is lost.
+
+    Raises:
+        JobFailedError: It did not.
+    """
+    if result.exit_code:
+        raise JobFailedError(result.error or "events are lost: see above", result)
+    return result
+
+
+def _run(plan: JobPlan, how: Simulation, screen: JobScreen) -> JobResult:
+    from training.engines import run_job
+
+    run = partial(run_job, plan, how.workspace, threads=how.threads, gpu=how.gpu, tell=screen.tell)
+    if not _in_loop():
+        return anyio.run(run)
+    results: list[JobResult] = []  # a notebook's cell is in a loop, and can't start another in its thread
+    thread = threading.Thread(target=lambda: results.append(anyio.run(run)), name="trackbus-job")
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def _in_loop() -> bool:
+    try:
+        sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return False
+    return True
+
+
+def keep_job(job: Path, workspace: Path) -> Path:
+    """Copy a job's folder into the workspace, so that it tells what was run; return the copy."""
+    target = (workspace / JOB_FOLDER).absolute()
+    if job.resolve() != target.resolve():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(job, target)
+    return target
