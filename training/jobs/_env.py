@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from training.errors import JobError
 
 if TYPE_CHECKING:
-    from training.job import FedJob
+    from training.jobs._job import FedJob
     from training.plan import JobResult
 
 WORKSPACE_ROOT = "runs"

@@ -18,8 +18,9 @@ from training.jobs._terms import ALL_SITES, ExchangeFormat, FrameworkType, Trans
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.job import FedJob
+    from training.abc import ModelAggregator
     from training.jobs._env import ExecEnv, Run
+    from training.jobs._job import FedJob
 
 Params = Mapping[str, Any]
 
@@ -207,6 +208,7 @@ class FedAvgRecipe(Recipe):
         command: What starts it then.
         server_expected_format: Has no effect: parameters travel as safetensors.
         params_transfer_type: DIFF sends differences where the script sends whole parameters.
+        aggregator: Makes the new model in place of the weighted average.
         model_persistor: What keeps the model, in place of a `PTFileModelPersistor`.
         model_locator: What finds it, in place of a `PTFileModelLocator`.
         per_site_config: See `set_per_site_config`.
@@ -245,6 +247,7 @@ class FedAvgRecipe(Recipe):
         framework: FrameworkType | str = FrameworkType.PYTORCH,
         server_expected_format: ExchangeFormat | str = ExchangeFormat.NUMPY,
         params_transfer_type: TransferType | str = TransferType.FULL,
+        aggregator: ModelAggregator | None = None,
         model_persistor: object | None = None,
         model_locator: object | None = None,
         per_site_config: Mapping[str, Mapping[str, Any]] | None = None,
@@ -264,7 +267,7 @@ class FedAvgRecipe(Recipe):
         cuda_empty_cache: bool = False,
     ) -> None:
         from training import FedAvg
-        from training.job import BaseFedJob, PTModel
+        from training.jobs._ready import BaseFedJob, PTModel
 
         mode = _metric_mode(key_metric, key_metric_mode, stop_cond)
         job = BaseFedJob(name=name, min_clients=min_clients, key_metric=key_metric, key_metric_mode=mode)
@@ -281,6 +284,7 @@ class FedAvgRecipe(Recipe):
                 num_clients=min_clients,
                 num_rounds=num_rounds,
                 persistor_id=job.comp_ids["persistor_id"],
+                aggregator=aggregator,
                 stop_cond=stop_cond,
                 patience=patience,
                 exclude_vars=exclude_vars,

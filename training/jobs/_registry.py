@@ -20,6 +20,7 @@ _TRAINING = (
     "IntimeModelSelector",
     "PTFileModelLocator",
     "PTFileModelPersistor",
+    "RoundResultsWriter",
     "ValidationJsonGenerator",
 )
 _RECEIVERS = (
@@ -133,7 +134,7 @@ _EXECUTOR_UNUSED = frozenset(
 _executor = Alias(SCRIPT_RUNNER, unused=_EXECUTOR_UNUSED, adapt=_adapt_executor)
 _fedavg = Alias(
     "training.FedAvg",
-    unused=frozenset({"aggregator", "enable_tensor_disk_offload", "fedprox_mu", "memory_gc_rounds"}),
+    unused=frozenset({"enable_tensor_disk_offload", "memory_gc_rounds"}),
 )
 
 ALIASES: Mapping[str, Alias] = {
@@ -141,20 +142,18 @@ ALIASES: Mapping[str, Alias] = {
     "ConvertToFedEvent": Alias(why="records are federated as soon as a tracker at the server wants them"),
     "CrossSiteModelEval": Alias(
         "training.CrossSiteModelEval",
-        unused=frozenset({"cleanup_models", "formatter_id", "task_check_period", "wait_for_clients_timeout"}),
+        unused=frozenset({"formatter_id", "task_check_period", "wait_for_clients_timeout"}),
     ),
     "FedAvg": _fedavg,
     "InProcessClientAPIExecutor": _executor,
-    "IntimeModelSelector": Alias(
-        "training.IntimeModelSelector", unused=frozenset({"validation_metric_name", "weigh_by_local_iter"})
-    ),
+    "IntimeModelSelector": Alias("training.IntimeModelSelector"),
     "MLflowReceiver": Alias("receivers.MLflowReceiver", unused=_RECEIVER_UNUSED, adapt=_adapt_receiver),
-    "MetricsArtifactWriter": Alias(why="what is measured stands in the trackers"),
+    "MetricsArtifactWriter": Alias("training.RoundResultsWriter", unused=frozenset({"limits", "summary_file_name"})),
     "PTFedAvg": _fedavg,
     "PTFileModelLocator": Alias("training.PTFileModelLocator"),
     "PTFileModelPersistor": Alias(
         "training.PTFileModelPersistor",
-        unused=frozenset({"allow_numpy_conversion", "filter_id", "load_device", "load_weights_only"}),
+        unused=frozenset({"filter_id", "load_device"}),
     ),
     "PTInProcessClientAPIExecutor": _executor,
     "TBAnalyticsReceiver": Alias("receivers.TensorBoardReceiver", unused=_RECEIVER_UNUSED),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from training.job import FedJob, JobCtx
+    from training.jobs._job import FedJob, JobCtx
 
 CommandArg = str | list[str]
 
