@@ -18,6 +18,7 @@ from eventbus.errors import (
 )
 from training._launch import launch
 from training._look_commands import add_commands
+from training._migrate_command import add_commands as add_migration
 from training._plan import MAX_SITES, FederationConfig
 from training._resume import read_last_round
 from training._simulator_command import simulator
@@ -51,6 +52,8 @@ trackbus inspect runs/demo --tail 20  [dim]# the events themselves[/dim]
 trackbus replay runs/demo --to mlflow  [dim]# fills a tracker that was not there at the time[/dim]
 
 trackbus report runs/demo  [dim]# who stored how much, by site[/dim]
+
+trackbus migrate client.py job.py  [dim]# what moving over from NVFLARE would change[/dim]
 
 All that is logged is in the workspace's journal when the log call returns. A slow or dead tracker never slows the \
 training: what it lacks is stored when the workspace is opened again.
@@ -175,6 +178,7 @@ def run(
 
 app.command(epilog="trackbus simulator -n 2 -w runs/hello exported/hello-pt")(simulator)
 add_commands(app)
+add_migration(app)
 
 
 def _train(settings: dict[str, object], trackers: str, wandb_mode: str, *, strict: bool) -> None:

@@ -59,6 +59,19 @@ class TooFewSitesError(TrackbusError, RuntimeError):
         self.left = dict(left)
 
 
+class SourceError(TrackbusError, ValueError):
+    """Raised when a file is no Python that this interpreter reads.
+
+    Attributes:
+        line: Where, from 1.
+    """
+
+    def __init__(self, why: str, line: int | None = None) -> None:
+        """Say why, and where it is known where."""
+        super().__init__(why)
+        self.line = line or 1
+
+
 class ClientError(TrackbusError, RuntimeError):
     """Raised by the client API when it is used out of order, or when its server is gone."""
 
