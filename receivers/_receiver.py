@@ -48,6 +48,11 @@ class ReceiverOptions(TypedDict, total=False):
     flush: FlushPolicy | None
     worker: WorkerPolicy | None
     python: str | None
+    events: Sequence[str] | None
+
+
+NVFLARE_EVENTS = ("analytix_log_stats", "fed.analytix_log_stats")
+"""What NVFLARE calls what is logged at a site, and what of it has come to the server."""
 
 
 class Receiver(Consumer):
@@ -67,9 +72,10 @@ class Receiver(Consumer):
         flush: When batches are written.
         worker: Deadlines of the worker process.
         python: Interpreter of the worker, for an SDK that lives in an environment of its own.
+        events: Accepted, as NVFLARE's jobs have it: where a receiver stands says what it gets.
 
     Raises:
-        ConfigurationError: The name is not legal, or there is no such layout.
+        ConfigurationError: The name is not legal, or there is no such layout, or no such events.
     """
 
     default_flush: ClassVar[FlushPolicy] = FlushPolicy()
@@ -83,11 +89,14 @@ class Receiver(Consumer):
         flush: FlushPolicy | None = None,
         worker: WorkerPolicy | None = None,
         python: str | None = None,
+        events: Sequence[str] | None = None,
     ) -> None:
         self.config = config
         self.name = check_name("receiver name", name or config.kind)
         if layout not in LAYOUTS:
             raise ConfigurationError(f"layout={layout!r} is not known: use one of {', '.join(LAYOUTS)}")
+        if unknown := set(events or ()).difference(NVFLARE_EVENTS):
+            raise ConfigurationError(f"events: unknown {', '.join(sorted(unknown))}; topics are named at subscribe()")
         self.layout: Layout = layout
         self.flush_policy = flush or self.default_flush
         self.worker_policy = worker or WorkerPolicy()

@@ -39,6 +39,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Unpack, cast
+from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_serializer
 
@@ -104,8 +105,8 @@ class MLflowConfig(SinkConfig):
         tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the
             workspace.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`, as NVFLARE names them.
-        artifact_location: Where a new experiment keeps its artifacts; by default `mlartifacts` in the
-            workspace, or what the server says.
+        artifact_location: Where a new experiment keeps its artifacts: a URI, or a folder, relative to the
+            workspace; by default `mlartifacts`, or what the server says.
     """
 
     kind: ClassVar[str] = "mlflow"
@@ -129,9 +130,10 @@ class MLflowConfig(SinkConfig):
 
     def artifacts(self, workspace: Path) -> str | None:
         """Return where a new experiment keeps its artifacts; None leaves it to the server."""
-        if self.artifact_location is None and is_server(self.uri(workspace)):
-            return None
-        return self.artifact_location or (workspace / "mlartifacts").absolute().as_uri()
+        location = self.artifact_location
+        if is_server(self.uri(workspace)) or (location and len(urlsplit(location).scheme) > 1):  # 1: a Windows drive
+            return location
+        return (workspace / (location or "mlartifacts")).absolute().as_uri()
 
     def option(self, name: str) -> str | None:
         """Return one of the texts in `kw_args`."""
@@ -378,7 +380,9 @@ class MLflowReceiver(Receiver):
     Args:
         tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the workspace.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`.
-        artifact_location: Where a new experiment keeps its artifacts; by default `mlartifacts` in the workspace.
+        artifact_location: Where a new experiment keeps its artifacts: a URI, or a folder, relative to the workspace; by
+            default `mlartifacts`.
+        buffer_flush_time: Accepted, as NVFLARE has it: `flush` says when batches are written.
         options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
@@ -389,6 +393,7 @@ class MLflowReceiver(Receiver):
         tracking_uri: str | None = None,
         kw_args: dict[str, Any] | None = None,
         artifact_location: str | None = None,
+        buffer_flush_time: float | None = None,  # noqa: ARG002 - accepted
         **options: Unpack[ReceiverOptions],
     ) -> None:
         super().__init__(

@@ -310,6 +310,7 @@ class WandBReceiver(Receiver):
         mode: `offline` keeps all in files for `wandb sync`, `online` sends it as well, `disabled` drops it.
         wandb_args: What `wandb.init` takes: `project`, `entity`, `name`, `group`, `job_type`, `tags`, `notes`, ...
         fallback: With `offline`, an online receiver without a key or a server records offline.
+        process_timeout: Accepted, as NVFLARE has it: `worker` holds the deadlines.
         options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """
 
@@ -319,6 +320,7 @@ class WandBReceiver(Receiver):
         wandb_args: dict[str, Any] | None = None,
         *,
         fallback: Literal["offline"] | None = None,
+        process_timeout: float | None = None,  # noqa: ARG002 - accepted
         **options: Unpack[ReceiverOptions],
     ) -> None:
         super().__init__(WandBConfig(mode=mode, wandb_args=wandb_args or {}, fallback=fallback), **options)

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from eventbus import Receipt, Scope
 from writers._writer import TrackingWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from eventbus._bus import Bus
     from writers._intake import OnBadInput
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def also_named(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a method take arguments by another name too: `scalar="scalar_value"`.
+
+    NVFLARE's writers have the methods of the SDKs, but not all of their argument names, and scripts written for it call
+    them by name.
+    """
+
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+        @wraps(method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = cast("dict[str, Any]", kwargs)
+            for name in names.keys() & given.keys():
+                if names[name] in given:
+                    raise TypeError(f"{method.__name__}() got {names[name]!r} twice: also as {name!r}")
+                given[names[name]] = given.pop(name)
+            return method(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 class LookAlike:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Receipt
-from writers._look_alike import LookAlike
+from writers._look_alike import LookAlike, also_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +82,7 @@ class MLflowWriter(LookAlike):
         """
         return self.log_params({key: value}, synchronous)
 
+    @also_named(values="params")
     def log_params(
         self, params: Mapping[str, Any], synchronous: bool | None = None, run_id: str | None = None
     ) -> Receipt:
@@ -93,6 +94,7 @@ class MLflowWriter(LookAlike):
         events = [] if self._is_other_run(run_id) else self.tracking.intake.params(params)
         return self.tracking.publish(events, params)
 
+    @also_named(artifact_file_path="artifact_file")
     def log_text(self, text: str, artifact_file: str, run_id: str | None = None) -> Receipt:
         """Log a text as a file.
 
@@ -108,6 +110,7 @@ class MLflowWriter(LookAlike):
         events = [] if self._is_other_run(run_id) else intake.text(artifact_file, text, is_file=True)
         return self.tracking.publish(events, {artifact_file: text})
 
+    @also_named(tag="value")
     def set_tag(self, key: str, value: Any, synchronous: bool | None = None) -> Receipt:
         """Label the run; a later label replaces an earlier one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Receipt, Scope
-from writers._look_alike import LookAlike
+from writers._look_alike import LookAlike, also_named
 from writers._values import NS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class SummaryWriter(LookAlike):
         super().__init__(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)
         self._log_dir = str(log_dir) if log_dir else f"runs/{self.tracking.run}{comment}"
 
+    @also_named(scalar="scalar_value")
     def add_scalar(  # noqa: PLR0917 - TensorBoard's own arguments, in its order
         self,
         tag: str,
@@ -76,6 +77,7 @@ class SummaryWriter(LookAlike):
         """
         return self.tracking.log({tag: scalar_value}, global_step, time_ns=self._moment(walltime))
 
+    @also_named(tag="main_tag", scalars="tag_scalar_dict")
     def add_scalars(
         self,
         main_tag: str,

@@ -12,7 +12,7 @@ from eventbus import Receipt, Scope
 from eventbus._fork import held_by_forks
 from eventbus.errors import BadInputError
 from eventbus.tracking import RunStatus, TrackingEvent
-from writers._look_alike import LookAlike
+from writers._look_alike import LookAlike, also_named
 from writers._runs import outcome
 from writers._values import MAX_DEPTH
 
@@ -54,6 +54,7 @@ class WandBWriter(LookAlike):
         self._next_step = 0
         self._lock = held_by_forks(threading.Lock())
 
+    @also_named(metrics="data")
     def log(self, data: Mapping[str, Any], step: int | None = None, commit: bool | None = None) -> Receipt:
         """Log numbers and texts.
 
