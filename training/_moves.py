@@ -58,7 +58,7 @@ _CLIENT = (
     "init receive send is_running is_train is_evaluate is_submit_model system_info get_config get_job_id "
     "get_site_name get_task_name log shutdown"
 )
-_RECIPE_TOOLS = "add_experiment_tracking add_cross_site_evaluation set_per_site_config"
+_RECIPE_TOOLS = "add_experiment_tracking add_cross_site_evaluation set_per_site_config set_recipe_meta"
 
 _SCRIPT = "write it as a training script: `flare.init()`, then `while flare.is_running(): model = flare.receive()`, ..."
 _NO_FL_CONTEXT = "a script asks `training.client` (`get_site_name`, `get_config`); a workflow is given a `Server`"
@@ -82,6 +82,7 @@ MOVES: tuple[Move, ...] = (
     *_moved("recipe recipe.sim_env", "SimEnv", "training.recipe"),
     *_moved("recipe recipe.run", "Run", "training.recipe"),
     *_moved("recipe recipe.utils", _RECIPE_TOOLS, "training.recipe"),
+    *_moved("recipe.spec", "Recipe ExecEnv", "training.recipe"),
     *_moved("job_config.api", "FedJob", "training.job"),
     *_moved("job_config.script_runner", "ScriptRunner FrameworkType", "training.job"),
     *_moved("fuel.utils.constants", "FrameworkType", "training.job"),
@@ -91,6 +92,7 @@ MOVES: tuple[Move, ...] = (
     *_moved("app_opt.pt.job_config.model", "PTModel", "training.job"),
     # --- workflows and components
     *_moved("app_common.workflows.fedavg", "FedAvg", "training"),
+    *_moved("app_opt.pt.fedavg", "PTFedAvg=FedAvg", "training"),
     *_moved("app_common.workflows.cross_site_model_eval", "CrossSiteModelEval", "training"),
     *_moved("app_common.widgets.intime_model_selector", "IntimeModelSelector", "training"),
     *_moved("app_common.widgets.validation_json_generator", "ValidationJsonGenerator", "training"),
@@ -131,7 +133,11 @@ MOVES: tuple[Move, ...] = (
         "add_final_global_evaluation",
         "`add_cross_site_evaluation` measures the final and the best global model at every site",
     ),
-    *_left("app_common.np.recipes", ANY, "`FedAvgRecipe` with `framework=FrameworkType.NUMPY`"),
+    *_left(
+        "app_common.np.recipes",
+        ANY,
+        "`FedAvgRecipe` with `framework=FrameworkType.NUMPY`, and a torch module whose parameters are the arrays",
+    ),
     *_left("app_common.widgets.convert_to_fed_event", ANY, "delete it: what the server tracks is relayed without it"),
     *_left("app_common.widgets.streaming", "AnalyticsSender", "log through a writer of `writers`"),
     *_left("app_common.workflows", ANY, _OWN_ALGORITHM),

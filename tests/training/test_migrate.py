@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training._moves import ANY, MOVES, Move, advice, find
+from training._moves_page import make_page
 from training.errors import SourceError
 from training.migrate import Left, migrate
 
@@ -42,6 +43,11 @@ def test_what_has_no_counterpart_says_what_to_do(move: Move) -> None:
 def test_advice_is_that_of_the_nearest_module() -> None:
     assert advice("nvflare.app_opt.pt.recipes.cyclic.CyclicRecipe") == advice("nvflare.app_opt.pt.recipes")
     assert advice("nvflare.somewhere.Else") == "there is no counterpart"
+
+
+def test_the_page_is_what_the_table_makes() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
+    assert page.read_text(encoding="utf-8") == make_page(), "python -m training._moves_page > docs/migrating.md"
 
 
 # ----------------------------------------------------------------------------------------------- the rewriting

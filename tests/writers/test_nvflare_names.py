@@ -46,6 +46,6 @@ def test_arguments_have_nvflares_names_too(
 
 
 def test_an_argument_under_both_names_is_an_error(bus: EventBus) -> None:
+    both: dict[str, Any] = {"scalar_value": 1.0, "scalar": 2.0}
     with pytest.raises(TypeError, match="scalar_value"):
-        both: dict[str, Any] = {"scalar_value": 1.0, "scalar": 2.0}
         SummaryWriter().add_scalar("a", **both)
