@@ -1,0 +1,130 @@
+"""What a job costs beside the torch work in it: its start, its end, its rounds, and the memory of its server.
+
+A job is started as its users start it: `python job.py`, two sites on the digits, each in a process of its own. Beside
+it stand plain loops: the same torch work in two processes that know nothing of each other.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paired import Table, in_turns, options, ratio
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+TRACKERS = "wandb,mlflow,tensorboard"
+
+FIRST_OPTIMIZER = "import torch; torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)"
+
+TIMEOUT = 300.0
+"""Seconds: a job that takes longer hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What the job's process and its sites wrote down; seconds of one clock."""
+
+    job: dict[str, float]
+    sites: dict[str, dict[str, float]]
+
+    @property
+    def start(self) -> float:
+        return max(site["stepped"] for site in self.sites.values()) - self.job["started"]
+
+    @property
+    def training(self) -> float:
+        return self.last_answer - min(site["received"] for site in self.sites.values())
+
+    @property
+    def last_answer(self) -> float:
+        return max(site["sent"] for site in self.sites.values())
+
+    @property
+    def end(self) -> float:
+        return self.job["ended"] - self.last_answer
+
+
+def run_job(*arguments: str) -> Times:
+    with tempfile.TemporaryDirectory() as folder:
+        job = [sys.executable, str(SCRIPTS / "job.py"), "--workspace", folder, *arguments]
+        done = subprocess.run(job, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        if done.returncode:
+            sys.exit(f"the job failed:\n{done.stdout}\n{done.stderr}")
+        found = {file.stem: json.loads(file.read_text()) for file in (Path(folder) / "times").glob("*.json")}
+    return Times(found.pop("job"), found)
+
+
+def run_plain(rounds: int, epochs: int) -> float:
+    """Return the seconds that two plain loops train, side by side."""
+    with tempfile.TemporaryDirectory() as folder:
+        common = ["--times", folder, "--rounds", str(rounds), "--epochs", str(epochs)]
+        loops = [
+            subprocess.Popen([sys.executable, str(SCRIPTS / "plain.py"), "--site", str(site), *common])
+            for site in range(2)
+        ]
+        for loop in loops:
+            loop.wait(TIMEOUT)
+        found = [json.loads(file.read_text()) for file in Path(folder).glob("*.json")]
+    return max(one["trained"] for one in found) - min(one["ready"] for one in found)
+
+
+def run_torch() -> float:
+    """Return the seconds that a bare process takes to import torch and make its first optimizer."""
+    code = f"import time; a = time.monotonic(); {FIRST_OPTIMIZER}; print(time.monotonic() - a)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def show_start(table: Table, pairs: int) -> None:
+    cases: dict[str, Callable[[], Times | float]] = {
+        "torch": run_torch,
+        "job": lambda: run_job("--trackers", TRACKERS),
+    }
+    runs = in_turns(cases, pairs)
+    jobs = [one for one in runs["job"] if isinstance(one, Times)]
+    torch = statistics.median(one for one in runs["torch"] if isinstance(one, float))
+    table.row("import torch, first optimizer", f"{torch:.2f}", unit="s")
+    table.row("python job.py to every site's first step", f"{median(jobs, 'start'):.2f}", unit="s")
+    table.target("the start beyond torch", median(jobs, "start") - torch, 2.0, unit="s")
+    table.target("last answer to exit, all stored", median(jobs, "end"), 3.0, unit="s")
+
+
+def median(jobs: Sequence[Times], what: str) -> float:
+    return statistics.median(getattr(one, what) for one in jobs)
+
+
+def show_rounds(table: Table, pairs: int, epochs: int) -> None:
+    cases: dict[str, Callable[[], float]] = {
+        "plain": lambda: run_plain(2, epochs),
+        "job": lambda: run_job("--epochs", str(epochs), "--trackers", TRACKERS).training,
+        "untracked": lambda: run_job("--epochs", str(epochs)).training,
+    }
+    runs = in_turns(cases, pairs)
+    table.row("2 sites x 2 rounds, plain loops / job", f"{statistics.median(runs['plain']):.2f}")
+    table.target("job over plain loops, no tracker", ratio(runs["untracked"], runs["plain"]), 1.10)
+    table.row("job over plain loops, three trackers", ratio(runs["job"], runs["plain"]))
+
+
+def show_memory(table: Table, sites: Sequence[int]) -> None:
+    peaks = {count: run_job("--script", "tiny", "--sites", str(count)).job["peak_mib"] for count in sites}
+    for count, peak in peaks.items():
+        table.row(f"server's process, {count} sites, peak", f"{peak:.0f}", unit="MiB")
+    table.target(f"{sites[-1]} sites over {sites[0]}", peaks[sites[-1]] / peaks[sites[0]], 1.20)
+
+
+def main() -> None:
+    args = options(__doc__).parse_args()
+    pairs = 1 if args.quick else 5
+    table = Table(f"a job of two sites beside plain loops, {pairs} pairs of runs")
+    show_start(table, pairs)
+    show_rounds(table, pairs, 2 if args.quick else 20)
+    show_memory(table, (2, 10) if args.quick else (2, 50))
+    table.finish()
+
+
+if __name__ == "__main__":
+    main()
