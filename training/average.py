@@ -53,8 +53,8 @@ class WeightedAverage:
         """Start an average.
 
         Args:
-            like: The global model that the round began with: names, shapes and types that every update must
-                have. Without it the first update sets them, right or wrong.
+            like: The global model that the round began with: names and shapes that every update must have, and
+                types that the average has. Without it the first update sets them, right or wrong.
             exclude: Tensors in whose name this is found are not averaged: whatever the sites send of them, the
                 result has those of `like`.
         """
@@ -74,9 +74,9 @@ class WeightedAverage:
         """Take an update into the average; the order of the sites matters to float64's last bit only.
 
         Raises:
-            UpdateRefusedError: The site was added before, has no samples, or its state has other names,
-                shapes or types than expected, or holds a NaN or an infinity; or it is a difference, and there is no
-                global model that it could be one from.
+            UpdateRefusedError: The site was added before, has no samples, or its state has other names or
+                shapes than expected, is complex where that is not, or holds a NaN, an infinity or a number too large
+                for the expected type; or it is a difference, and there is no global model that it could be one from.
         """
         state = self._averaged(update.state)
         if reason := self._reason_to_refuse(update, state):
@@ -95,7 +95,7 @@ class WeightedAverage:
         self._weights[update.site] = update.samples
 
     def result(self) -> State:
-        """Return the average, in the types of the updates.
+        """Return the average, in the types of the global model, whatever the precision of the updates.
 
         Floating tensors are averaged in float64. So are integer tensors, such as the batch counters of
         BatchNorm, exactly up to 2**53, and then rounded; of booleans the (weighted) majority wins.
@@ -132,9 +132,12 @@ class WeightedAverage:
 
 def _explain_values(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
     for name, tensor in given.items():
-        if tensor.dtype != expected[name].dtype:
-            return f"{name} is {tensor.dtype}, not {expected[name].dtype}"
-        if not bool(torch.isfinite(_widen(tensor)).all()):
+        wanted = expected[name].dtype
+        if tensor.is_complex() != wanted.is_complex:
+            return f"{name} is {tensor.dtype}, not {wanted}"
+        # Numpy computes in float64 unasked: what comes is to fit into the model's type, not to be of it.
+        fitted = tensor.detach().to(wanted) if wanted.is_floating_point else tensor
+        if not bool(torch.isfinite(_widen(fitted)).all()):
             return f"{name} holds a NaN or an infinity"
     return ""
 

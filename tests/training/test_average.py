@@ -95,13 +95,26 @@ def test_a_number_that_is_none_is_refused_by_name(bad: float) -> None:
         _average(_update("a", 1, 1.0), _update("b", 1, bad))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64])
+def test_an_update_of_another_precision_counts_and_the_model_keeps_its_own(dtype: torch.dtype) -> None:
+    mean = _average(_update("a", 1, 1.0, 2.0), _update("b", 3, 5.0, 6.0, dtype=dtype))
+    assert (mean.tolist(), mean.dtype) == ([4.0, 5.0], torch.float32)
+
+
+def test_a_difference_of_a_counter_may_be_wider_than_the_counter() -> None:
+    average = WeightedAverage({"n": torch.tensor(250, dtype=torch.uint8)})
+    average.add(ModelUpdate("a", {"n": torch.tensor(-50)}, 1, is_diff=True))
+    assert (average.result()["n"].item(), average.result()["n"].dtype) == (200, torch.uint8)
+
+
 @pytest.mark.parametrize(
     ("update", "reason"),
     [
         (_update("b", 0, 1.0), "it stands for 0 samples"),
         (_update("b", -5, 1.0), "it stands for -5 samples"),
         (_update("b", 1, 1.0, 2.0), "w is (2,), not (1,)"),
-        (_update("b", 1, 1.0, dtype=torch.float64), "w is torch.float64, not torch.float32"),
+        (_update("b", 1, 1.0, dtype=torch.complex64), "w is torch.complex64, not torch.float32"),
+        (_update("b", 1, 1e39, dtype=torch.float64), "w holds a NaN or an infinity"),
         (ModelUpdate("b", {}, 1), "missing: w"),
         (ModelUpdate("b", {"w": torch.ones(1), "v": torch.ones(1)}, 1), "unknown: v"),
         (_update("a", 1, 1.0), "the site is already in this average"),

@@ -208,7 +208,7 @@ BAD_UPDATES = {
     "NaN": (answer(math.nan), "w holds a NaN or an infinity"),
     "infinity": (answer(math.inf), "w holds a NaN or an infinity"),
     "shape": (FLModel(params={"w": torch.ones(3), "b": torch.ones(1)}), r"w is (3,), not (2,)"),
-    "dtype": (FLModel(params={"w": torch.ones(2).double(), "b": torch.ones(1)}), "w is torch.float64, not"),
+    "dtype": (FLModel(params={"w": torch.ones(2) + 1j, "b": torch.ones(1)}), "w is torch.complex64, not"),
     "missing": (FLModel(params={"w": torch.ones(2)}), "missing: b"),
     "unknown": (FLModel(params={**ZERO, "v": torch.ones(1)}), "unknown: v"),
     "empty": (FLModel(params={}), "it holds no weights"),

@@ -41,8 +41,8 @@ class FedAvg(Workflow):
     An update is added to the weighted average as it comes and then forgotten, so memory doesn't grow with the sites. It
     weighs `aggregation_weights[site]` times its `NUM_STEPS_CURRENT_ROUND` (1 where it doesn't say); it may be whole
     weights or, as `ParamsType.DIFF`, the difference from what was sent. It must have all variables of the global model
-    but those of `exclude_vars`, in the same shapes and types, without a NaN or an infinity; else it is refused, which
-    is that site's problem, and the round goes on with the others.
+    but those of `exclude_vars`, in the same shapes and any precision, without a NaN or an infinity; else it is refused,
+    which is that site's problem, and the round goes on with the others.
 
     What sites send as metrics was measured on the model that they were sent, before they trained it. So a round's
     metrics, `stop_cond` and `patience` judge the model that the round began with. The last round's model is nobody's to
