@@ -160,7 +160,6 @@ class FLCallback(Callback):
     ) -> None:
         super().__init__()
         init(rank=rank)
-        self._needs_metrics = bool(get_config().get("TASK_EXCHANGE", {}).get("train_with_eval"))
         self._is_strict = load_state_dict_strict
         self._counts_per_round = update_fit_loop
         self._limits: tuple[int | None, int] | None = None
@@ -188,8 +187,6 @@ class FLCallback(Callback):
         """Answer with the trained weights."""
         if self._task is None:
             return
-        if self._needs_metrics and self._metrics is None:
-            raise ClientError("the job wants metrics of the global model: call trainer.validate() before trainer.fit()")
         params = trainer.strategy.lightning_module_state_dict()
         steps = {MetaKey.NUM_STEPS_CURRENT_ROUND: trainer.global_step - self._first_step}
         send(FLModel(params=params, metrics=self._metrics, meta=steps | getattr(pl_module, META, {})))

@@ -214,19 +214,3 @@ def test_limits_and_modules_that_differ(site: ScriptSite) -> None:
     ]
     assert "not sent and left: ['head.bias', 'head.weight']" in complained
     assert "there are no more tasks, so nothing is trained" in complained
-
-
-def test_metrics_that_the_job_wants_are_asked_for(tmp_path: Path) -> None:
-    with ScriptSite(tmp_path, config={"TASK_EXCHANGE": {"train_with_eval": True}}) as site:
-        process = site.run(
-            MODULE
-            + """
-    one = trainer(max_epochs=1, logger=False)
-    flare.patch(one)
-    one.fit(Net(), loader)
-    """
-        )
-        site.ask("train", FLModel(params={"line.weight": torch.ones(1, 1)}))
-
-        assert site.left().startswith("ClientError: the job wants metrics of the global model: call trainer.validate()")
-        assert site.output(process)[2] == 1
