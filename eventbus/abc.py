@@ -61,6 +61,7 @@ class RelayedBatch(msgspec.Struct, frozen=True, kw_only=True):
         last: Last sequence that it covers: the mark that the receiving journal moves to.
         records: The records that may leave, (sequence, bytes) in order; what is missing was withheld.
         ended: Whether the partition ends with this stretch.
+        vanished: Whether it ends since its writer is gone, without having said so: what runs it left open are lost.
     """
 
     header: PartitionHeader
@@ -68,6 +69,7 @@ class RelayedBatch(msgspec.Struct, frozen=True, kw_only=True):
     last: int
     records: tuple[tuple[int, bytes], ...]
     ended: bool = False
+    vanished: bool = False
 
     @property
     def withheld(self) -> int:
@@ -196,6 +198,10 @@ class LocalJournal(Journal):
         """
         del seq, timeout
         return None
+
+    async def ended(self) -> list[tuple[PartitionHeader, bool]]:
+        """Return the partitions of other processes here whose writers have ended, and whether in order."""
+        return []
 
     def wait_for_room(self) -> bool:
         """After a refusal, wait in the calling thread until there is room again, once for as long as there is none.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from eventbus._bus import Bus
-    from eventbus.abc import Cursor, Feed, StoredRecord
+    from eventbus.abc import Cursor, Feed, PartitionHeader, StoredRecord
 
 BATCH_EVENTS = 256
 """Records per batch: one transaction at the far side."""
@@ -56,6 +56,7 @@ class Relay(Consumer):
         self._counts = ConsumerStatistics(state="waiting")
         self._withheld = 0
         self._cursor: Cursor = {}
+        self._sent: set[str] = set()
         self._committed: Cursor = {}
         self._committed_at = 0.0
 
@@ -95,7 +96,7 @@ class Relay(Consumer):
             if self._cursor != self._committed and time.monotonic() > self._committed_at + COMMIT_SECONDS:
                 await self._commit(feed, self._cursor)
             if not records and draining:
-                await self._end_own_partition(feed)
+                await self._end_partitions(feed)
                 await self._commit(feed, self._cursor)
                 return
             if not records:
@@ -122,6 +123,7 @@ class Relay(Consumer):
     async def _send(self, batch: RelayedBatch, feed: Feed) -> None:
         mark = await self._accepted(batch)
         self._cursor[batch.header.key] = mark
+        self._sent.add(batch.header.key)
         site = batch.header.origin.site
         self._counts.delivered += len(batch.records)
         self._counts.by_site[site] = self._counts.by_site.get(site, 0) + len(batch.records)
@@ -137,13 +139,20 @@ class Relay(Consumer):
                 self._fail(f"refused: {error}")
                 await anyio.sleep(RETRY_SECONDS)
 
-    async def _end_own_partition(self, feed: Feed) -> None:
-        """Say that the site's own partition ends here: its bus takes no more events."""
-        header = feed.journal.header
+    async def _end_partitions(self, feed: Feed) -> None:
+        """Say which partitions end here: the site's own, and those of processes that are gone, also without a word."""
+        await self._end_partition(feed.journal.header, orderly=True)
+        for header, orderly in await feed.journal.ended():
+            if (
+                header.key in self._sent or not orderly
+            ):  # an earlier relay said the rest
+                await self._end_partition(header, orderly=orderly)
+
+    async def _end_partition(self, header: PartitionHeader, *, orderly: bool) -> None:
         mark = self._cursor.get(header.key, 0)
         if mark:
-            ended = RelayedBatch(header=header, first=mark + 1, last=mark, records=(), ended=True)
-            await self._accepted(ended)
+            batch = RelayedBatch(header=header, first=mark + 1, last=mark, records=())
+            await self._accepted(replace(batch, ended=orderly, vanished=not orderly))
 
     def _batches(self, records: Iterable[StoredRecord], feed: Feed) -> list[RelayedBatch]:
         stretches: dict[str, list[StoredRecord]] = {}

@@ -161,6 +161,10 @@ class FaultyJournal(LocalJournal):
         """Return the last sequence of every partition."""
         return await self._journal.ends()
 
+    async def ended(self) -> list[tuple[PartitionHeader, bool]]:
+        """Return the partitions of other processes whose writers have ended, and whether in order."""
+        return await self._journal.ended()
+
     async def cursor(self, consumer: str) -> Cursor:
         """Return the committed position of a consumer."""
         return await self._journal.cursor(consumer)

@@ -171,7 +171,7 @@ class PartitionReader:
             return False
         if self.mark() is None:
             return not (self.is_left_out or files.is_held(self.lock))
-        return self.succeeded or self.closed_in_order()
+        return self.succeeded or self._newest("SELECT 1 FROM header WHERE name = 'closed'") is not None
 
     def _is_complete(self) -> bool:
         """Tell whether all files are known here: one that was begun since the last look has the last records."""
@@ -181,8 +181,8 @@ class PartitionReader:
         return self.journal.knows(newest.with_name(files.name_after(newest)))
 
     def closed_in_order(self) -> bool:
-        """Tell whether the writer said that the partition ends."""
-        return self._newest("SELECT 1 FROM header WHERE name = 'closed'") is not None
+        """Tell whether the writer said that the partition ends; of a mirror it is also said that it did not."""
+        return self._newest("SELECT 1 FROM header WHERE name = 'closed' AND value = 1") is not None
 
     def _newest(self, query: str) -> int | None:
         return self._one(query, self.files[-1].path) if self.files else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
-from eventbus.abc import Cursor, StoredRecord
+from eventbus.abc import Cursor, PartitionHeader, StoredRecord
 from eventbus.errors import JournalError
 from eventbus.journals import _partition as files
 from eventbus.journals._partition_reader import Connections, File, Opener, PartitionReader
@@ -231,6 +231,11 @@ class JournalReader:
     def ends(self) -> Cursor:
         """Return the last sequence of every partition."""
         return {one.header.key: end for one in self.partitions() if (end := one.end())}
+
+    def ended(self) -> list[tuple[PartitionHeader, bool]]:
+        """Return the partitions whose writers have ended, and whether in order; mirrors are not among them."""
+        ended = [one for one in self.partitions() if one.mark() is None and one.ended()]
+        return [(one.header, one.closed_in_order()) for one in ended]
 
     def marks(self) -> Cursor:
         """Return the mark of every partition that was appended in batches."""

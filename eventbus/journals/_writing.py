@@ -300,6 +300,8 @@ class Mirror(Partition):
             files.insert(connection, fresh)
             connection.execute("INSERT OR REPLACE INTO header VALUES ('mark', ?)", (mark,))
             connection.execute("UPDATE header SET value = value + ? WHERE name = 'count'", (len(fresh),))
+            if batch.vanished:
+                connection.execute("INSERT OR IGNORE INTO header VALUES ('closed', 0)")
         self.mark = mark
         self.end = fresh[-1][0] if fresh else self.end
         return mark

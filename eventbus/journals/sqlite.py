@@ -270,8 +270,8 @@ class SqliteJournal(LocalJournal):
             mark = self._mirror(batch.header).append(batch)
         except (OSError, sqlite3.Error) as error:
             raise RefusedError(str(error)) from error
-        if batch.ended:
-            self._mirrors.pop(batch.header.key).close()
+        if batch.ended or batch.vanished:
+            self._mirrors.pop(batch.header.key).close(ended=batch.ended)
         return mark
 
     def _mirror(self, header: PartitionHeader) -> Mirror:
@@ -299,6 +299,10 @@ class SqliteJournal(LocalJournal):
     async def ends(self) -> Cursor:
         """Return the last sequence of every partition."""
         return await self._in_thread(self._reader.ends)
+
+    async def ended(self) -> list[tuple[PartitionHeader, bool]]:
+        """Return the partitions of other processes here whose writers have ended, and whether in order."""
+        return await self._in_thread(self._reader.ended)
 
     async def cursor(self, consumer: str) -> Cursor:
         """Return the committed position of a consumer, empty for a new one."""

@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
+import msgspec
 import pytest
 
 from eventbus import Envelope, Event, EventBus, Origin, Relay, Scope, Topic
@@ -21,6 +23,7 @@ from eventbus.errors import SubscriptionError
 from eventbus.journals import MemoryJournal, SqliteJournal
 from eventbus.journals.consumer import ConsumerFile
 from eventbus.testing import FaultyJournal, recording
+from eventbus.workspace import ENVIRONMENT
 
 pytestmark = pytest.mark.anyio
 
@@ -293,6 +296,37 @@ async def test_each_once_after_kill_9_of_a_process_that_holds_both(tmp_path: Pat
     for numbers, last in zip(at_site.values(), lasts, strict=False):
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         assert numbers[-1] in (last, last + 1)
+
+
+# ------------------------------------------------------------------------------ processes of a site beside its own bus
+BESIDE = """
+    import os, signal, sys
+    from eventbus import Event, Scope, Topic, current_bus
+
+    class Counted(Event, name="tests.relay.Counted", topic="tests.relay.count"):
+        number: int
+
+    current_bus().publish(Counted(number=1), scope=Scope.FEDERATED)
+    if sys.argv[1] == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("how", "orderly"), [("ends", True), ("dies", False)])
+async def test_the_server_learns_how_another_process_of_a_site_has_ended(
+    tmp_path: Path, spawn: Spawn, monkeypatch: pytest.MonkeyPatch, how: str, orderly: bool
+) -> None:
+    async with make_bus(tmp_path, "server") as server:
+        async with make_bus(tmp_path, "site-1") as site:
+            site.subscribe(COUNTS.federated, Relay(server))
+            monkeypatch.setenv(ENVIRONMENT, msgspec.json.encode(site.address).decode())
+            child = spawn(BESIDE, how)
+            await anyio.to_thread.run_sync(child.communicate)
+            assert child.returncode == (0 if orderly else -signal.SIGKILL)
+        journal = server.journal
+        assert isinstance(journal, SqliteJournal)
+        (mirror,) = [one for one in journal._reader.partitions() if one.mark()]
+        assert (mirror.ended(), mirror.closed_in_order()) == (True, orderly)
 
 
 # ------------------------------------------------------------------------------------------ its cursor at its own site
