@@ -15,9 +15,17 @@ from training.fl_model import FLModel
 from training.plan import JobPlan, ScriptPlan, SitePlan
 
 CLIENT = '''
-import os, socket, struct, sys
+import glob, os, socket, sys, time
 import msgspec
 from training._wire import PREFIX, End, Hello, Leave, LinkAddress, ModelHead, Result, pack, unpack, unpack_prefix
+
+
+def meet(count):
+    """Return when so many sites of the job are here."""
+    open("here", "w").close()
+    while len(glob.glob("../*/here")) < count:
+        time.sleep(0.01)
+
 
 address = msgspec.json.decode(os.environ["TRACKBUS_CLIENT"], type=LinkAddress)
 
@@ -65,6 +73,24 @@ for task, payload in link.tasks():
     link.answer(task, payload, metrics={"round": task.model.current_round or 0})
 """
 """Sends back what it is sent."""
+
+WITH_CHILDREN = """
+import os, subprocess, sys, time
+import plain_client
+from writers import TrackingWriter
+
+link = plain_client.Link()
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+for number, (task, payload) in enumerate(link.tasks()):
+    TrackingWriter().log({"number": number}, step=number)
+    with open("pids.tmp", "w") as file:
+        print(os.getpid(), os.getppid(), child.pid, file=file)
+    os.rename("pids.tmp", "pids")
+    if "stay" in sys.argv:
+        time.sleep(1000)
+    link.answer(task, payload)
+"""
+"""Starts a process in a session of its own, and writes down who there is; with the argument `stay` it never answers."""
 
 
 @dataclass

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+import torch
 from jobs.plain import Ask, job, site
 from readback import read_jsonl
 
 from receivers import JsonlReceiver
+from training.abc import Outcome
 from training.engines import run_job
+from training.engines.gpus import gpu_groups
+from training.errors import JobError
+from training.fl_model import FLModel
 from training.plan import JobPlan, JobResult
 
 LOGGING = """
@@ -55,3 +63,226 @@ def test_two_sites_answer_and_what_they_log_is_stored_at_the_server(tmp_path: Pa
     expected = [(0, 0.5), (1, 1.5)]
     assert losses(tmp_path / "ws/jsonl") == {"site-1": expected, "site-2": expected}
     assert statuses(tmp_path / "ws/jsonl") == {"server": "FINISHED", "site-1": "FINISHED", "site-2": "FINISHED"}
+
+
+# ------------------------------------------------------------------------------------------------ what a script finds
+TELLS = """
+import os, random, sys, threading
+import numpy
+import plain_client
+
+def facts():
+    return {
+        "argv": sys.argv[1:],
+        "name": __name__,
+        "folder": os.getcwd(),
+        "seed": os.environ["TRACKBUS_SEED"],
+        "draws": [random.random(), float(numpy.random.rand())],
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        "torch": "torch" in sys.modules,
+        "threads": threading.active_count(),
+        "pid": os.getpid(),
+        "config": link.welcome.config,
+    }
+
+link = plain_client.Link()
+for task, payload in link.tasks():
+    link.answer(task, payload, meta=facts())
+"""
+
+
+def told(workflow: Ask) -> dict[str, list[dict[str, Any]]]:
+    """What the scripts told, by site."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for answer in workflow.answers:
+        found.setdefault(answer.site, []).append(answer.model.meta)
+    return found
+
+
+def run_telling(folder: Path, count: int, **options: object) -> dict[str, list[dict[str, Any]]]:
+    workflow = Ask(times=1)
+    sites = [site(folder, f"site-{number}", TELLS, args=("--lr", "1")) for number in range(count)]
+    result = run(job(folder, sites, workflow, seed=7), folder / "ws", **options)
+    assert (result.error, dict(result.problems)) == ("", {})
+    return told(workflow)
+
+
+def test_ten_scripts_find_what_they_expect_and_draw_numbers_of_their_own_that_a_seed_repeats(tmp_path: Path) -> None:
+    first = run_telling(tmp_path / "first", 10, gpu="[0,1],[2]")
+    assert len(first) == 10
+    for number in range(10):
+        (facts,) = first[f"site-{number}"]
+        assert facts["argv"] == ["--lr", "1"]
+        assert (facts["name"], facts["seed"], facts["threads"]) == ("__main__", "7", 1)
+        assert facts["folder"] == str(tmp_path / f"first/ws/sites/site-{number}")
+        assert facts["gpu"] == ("0,1", "2")[number % 2]
+        assert not facts["torch"]
+    again = run_telling(tmp_path / "again", 2)
+    draws = [facts["draws"] for (facts,) in first.values()]
+    assert [facts["draws"] for (facts,) in again.values()] == draws[:2]
+    assert len({number for pair in draws for number in pair}) == 20
+    assert {facts["gpu"] for (facts,) in again.values()} == {""}
+
+
+def test_a_script_that_serves_one_task_is_started_for_each(tmp_path: Path) -> None:
+    workflow = Ask(times=3)
+    sites = [
+        site(tmp_path, "each", TELLS, command=("python3",), launch_once=False),
+        site(tmp_path, "once", TELLS, command=("python3",)),
+    ]
+    result = run(job(tmp_path, sites, workflow), tmp_path / "ws")
+    assert (result.error, dict(result.problems)) == ("", {})
+    pids = {name: len({facts["pid"] for facts in all_facts}) for name, all_facts in told(workflow).items()}
+    assert pids == {"each": 3, "once": 1}
+
+
+def test_a_task_that_a_script_does_not_serve_is_not_sent_to_it(tmp_path: Path) -> None:
+    workflow = Ask(times=1, name="validate")
+    sites = [site(tmp_path, "trains", task_names=("train",)), site(tmp_path, "all")]
+    run(job(tmp_path, sites, workflow), tmp_path / "ws")
+    assert workflow.outcomes == [Outcome(("all",), {"trains": "its script serves train only"})]
+
+
+LAST_WORDS = """
+import atexit, sys, threading, time
+import plain_client
+from pathlib import Path
+from writers import TrackingWriter
+
+atexit.register(lambda: Path("atexit").touch())
+link = plain_client.Link()
+for task, payload in link.tasks():
+    TrackingWriter().log({"loss": 1.0}, step=0)
+    link.answer(task, payload)
+main = threading.main_thread()
+threading.Thread(target=lambda: (main.join(), Path("thread").touch())).start()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last_line", "status", "problem"),
+    [
+        ("", "FINISHED", ""),
+        ("sys.exit(0)", "FINISHED", ""),
+        ("raise SystemExit(3)", "FAILED", "exit code 3"),
+        ("raise ValueError('no more')", "FAILED", "exit code 1"),
+    ],
+)
+def test_a_script_ends_as_a_program_does(tmp_path: Path, last_line: str, status: str, problem: str) -> None:
+    sites = [site(tmp_path, "site-1", LAST_WORDS + last_line)]
+    result = run(job(tmp_path, sites, Ask(times=1), receivers=(JsonlReceiver(),)), tmp_path / "ws")
+    assert result.error == ""
+    problems = result.problems.get("site-1", ())
+    assert len(problems) == bool(problem)
+    assert all(problem in reason for reason in problems)
+    assert statuses(tmp_path / "ws/jsonl")["site-1"] == status
+    folder = tmp_path / "ws/sites/site-1"
+    assert (folder / "atexit").exists()
+    assert (folder / "thread").exists()
+    log = (folder / "log.txt").read_text()
+    assert ("ValueError: no more" in log) == ("ValueError" in last_line)
+    assert "stage.py" not in log  # the traceback begins in the script
+
+
+# --------------------------------------------------------------------------------------------------- turns and tensors
+TURNS = """
+import time
+import plain_client
+
+link = plain_client.Link()
+for task, payload in link.tasks():
+    begin = time.monotonic_ns()
+    if "together" in plain_client.sys.argv:
+        plain_client.meet(3)
+    link.answer(task, payload, meta={"begin": begin, "end": time.monotonic_ns()})
+"""
+
+
+def spans(workflow: Ask) -> list[tuple[int, int]]:
+    return sorted((answer.model.meta["begin"], answer.model.meta["end"]) for answer in workflow.answers)
+
+
+def test_no_more_sites_work_at_a_time_than_there_are_threads(tmp_path: Path) -> None:
+    workflow = Ask(times=1)
+    sites = [site(tmp_path, f"site-{number}", TURNS) for number in range(3)]
+    assert run(job(tmp_path, sites, workflow), tmp_path / "ws", threads=1).error == ""
+    ends_and_begins = [(end, begin) for (_, end), (begin, _) in pairwise(spans(workflow))]
+    assert len(ends_and_begins) == 2
+    assert all(end < begin for end, begin in ends_and_begins)
+
+
+def test_without_a_bound_all_sites_work_at_the_same_time(tmp_path: Path) -> None:
+    workflow = Ask(times=1)
+    sites = [site(tmp_path, f"site-{number}", TURNS, args=("together",)) for number in range(3)]
+    assert run(job(tmp_path, sites, workflow), tmp_path / "ws").error == ""
+    assert len(workflow.answers) == 3  # each has waited for the others before it answered
+
+
+def test_tensors_arrive_as_they_were_sent(tmp_path: Path) -> None:
+    weights = {"w": torch.arange(300_000, dtype=torch.float32).reshape(3, -1), "n": torch.tensor(5)}
+    workflow = Ask(times=1, make=lambda number: FLModel(params=weights, current_round=number))
+    run(job(tmp_path, [site(tmp_path, "site-1"), site(tmp_path, "site-2")], workflow), tmp_path / "ws")
+    assert len(workflow.answers) == 2
+    for answer in workflow.answers:
+        params = answer.model.params or {}
+        assert list(params) == ["w", "n"]
+        assert all(torch.equal(params[name], value) for name, value in weights.items())
+        assert answer.model.meta["site_name"] == answer.site
+
+
+# ------------------------------------------------------------------------------------------------ what stays at a site
+def test_where_the_server_tracks_nothing_nothing_leaves_the_site(tmp_path: Path) -> None:
+    plans = [site(tmp_path, "tracks", LOGGING), site(tmp_path, "does-not", LOGGING)]
+    plans[0] = replace(plans[0], receivers=(JsonlReceiver(),))
+    result = run(job(tmp_path, plans, Ask()), tmp_path / "ws")
+    assert result.error == ""
+    assert losses(tmp_path / "ws/sites/tracks/jsonl") == {"tracks": [(0, 0.5), (1, 1.5)]}
+    assert {path.name for path in (tmp_path / "ws/journal").iterdir()} == {"server"}
+    assert not (tmp_path / "ws/jsonl").exists()
+    assert [line.name for line in result.reports["does-not"].lines] == []
+
+
+STRANGER = """
+import socket
+import plain_client
+
+stranger = socket.socket(socket.AF_UNIX)
+stranger.connect(plain_client.address.socket)
+stranger.sendall(plain_client.pack(plain_client.Hello(token="0" * 64)))
+turned_away = stranger.recv(1) == b""
+link = plain_client.Link()
+for task, payload in link.tasks():
+    second = socket.socket(socket.AF_UNIX)
+    second.connect(plain_client.address.socket)
+    second.sendall(plain_client.pack(plain_client.Hello(token=plain_client.address.token)))
+    link.answer(task, payload, metrics={"turned_away": turned_away, "shown_twice": second.recv(1) == b""})
+"""
+
+
+def test_who_shows_no_valid_token_is_turned_away(tmp_path: Path) -> None:
+    workflow = Ask(times=1)
+    assert run(job(tmp_path, [site(tmp_path, "site-1", STRANGER)], workflow), tmp_path / "ws").error == ""
+    assert [answer.model.metrics for answer in workflow.answers] == [{"turned_away": True, "shown_twice": True}]
+
+
+@pytest.mark.parametrize(
+    ("names", "word"), [((), "must be one"), (("a", "a"), "each once"), (("server",), "'server'"), (("a b",), "a b")]
+)
+def test_sites_that_can_not_be_are_named(tmp_path: Path, names: tuple[str, ...], word: str) -> None:
+    result = run(job(tmp_path, [site(tmp_path, name) for name in names], Ask()), tmp_path / "ws")
+    assert word in result.error
+    assert not (tmp_path / "ws").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [("0", ("0",)), ("0,1", ("0", "1")), ("[0,1],[2]", ("0,1", "2")), ("0, [1, 2]", ("0", "1,2")), (None, ())],
+)
+def test_graphics_cards_are_given_in_turn(text: str | None, groups: tuple[str, ...]) -> None:
+    assert gpu_groups(text) == groups
+
+
+@pytest.mark.parametrize("text", ["[0", "0]", "[]", ",", "0,,1", "[0]1", "[[0]]"])
+def test_graphics_cards_that_nobody_can_read_are_refused(text: str) -> None:
+    with pytest.raises(JobError, match="brackets"):
+        gpu_groups(text)

@@ -6,8 +6,8 @@ import re
 
 from training.errors import JobError
 
-_GROUP = re.compile(r"\[([^\[\]]*)\]|([^\[\],]+)")
-_WHOLE = re.compile(r"\s*(\[[^\[\]]*\]|[^\[\],]+)(\s*,\s*(\[[^\[\]]*\]|[^\[\],]+))*\s*")
+_ONE = r"[^\[\],]+"
+_GROUP = rf"\[{_ONE}(?:,{_ONE})*\]|{_ONE}"
 
 
 def gpu_groups(text: str | None) -> tuple[str, ...]:
@@ -21,11 +21,7 @@ def gpu_groups(text: str | None) -> tuple[str, ...]:
     """
     if not text:
         return ()
-    groups = [",".join(_ids(group or one)) for group, one in _GROUP.findall(text)]
-    if not _WHOLE.fullmatch(text) or not all(groups):
-        raise JobError(f"gpu={text!r}: name ids with commas between them, and brackets around those of one site: 0,1")
-    return tuple(groups)
-
-
-def _ids(group: str) -> list[str]:
-    return [one.strip() for one in group.split(",") if one.strip()]
+    ids = "".join(text.split())
+    if not re.fullmatch(rf"(?:{_GROUP})(?:,(?:{_GROUP}))*", ids):
+        raise JobError(f"gpu={text!r}: name ids with commas between them, those of one site in brackets: [0,1],[2]")
+    return tuple(group.strip("[]") for group in re.findall(_GROUP, ids))

@@ -90,7 +90,6 @@ class _Job:
         self._problems: dict[str, list[str]] = {}
         self._limiter = anyio.CapacityLimiter(IN_THREAD)
         self._moments = {"begin": time.perf_counter()}
-        self._server: Server | None = None
         self._is_terminated = False
 
     async def run(self, gpu: str | None) -> JobResult:
@@ -152,7 +151,7 @@ class _Job:
 
     async def _run_workflows(self, group: SiteGroup, bus: EventBus) -> None:
         plan = self._plan
-        self._server = server = Server(
+        server = Server(
             job=plan.name,
             folder=self._workspace,
             app_folder=plan.app_folder,
@@ -161,7 +160,7 @@ class _Job:
             components=plan.components,
             writer=TrackingWriter(bus=bus) if plan.receivers else None,
             in_thread=self._in_thread,
-            tell=self._tell,
+            tell=self._hear,
         )
         for workflow in plan.workflows:
             await workflow.run(server)
@@ -176,14 +175,15 @@ class _Job:
             self._sites,
             min_sites=self._plan.min_sites,
             threads=self._threads,
-            report=self._report,
+            report=self._add_problem,
             moved=self._note,
         )
 
-    async def _report(self, problem: SiteProblem) -> None:
-        self._add_problem(problem.site, problem.reason)
-        if self._server:
-            await self._server.notify(problem)
+    def _hear(self, event: ServerEvent) -> None:
+        """Keep what workflows find wrong at sites, and pass everything on."""
+        if isinstance(event, SiteProblem):
+            self._add_problem(event.site, event.reason)
+        self._tell(event)
 
     def _add_problem(self, site: str, reason: str) -> None:
         reasons = self._problems.setdefault(site, [])

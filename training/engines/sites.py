@@ -6,20 +6,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
 from eventbus.errors import DecodeError
-from training.abc import Answer, Outcome, Patience, SiteProblem, Task
+from training.abc import Answer, Outcome, Patience, Task
 from training.engines.site import Arrival, Order, Site
 from training.errors import TooFewSitesError
 from training.fl_model import MetaKey
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
 
 PAYLOAD_BYTES = 64 * 1024 * 1024
 PAYLOAD_FACTOR = 4
@@ -80,7 +75,7 @@ class SiteGroup:
         sites: All of them, in order.
         min_sites: With fewer left there is no sense in asking.
         threads: How many may work at a task at the same time.
-        report: Told what went wrong at a site.
+        report: Told why a site has no answer that counts.
         moved: Told the moments of the job: `sent` for every task, `answered` for every answer.
     """
 
@@ -90,7 +85,7 @@ class SiteGroup:
         *,
         min_sites: int,
         threads: int,
-        report: Callable[[SiteProblem], Awaitable[None]],
+        report: Callable[[str, str], object],
         moved: Callable[[str], object],
     ) -> None:
         self._sites = {site.name: site for site in sites}
@@ -136,7 +131,7 @@ class SiteGroup:
                 async with one.taking:
                     order.is_open = False
         for site in sorted(one.problems, key=list(targets).index):
-            await self._report(SiteProblem(site, task.name, task.model.current_round, one.problems[site]))
+            self._report(site, one.problems[site])
         if one.error:
             raise one.error
         return Outcome(tuple(one.accepted), dict(one.problems))
@@ -164,7 +159,7 @@ class SiteGroup:
             async with one.taking:
                 order.is_open = False
             tasks.cancel_scope.cancel()
-        for name in sorted(one.waiting):
+        for name in sorted(one.waiting) if one.error is None else ():
             one.problems[name] = f"{states[name]() if name in states else 'its turn did not come'} {why}"
 
     async def _ask_one(self, order: Order, name: str, one: _Round, states: dict[str, Callable[[], str]]) -> None:

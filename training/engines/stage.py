@@ -61,5 +61,6 @@ def play(script: str) -> None:
 
 def _say_last_words(error: BaseException) -> None:
     traceback = error.__traceback__.tb_next if error.__traceback__ else None
+    error.__traceback__ = traceback  # what is printed is the error's own
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, traceback
     sys.excepthook(type(error), error, traceback)

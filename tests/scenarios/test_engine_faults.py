@@ -1,0 +1,301 @@
+"""What goes wrong at sites: each fault has a clear reason, the other sites go on, and no process is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from jobs.plain import ECHO, WITH_CHILDREN, Ask, job, script, site
+from readback import read_jsonl
+
+from receivers import JsonlReceiver
+from training.abc import Answer, Patience, Server, Task, Workflow
+from training.average import UpdateRefusedError
+from training.engines import run_job
+from training.fl_model import FLModel
+from training.plan import JobPlan, JobResult
+
+WITH_TASK = """
+import os, signal, time
+import plain_client
+from writers import TrackingWriter
+
+print("about to begin")
+link = plain_client.Link()
+for number, (task, payload) in enumerate(link.tasks()):
+    TrackingWriter().log({{"number": number}}, step=number)
+    {fault}
+    link.answer(task, payload)
+"""
+
+SCRIPTS = {
+    "fails-to-import": "import no_such_module",
+    "has-a-typo": "def (:",
+    "ends-at-once": "print('nothing to do')",
+    "is-killed": WITH_TASK.format(fault="os.kill(os.getpid(), signal.SIGKILL)"),
+    "raises-later": WITH_TASK.format(fault="assert number == 0, 'no luck today'"),
+    "leaves": WITH_TASK.format(fault="link.send(plain_client.Leave(error='no data')); break"),
+    "hangs-up": WITH_TASK.format(fault="link.socket.close(); time.sleep(1000)"),
+    "talks-rubbish": WITH_TASK.format(fault="link.socket.sendall(b'GET / HTTP/1.1' * 9); time.sleep(1000)"),
+    "sends-too-much": WITH_TASK.format(fault="link.send(plain_client.Hello(token='')); time.sleep(1000)"),
+    "answers-another": WITH_TASK.format(
+        fault="link.send(plain_client.Result(task=99, model=plain_client.ModelHead())); time.sleep(1000)"
+    ),
+    "announces-a-terabyte": WITH_TASK.format(
+        fault="link.socket.sendall(plain_client.pack(plain_client.Result(task=task.task,"
+        " model=plain_client.ModelHead()), 1 << 40)); time.sleep(1000)"
+    ),
+    "sends-no-tensors": WITH_TASK.format(fault="payload = b'no safetensors'"),
+    "is-refused": ECHO,
+}
+
+REASONS = {
+    "is-missing": ["its script", "is-missing.py does not exist"],
+    "fails-to-import": [
+        "exit code 1",
+        "ModuleNotFoundError: No module named 'no_such_module'",
+        "before it called init",
+    ],
+    "has-a-typo": ["exit code 1", "SyntaxError", "before it called init"],
+    "ends-at-once": ["exit code 0", "nothing to do", "before it called init"],
+    "hangs-at-start": ["did not call init within 6 s", "about to hang"],
+    "has-no-command": ["exit code 127", "no-such-launcher: No such file"],
+    "is-killed": ["was killed by SIGKILL", "about to begin", "before the job was over"],
+    "raises-later": ["exit code 1", "AssertionError: no luck today"],
+    "leaves": ["has left: no data"],
+    "hangs-up": ["has hung up"],
+    "talks-rubbish": ["sent what can't be read", "a header of"],
+    "sends-too-much": ["sent what can't be read", "a Hello where none was due"],
+    "answers-another": ["sent what can't be read", "a Result where none was due"],
+    "announces-a-terabyte": ["sent what can't be read", "an answer of 1099511627776 bytes; 67108864 may come"],
+    "sends-no-tensors": ["its answer can't be read", "safetensors"],
+    "is-refused": ["its weights are odd"],
+}
+GO_ON = {"sends-no-tensors", "is-refused"}
+"""Sites that are asked again, for all that."""
+
+
+def run(plan: JobPlan, folder: Path) -> JobResult:
+    return anyio.run(partial(run_job, plan, folder))
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    """How the runs ended, by site."""
+    return {line.value["site"]: line.value["status"] for line in read_jsonl(folder) if "status" in line.value}
+
+
+class Picky(Ask):
+    """Refuses what one site sends."""
+
+    async def run(self, server: Server) -> None:
+        for number in range(self.times):
+            self.targets = server.sites.names
+            task = Task("train", FLModel(current_round=number))
+            self.outcomes.append(await server.sites.ask(task, self.targets, self.take, self.patience))
+
+    def take(self, answer: Answer) -> None:
+        if answer.site == "is-refused":
+            raise UpdateRefusedError(answer.site, "its weights are odd")
+        self.answers.append(answer)
+
+
+@pytest.fixture(scope="module")
+def fate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JobResult, Picky]:
+    """One job with a site for each fault, and two that are well."""
+    folder = tmp_path_factory.mktemp("faults")
+    sites = [site(folder, name, text, shutdown_timeout=1.0) for name, text in SCRIPTS.items()]
+    sites += [
+        site(folder, "is-missing"),
+        site(folder, "has-no-command", command=("no-such-launcher",)),
+        site(folder, "hangs-at-start", "import time\nprint('about to hang')\ntime.sleep(1000)", launch_timeout=6.0),
+        site(folder, "well-inside"),
+        site(folder, "well-outside", command=("python3",)),
+    ]
+    sites[-5].script.script.unlink()
+    workflow = Picky(patience=Patience(min_answers=2))
+    plan = job(folder, sites, workflow, receivers=(JsonlReceiver(),))
+    return folder / "ws", run(plan, folder / "ws"), workflow
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_site_that_fails_has_a_clear_reason(fate: tuple[Path, JobResult, Picky], name: str) -> None:
+    _, result, _ = fate
+    reasons = "\n".join(result.problems[name])
+    assert all(part in reasons for part in REASONS[name]), reasons
+
+
+def test_the_other_sites_go_on(fate: tuple[Path, JobResult, Picky]) -> None:
+    _, result, workflow = fate
+    assert result.error == ""
+    assert [sorted(one.accepted) for one in workflow.outcomes] == [
+        ["raises-later", "well-inside", "well-outside"],
+        ["well-inside", "well-outside"],
+    ]
+    assert set(workflow.targets or ()) >= GO_ON | {"well-inside", "well-outside"}
+    assert not {"well-inside", "well-outside"} & set(result.problems)
+
+
+def test_the_runs_of_scripts_end_as_the_scripts_did(fate: tuple[Path, JobResult, Picky]) -> None:
+    folder, _, _ = fate
+    ends = statuses(folder / "jsonl")
+    assert ends["is-killed"] == ends["talks-rubbish"] == ends["hangs-up"] == "KILLED"
+    assert ends["raises-later"] == "FAILED"
+    assert ends["server"] == ends["leaves"] == "FINISHED"
+    lines = [line.value for line in read_jsonl(folder / "jsonl") if line.value.get("type") == "MetricsLogged"]
+    logged = [line["event"]["values"] for line in lines if line["site"] == "is-killed"]
+    assert logged == [{"number": 0.0}]
+
+
+# ------------------------------------------------------------------------------------------- the end of the whole job
+def test_too_few_sites_end_the_job_at_once(tmp_path: Path) -> None:
+    waits = "import plain_client\nlink = plain_client.Link()\nfor task, payload in link.tasks(): pass"
+    sites = [site(tmp_path, "dies", "import no_such_module"), site(tmp_path, "works", waits)]
+    result = run(job(tmp_path, sites, Ask(), min_sites=2), tmp_path / "ws")
+    assert "the job needs 2 sites, and 1 are left (dies: its script ended with exit code 1" in result.error
+    assert result.exit_code == 1
+    assert "works" not in result.problems
+
+
+class Breaks(Workflow):
+    async def run(self, server: Server) -> None:
+        def take(_: Answer) -> None:
+            raise ValueError("a defect")
+
+        await server.sites.ask(Task("train", FLModel()), server.sites.names, take, Patience(min_answers=1))
+
+
+def test_a_component_that_fails_ends_the_job(tmp_path: Path) -> None:
+    result = run(job(tmp_path, [site(tmp_path, "site-1")], Breaks(), receivers=(JsonlReceiver(),)), tmp_path / "ws")
+    assert result.error == "ValueError: a defect"
+    statuses = {
+        v["site"]: v["status"] for v in (line.value for line in read_jsonl(tmp_path / "ws/jsonl")) if "status" in v
+    }
+    assert statuses == {"server": "FAILED"}
+
+
+# --------------------------------------------------------------------------------------------------------- late sites
+SLOW = """
+import time
+import plain_client
+from pathlib import Path
+
+link = plain_client.Link()
+for task, payload in link.tasks():
+    while not Path("go").exists():
+        time.sleep(0.01)
+    link.answer(task, payload)
+"""
+
+
+def test_a_late_answer_is_thrown_away_and_its_site_is_asked_again(tmp_path: Path) -> None:
+    slow = tmp_path / "ws/sites/slow/go"
+    patience = [Patience(min_answers=1, grace=0.3), Patience(min_answers=2, timeout=60)]
+
+    class Twice(Ask):
+        async def run(self, server: Server) -> None:
+            for number in range(2):
+                task = Task("train", FLModel(current_round=number))
+                names = server.sites.names
+                self.outcomes.append(await server.sites.ask(task, names, self.answers.append, patience[number]))
+                slow.touch()
+
+    workflow = Twice()
+    result = run(job(tmp_path, [site(tmp_path, "quick"), site(tmp_path, "slow", SLOW)], workflow), tmp_path / "ws")
+    assert result.error == ""
+    assert workflow.outcomes[0].accepted == ("quick",)
+    assert "within the 0.3 s that were left once 1 answers were there" in workflow.outcomes[0].problems["slow"]
+    assert sorted(workflow.outcomes[1].accepted) == ["quick", "slow"]
+    assert [answer.model.current_round for answer in workflow.answers if answer.site == "slow"] == [None]
+    assert any("came too late, and was thrown away" in reason for reason in result.problems["slow"])
+
+
+def test_a_job_ends_though_a_site_is_still_late(tmp_path: Path) -> None:
+    workflow = Ask(times=1, patience=Patience(min_answers=0, timeout=1.0))
+    sites = [site(tmp_path, "slow", SLOW, shutdown_timeout=0.5)]
+    result = run(job(tmp_path, sites, workflow), tmp_path / "ws")
+    assert result.error == ""
+    assert "within 1 s" in workflow.outcomes[0].problems["slow"]
+    assert "its script had to be stopped: it did not end within 0.5 s" in result.problems["slow"]
+
+
+# ----------------------------------------------------------------------------------------------- no process left behind
+JOB = """
+import sys
+from pathlib import Path
+import anyio
+from jobs.plain import WITH_CHILDREN, Ask, job, site
+from receivers import JsonlReceiver
+from training.engines import run_job
+
+folder = Path(sys.argv[1])
+sites = [
+    site(folder, "inside", WITH_CHILDREN, args=("stay",)),
+    site(folder, "outside", WITH_CHILDREN, args=("stay",), command=("python3",)),
+]
+result = anyio.run(run_job, job(folder, sites, Ask(), receivers=(JsonlReceiver(),)), folder / "ws")
+"""
+
+
+def pids(folder: Path) -> list[int]:
+    files = [folder / "ws/sites" / name / "pids" for name in ("inside", "outside")]
+    wait_until(lambda: all(file.exists() for file in files))
+    return [int(pid) for file in files for pid in file.read_text().split() if int(pid) != os.getpid()]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(numbers: list[int]) -> list[int]:
+    """Those of the processes that live; a zombie whose parent is gone does not."""
+    return [pid for pid in numbers if _state(pid) not in {"", "Z", "X"}]
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def test_what_a_script_started_ends_with_the_job(tmp_path: Path) -> None:
+    sites = [
+        site(tmp_path, "inside", WITH_CHILDREN),
+        site(tmp_path, "outside", WITH_CHILDREN, command=("python3",)),
+    ]
+    result = run(job(tmp_path, sites, Ask()), tmp_path / "ws")
+    assert (result.error, dict(result.problems)) == ("", {})
+    assert len(pids(tmp_path)) == 6
+    assert alive(pids(tmp_path)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_its_server(tmp_path: Path, number: signal.Signals) -> None:
+    path = script(tmp_path, JOB, "job.py")
+    tests = str(Path(__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
+    server = subprocess.Popen([sys.executable, str(path), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
+    started = pids(tmp_path)
+    assert len(alive(started)) == 6
+    server.send_signal(number)
+    assert server.wait(60) == -number
+    wait_until(lambda: not alive(started))
+    if (
+        number != signal.SIGKILL
+    ):  # else the worker stores what it has, and what is left at the sites waits for a restart
+        lines = [line.value for line in read_jsonl(tmp_path / "ws/jsonl")]
+        assert {v["site"]: v["status"] for v in lines if "status" in v} == dict.fromkeys(
+            ("server", "inside", "outside"), "KILLED"
+        )
+        assert sum(v.get("type") == "MetricsLogged" for v in lines) == 2
