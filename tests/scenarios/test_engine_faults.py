@@ -18,8 +18,8 @@ from readback import read_jsonl
 
 from receivers import JsonlReceiver
 from training.abc import Answer, Patience, Server, Task, Workflow
-from training.average import UpdateRefusedError
 from training.engines import run_job
+from training.errors import UpdateRefusedError
 from training.fl_model import FLModel
 from training.plan import JobPlan, JobResult
 

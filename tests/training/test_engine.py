@@ -154,7 +154,8 @@ link = plain_client.Link()
 for task, payload in link.tasks():
     TrackingWriter().log({"loss": 1.0}, step=0)
     link.answer(task, payload)
-main = threading.main_thread()
+main, open_file = threading.main_thread(), open("left-open", "w")
+open_file.write("x")
 threading.Thread(target=lambda: (main.join(), Path("thread").touch())).start()
 """
 
@@ -179,6 +180,7 @@ def test_a_script_ends_as_a_program_does(tmp_path: Path, last_line: str, status:
     folder = tmp_path / "ws/sites/site-1"
     assert (folder / "atexit").exists()
     assert (folder / "thread").exists()
+    assert (folder / "left-open").read_text() == "x"
     log = (folder / "log.txt").read_text()
     assert ("ValueError: no more" in log) == ("ValueError" in last_line)
     assert "stage.py" not in log  # the traceback begins in the script

@@ -202,6 +202,7 @@ def main() -> None:
     order = Nursery(control).run()
     if order is not None:
         play(order.script)
+    os._exit(0)  # torch's libraries complain of what is not freed
 
 
 if __name__ == "__main__":

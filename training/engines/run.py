@@ -24,7 +24,7 @@ from eventbus.workspace import ENVIRONMENT as BUS
 from eventbus.workspace import SERVER, check_name, name_from
 from training._wire import ENVIRONMENT as CLIENT
 from training._wire import LinkAddress
-from training.abc import Server, ServerEvent, SiteProblem
+from training.abc import ComponentProblem, Server, ServerEvent, SiteProblem
 from training.engines.gpus import gpu_groups
 from training.engines.link import Guest, open_door
 from training.engines.orders import Spawn
@@ -158,7 +158,7 @@ class _Job:
             seed=plan.seed,
             sites=group,
             components=plan.components,
-            writer=TrackingWriter(bus=bus) if plan.receivers else None,
+            writer=TrackingWriter(bus=bus, on_bad_input="count") if plan.receivers else None,
             in_thread=self._in_thread,
             tell=self._hear,
         )
@@ -180,9 +180,11 @@ class _Job:
         )
 
     def _hear(self, event: ServerEvent) -> None:
-        """Keep what workflows find wrong at sites, and pass everything on."""
+        """Keep what went wrong, and pass everything on."""
         if isinstance(event, SiteProblem):
             self._add_problem(event.site, event.reason)
+        elif isinstance(event, ComponentProblem):
+            self._add_problem(SERVER, f"{event.component}: {event.reason}")
         self._tell(event)
 
     def _add_problem(self, site: str, reason: str) -> None:

@@ -13,7 +13,7 @@ import anyio.to_thread
 from eventbus.errors import DecodeError
 from training.abc import Answer, Outcome, Patience, Task
 from training.engines.site import Arrival, Order, Site
-from training.errors import TooFewSitesError
+from training.errors import TooFewSitesError, UpdateRefusedError
 from training.fl_model import MetaKey
 
 PAYLOAD_BYTES = 64 * 1024 * 1024
@@ -215,7 +215,6 @@ class SiteGroup:
 def _accept(accept: Callable[[Answer], object], arrival: Arrival, payload: bytearray) -> str:
     """Make a model of an answer and hand it over, off the loop; return why it does not count, or nothing."""
     from training._payload import model_from
-    from training.average import UpdateRefusedError  # with torch, that takes seconds to import
 
     try:
         model = model_from(arrival.head, bytes(payload), "pytorch")
