@@ -83,7 +83,7 @@ class _Asking:
         try:
             await anyio.to_thread.run_sync(self.accept, answer)
         except UpdateRefusedError as error:
-            self.settle(answer.site, str(error))
+            self.settle(answer.site, error.reason)
             return
         self.settle(answer.site)
         if len(self.accepted) >= self.patience.min_answers and self.patience.grace is not None:

@@ -1,6 +1,7 @@
 """The average, against sums done by hand."""
 
 import math
+import re
 import tracemalloc
 from itertools import permutations
 
@@ -12,7 +13,7 @@ from training.average import ModelUpdate, NoUpdatesError, UpdateRefusedError, We
 from training.model import State, build_model, get_state
 
 
-def _update(site: str, samples: int, *values: float, dtype: torch.dtype = torch.float32) -> ModelUpdate:
+def _update(site: str, samples: float, *values: float, dtype: torch.dtype = torch.float32) -> ModelUpdate:
     return ModelUpdate(site, {"w": torch.tensor(values, dtype=dtype)}, samples)
 
 
@@ -182,3 +183,34 @@ def test_what_is_held_does_not_grow_with_the_sites() -> None:
     tracemalloc.stop()
     assert {name: tensor.data_ptr() for name, tensor in sums.items()} == before
     assert held < 100_000
+
+
+def test_a_difference_is_added_to_the_global_model_before_it_is_averaged() -> None:
+    average = WeightedAverage(like={"w": torch.tensor([10.0])})
+    average.add(_update("whole", 1, 12.0))
+    average.add(ModelUpdate("difference", {"w": torch.tensor([-2.0])}, 3, is_diff=True))
+    assert average.result()["w"].item() == (12.0 + 3 * (10.0 - 2.0)) / 4
+
+
+def test_a_difference_needs_a_global_model() -> None:
+    with pytest.raises(UpdateRefusedError, match="there is no global model to add it to"):
+        WeightedAverage().add(ModelUpdate("a", {"w": torch.ones(1)}, 1, is_diff=True))
+
+
+def test_what_is_excluded_stays_as_it_was_and_may_be_anything() -> None:
+    like = {"bn.mean": torch.tensor([5.0]), "w": torch.tensor([0.0])}
+    average = WeightedAverage(like=like, exclude=re.compile(r"\bbn\."))
+    average.add(ModelUpdate("a", {"w": torch.tensor([2.0]), "bn.mean": torch.tensor([math.nan, 1.0])}, 1))
+    average.add(ModelUpdate("b", {"w": torch.tensor([4.0])}, 1))
+    assert {name: tensor.tolist() for name, tensor in average.result().items()} == {"bn.mean": [5.0], "w": [3.0]}
+
+
+@pytest.mark.parametrize("samples", [1e-9, 0.5, 1e18])
+def test_weights_may_be_fractions(samples: float) -> None:
+    assert _average(_update("a", samples, 7.0), _update("b", samples, 9.0)).item() == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("samples", [1.1e18, math.inf, math.nan, -0.5])
+def test_a_weight_that_would_spoil_the_average_is_refused(samples: float) -> None:
+    with pytest.raises(UpdateRefusedError, match="it stands for"):
+        _average(_update("a", samples, 7.0))

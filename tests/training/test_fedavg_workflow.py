@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from local_sites import GoneError, LocalSites, Site, make_server
 from safetensors.torch import load_file
 
+from eventbus import EventBus
 from eventbus.errors import WorkspaceError
+from eventbus.testing import recording
+from eventbus.tracking import MetricsLogged, ParamsLogged
 from training import (
     FedAvg,
     FLModel,
@@ -37,6 +40,7 @@ from training.abc import (
     Task,
 )
 from training.fl_model import MetaKey
+from writers import TrackingWriter
 
 ZERO = {"w": torch.zeros(2), "b": torch.zeros(1)}
 
@@ -284,6 +288,14 @@ def test_the_sites_of_a_round_are_drawn_from_the_seed(tmp_path: Path) -> None:
     assert all(len(set(targets)) == 3 and list(targets) == sorted(targets) for targets in first)
 
 
+def test_a_site_that_was_not_drawn_stands_in_for_one_that_fails(tmp_path: Path) -> None:
+    sites = LocalSites({"good": site(answer(1)), "bad": site(answer(math.nan)), "better": site(answer(3))})
+    told = train(tmp_path, sites, fed_avg(num_rounds=8))
+    assert {event.site for event in told if isinstance(event, SiteProblem)} == {"bad"}
+    assert [{one.site for one in event.contributions} for event in rounds(told)] == [{"good", "better"}] * 8
+    assert {len(targets) for _, targets in sites.asked} == {1, 2}
+
+
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 
@@ -399,6 +411,34 @@ def test_classes_weigh_by_their_support_which_is_summed(tmp_path: Path) -> None:
             "cow": {"f1": pytest.approx(0.7), "support": 5},
         }
     }
+
+
+def test_the_server_logs_each_round_and_what_it_was_told_to_do(tmp_path: Path) -> None:
+    async def run() -> tuple[list[MetricsLogged], list[ParamsLogged], Mapping[str, int]]:
+        async with EventBus(tmp_path / "bus", site="server", job="job") as bus:
+            with recording(bus, MetricsLogged) as metrics, recording(bus, ParamsLogged) as params:
+                writer = TrackingWriter(bus=bus, on_bad_input="count")
+                server, _ = make_server(tmp_path, sites, writer=writer, seed=7)
+                await fed_avg(num_rounds=2, start_round=1).run(server)
+                return await metrics.wait_for(2), await params.wait_for(1), writer.bad_inputs
+
+    by_class = {"cat": {"f1": 0.5, "support": 4}}
+    sites = {
+        "a": site(answer(1, metrics={"accuracy": 0.25, "../loss": 1.0, "per_class": by_class})),
+        "b": site(answer(1, metrics={"accuracy": 0.75})),
+    }
+    logged, params, bad = anyio.run(run)
+    expected = {
+        "global/contributions": 2,
+        "global/accuracy": 0.5,
+        "global/per_class/cat/f1": 0.5,
+        "global/per_class/cat/support": 4,
+        "sites/a/accuracy": 0.25,
+        "sites/b/accuracy": 0.75,
+    }
+    assert [(event.step, event.values) for event in logged] == [(1, expected), (2, expected)]
+    assert {key: params[0].values[key] for key in ("num_clients", "seed")} == {"num_clients": 2, "seed": 7}
+    assert dict(bad) == {"global/../loss": 2, "sites/a/../loss": 2}
 
 
 # --- aggregators and persistors of one's own --------------------------------------------------------------------------

@@ -27,9 +27,9 @@ from training.fl_model import FLModel, ParamsType
 from training.workflows._stopping import StopCondition, Stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from training.abc import ModelAggregator, Outcome, Server
+    from training.abc import Answer, ModelAggregator, Server
 
 _logger = logging.getLogger("trackbus.training")
 
@@ -37,7 +37,8 @@ _logger = logging.getLogger("trackbus.training")
 class FedAvg(Workflow):
     """Federated averaging, after McMahan et al. (https://arxiv.org/abs/1602.05629); arguments are NVFLARE's.
 
-    In each round the global model is sent to `num_clients` sites, drawn anew from the run's seed where more are there.
+    In each round the global model is sent to `num_clients` sites, drawn anew from the run's seed where more are there;
+    where one of them fails and too few updates would come, one that was not drawn is asked in its stead.
     An update is added to the weighted average as it comes and then forgotten, so memory doesn't grow with the sites. It
     weighs `aggregation_weights[site]` times its `NUM_STEPS_CURRENT_ROUND` (1 where it doesn't say); it may be whole
     weights or, as `ParamsType.DIFF`, the difference from what was sent. It must have all variables of the global model
@@ -177,13 +178,7 @@ class FedAvg(Workflow):
         await server.notify(RoundStarted(number, self.num_rounds))
         sent = self._to_send(number, model)
         updates = RoundUpdates(sent, self.aggregation_weights or {}, self._excluded, self.aggregator)
-        outcome = await server.sites.ask(
-            Task(self.task_name, sent),
-            self._choose(number, server),
-            updates.accept,
-            Patience(self.needed, self.round_timeout, self.grace),
-        )
-        await self._judge(number, outcome, server)
+        await self._gather(Task(self.task_name, sent), updates.accept, number, server)
         aggregated = await server.in_thread(updates.result)
         event = RoundAggregated(number, sent, aggregated, updates.contributions)
         await server.notify(event)
@@ -199,22 +194,33 @@ class FedAvg(Workflow):
             total_rounds=self.num_rounds,
         )
 
-    def _choose(self, number: int, server: Server) -> tuple[str, ...]:
-        """Return the sites of a round, in the job's order; who they are depends on the seed and the round alone."""
+    async def _gather(self, task: Task, accept: Callable[[Answer], object], number: int, server: Server) -> None:
+        """Ask the sites of a round; where too few updates come of it, ask those that were not drawn in their stead."""
+        drawn = self._draw(number, server)
+        problems: dict[str, str] = {}
+        accepted, wanted = 0, self.num_clients
+        while accepted < self.needed:
+            there = server.sites.names
+            drawn = [site for site in drawn if site in there]
+            targets = sorted(drawn[:wanted], key=there.index)
+            drawn = drawn[wanted:]
+            if not targets:
+                raise RoundFailedError(f"round {number}", self.needed, accepted, problems)
+            patience = Patience(self.needed - accepted, self.round_timeout, self.grace)
+            outcome = await server.sites.ask(task, targets, accept, patience)
+            for site, reason in outcome.problems.items():
+                await server.notify(SiteProblem(site, self.task_name, number, reason))
+            problems.update(outcome.problems)
+            accepted += len(outcome.accepted)
+            wanted = self.needed - accepted
+
+    def _draw(self, number: int, server: Server) -> list[str]:
+        """Return all sites, those of the round first; their order depends on the seed and the round alone."""
         there = server.sites.names
         if len(there) < self.needed:
             what = f"round {number} can't begin with {len(there)} sites"
             raise RoundFailedError(what, self.needed, 0, server.sites.left)
-        if len(there) <= self.num_clients:
-            return there
-        drawn = set(random.Random(f"{server.seed}/{number}").sample(there, self.num_clients))
-        return tuple(site for site in there if site in drawn)
-
-    async def _judge(self, number: int, outcome: Outcome, server: Server) -> None:
-        for site, reason in outcome.problems.items():
-            await server.notify(SiteProblem(site, self.task_name, number, reason))
-        if len(outcome.accepted) < self.needed:
-            raise RoundFailedError(f"round {number}", self.needed, len(outcome.accepted), outcome.problems)
+        return random.Random(f"{server.seed}/{number}").sample(there, len(there))
 
     def _describe(self, server: Server) -> None:
         if server.writer is None:
