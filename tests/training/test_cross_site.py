@@ -181,6 +181,24 @@ def test_without_any_result_the_evaluation_has_failed(tmp_path: Path) -> None:
         evaluate(tmp_path, {"a": raising(RuntimeError("no power"), at=VALIDATE)}, CrossSiteModelEval())
 
 
+def test_without_any_model_the_evaluation_has_failed(tmp_path: Path) -> None:
+    server, _ = make_server(
+        tmp_path,
+        {"a": answering(FLModel(), at=SUBMIT_MODEL)},
+        persistor=PTFileModelPersistor(),
+        locator=PTFileModelLocator("persistor"),
+    )
+    with pytest.raises(RoundFailedError, match=r"a: no model of it: .*; server: it keeps no model yet"):
+        anyio.run(CrossSiteModelEval(model_locator_id="locator").run, server)
+
+
+def test_when_all_who_take_part_are_gone_nobody_is_asked(tmp_path: Path) -> None:
+    sites = LocalSites({"a": site(1), "b": site(2)}, left={"a": "it was killed"})
+    with pytest.raises(RoundFailedError, match=r"\(a: it was killed\)"):
+        evaluate(tmp_path, sites, CrossSiteModelEval(participating_clients=["a"]))
+    assert sites.asked == []
+
+
 def test_only_those_who_take_part_are_asked(tmp_path: Path) -> None:
     sites = LocalSites({"a": site(1), "b": site(2), "c": site(3)})
     told = evaluate(tmp_path, sites, CrossSiteModelEval(participating_clients=["c", "a"]))
@@ -201,6 +219,7 @@ def test_submitted_models_can_be_cleaned_up(tmp_path: Path) -> None:
         ({"submit_model_timeout": -1}, "submit_model_timeout=-1 won't do"),
         ({"validation_timeout": math.nan}, "validation_timeout=nan won't do"),
         ({"validation_timeout": "1h"}, "validation_timeout='1h' won't do"),
+        ({"submit_model_timeout": 0}, "there is nothing to evaluate"),
     ],
 )
 def test_an_argument_that_cannot_work_is_refused_at_once(given: dict[str, Any], message: str) -> None:

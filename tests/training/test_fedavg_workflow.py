@@ -183,6 +183,16 @@ def test_the_average_is_the_weighted_mean_in_float64(
     torch.testing.assert_close(params["w"], (total / weighed).to(dtype), rtol=1e-6, atol=1e-6)
 
 
+def test_who_comes_first_does_not_matter(tmp_path: Path) -> None:
+    values = {"a": 0.1, "b": 1e8, "c": -1e8, "d": 1 / 3}
+    files = []
+    for order in ("abcd", "dcba", "bdac"):
+        sites = {name: site(answer(values[name], steps=7)) for name in order}
+        train(tmp_path / order, sites, fed_avg(num_clients=4))
+        files.append((tmp_path / order / "models" / "FL_global_model.safetensors").read_bytes())
+    assert len(set(files)) == 1
+
+
 def test_an_update_is_forgotten_once_it_is_added(tmp_path: Path) -> None:
     alive: list[weakref.ref[torch.Tensor]] = []
     most = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+from eventbus.workspace import SERVER
 from training._metrics import flatten_metrics, is_number, is_too_deep
 from training.abc import SUBMIT_MODEL, VALIDATE, ModelLocator, ModelValidated, Patience, SiteProblem, Task, Workflow
 from training.components.results import CROSS_VAL_DIR, check_inside
@@ -61,12 +62,14 @@ class CrossSiteModelEval(Workflow):
         self.validation_task_name = validation_task_name
         self.cleanup_models = cleanup_models
         self.participating_clients = participating_clients
+        if not submit_model_timeout and not model_locator_id:
+            raise JobError("there is nothing to evaluate: name a model_locator_id, or give a submit_model_timeout")
 
     async def run(self, server: Server) -> None:
         """Gather the models, and have them evaluated one after another.
 
         Raises:
-            RoundFailedError: There are models, and no site could evaluate any of them.
+            RoundFailedError: There is no model, or no site could evaluate any.
             JobError: There is no such locator, or a model of the server can't be read.
         """
         evaluation = _Evaluation(self, server)
@@ -104,6 +107,8 @@ class _Evaluation:
         if self._settings.model_locator_id:
             locator = self._server.component(self._settings.model_locator_id, ModelLocator)
             names = await self._server.in_thread(lambda: locator.get_model_names(self._server))
+            if not names:
+                self._problems[SERVER] = "it keeps no model yet"
             for name in names:
                 self._models[f"SRV_{name}"] = lambda name=name: locator.locate_model(name, self._server)
 
@@ -111,7 +116,7 @@ class _Evaluation:
         """Have each model evaluated by all sites."""
         for owner, load in self._models.items():
             await self._evaluate(owner, load)
-        if self._models and not self._results:
+        if not self._results:
             raise RoundFailedError("cross-site evaluation", 1, 0, self._problems)
 
     async def _evaluate(self, owner: str, load: Callable[[], FLModel]) -> None:
@@ -124,6 +129,9 @@ class _Evaluation:
 
     async def _ask(self, task: Task, accept: Callable[[Answer], object], timeout: float | None, what: str) -> None:
         targets = self._targets()
+        if not targets:
+            self._problems.update(self._server.sites.left)
+            return
         outcome = await self._server.sites.ask(task, targets, accept, Patience(len(targets), timeout))
         for site, reason in outcome.problems.items():
             self._problems[site] = f"{what}: {reason}"

@@ -1,0 +1,129 @@
+"""FedAvg and cross-site evaluation over real processes: scripts as people have them, read back from disk."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import torch
+from readback import read_jsonl
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from receivers import JsonlReceiver
+from training import (
+    CrossSiteModelEval,
+    FedAvg,
+    IntimeModelSelector,
+    PTFileModelLocator,
+    PTFileModelPersistor,
+    RoundResultsWriter,
+    ValidationJsonGenerator,
+    Workflow,
+)
+from training.engines import run_job
+from training.plan import JobPlan, JobResult, ScriptPlan, SitePlan, Transfer
+
+# Each site moves the weight half way to its own goal; how good a model is, is how near it is to that goal.
+SCRIPT = """
+import sys
+import torch
+import training.client as flare
+
+goal = {"site-1": 1.0, "site-2": 3.0, "site-3": 8.0}
+flare.init()
+mine = goal[flare.get_site_name()]
+best = None
+while flare.is_running():
+    model = flare.receive()
+    if model is None:
+        break
+    if flare.is_submit_model():
+        flare.send(flare.FLModel(params=best))
+        continue
+    accuracy = 1 / (1 + abs(float(model.params["w"]) - mine))
+    metrics = {"accuracy": accuracy, "per_class": {"cat": {"f1": accuracy, "support": 10}}}
+    if flare.is_evaluate():
+        flare.send(flare.FLModel(metrics=metrics))
+        continue
+    best = {"w": model.params["w"] + (mine - model.params["w"]) / 2}
+    value = best["w"] * float(sys.argv[1])
+    flare.send(flare.FLModel(params={"w": value}, metrics=metrics, meta={"NUM_STEPS_CURRENT_ROUND": 4}))
+"""
+
+
+def run(folder: Path, factors: list[float], *workflows: Workflow, min_sites: int = 1) -> JobResult:
+    """Run a job over as many sites; what a site sends is its weight times its factor."""
+    script = folder / "client.py"
+    script.write_text(SCRIPT)
+    transfers: list[Transfer] = ["FULL", "DIFF"]  # whole weights and differences may come together
+    sites = [
+        SitePlan(f"site-{index + 1}", ScriptPlan(script, (str(factor),), transfer=transfers[index % 2]))
+        for index, factor in enumerate(factors)
+    ]
+    components = {
+        "json_generator": ValidationJsonGenerator(),
+        "model_selector": IntimeModelSelector(key_metric="accuracy"),
+        "results": RoundResultsWriter(),
+        "persistor": PTFileModelPersistor(model={"w": torch.zeros(1)}),
+        "locator": PTFileModelLocator("persistor"),
+    }
+    plan = JobPlan("job", workflows, components, sites, folder, (JsonlReceiver(),), min_sites)
+    return anyio.run(partial(run_job, plan, folder / "ws"))
+
+
+def weight(path: Path) -> float:
+    return load_file(path)["w"].item()
+
+
+def logged(folder: Path) -> list[tuple[str, Any, float]]:
+    """What the server logged: key, step, value."""
+    events = [line.value["event"] for line in read_jsonl(folder) if line.value.get("type") == "MetricsLogged"]
+    return [(key, event["step"], value) for event in events for key, value in event["values"].items()]
+
+
+def test_two_sites_train_and_measure_each_others_models(tmp_path: Path) -> None:
+    result = run(tmp_path, [1, 1], FedAvg(num_clients=2, num_rounds=3), CrossSiteModelEval(model_locator_id="locator"))
+    assert (result.error, dict(result.problems), result.exit_code) == ("", {}, 0)
+
+    # 0 -> 1 -> 1.5 -> 1.75: half way to the goals' mean, 2, in each round.
+    models = tmp_path / "ws" / "models"
+    assert weight(models / "FL_global_model.safetensors") == 1.75
+    assert weight(models / "best_FL_global_model.safetensors") == 1.0  # (1 + 1/3) / 2 is the most there was
+    with safe_open(str(models / "best_FL_global_model.safetensors"), framework="pt") as file:
+        assert file.metadata()["round"] == "1"
+
+    cells = json.loads((tmp_path / "ws" / "cross_site_val" / "cross_val_results.json").read_text())
+    owners = {"site-1", "site-2", "SRV_FL_global_model.pt", "SRV_best_FL_global_model.pt"}
+    assert {name: set(row) for name, row in cells.items()} == {"site-1": owners, "site-2": owners}
+    assert cells["site-2"]["SRV_FL_global_model.pt"]["accuracy"] == pytest.approx(1 / 2.25)
+    assert cells["site-1"]["SRV_best_FL_global_model.pt"]["per_class"] == {"cat": {"f1": 1.0, "support": 10}}
+
+    rounds = [json.loads(line) for line in (tmp_path / "ws" / "round_results.jsonl").read_text().splitlines()]
+    assert [line["global"]["per_class"]["cat"]["support"] for line in rounds] == [20, 20, 20]
+    assert rounds[1]["sites"]["site-1"] == {
+        "weight": 4.0,
+        "steps": 4,
+        "metrics": {"accuracy": 1.0, "per_class": {"cat": {"f1": 1.0, "support": 10}}},
+    }
+    accuracies = [(step, value) for key, step, value in logged(tmp_path / "ws" / "jsonl") if key == "global/accuracy"]
+    assert accuracies == [(line["round"], line["global"]["accuracy"]) for line in rounds]
+
+
+def test_a_site_with_nan_weights_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    workflow = FedAvg(num_clients=3, num_rounds=2, min_responses=2)
+    result = run(tmp_path, [1, 1, float("nan")], workflow)
+    assert (result.error, result.exit_code) == ("", 0)
+    assert {site: len(reasons) for site, reasons in result.problems.items()} == {"site-3": 1}
+    assert "w holds a NaN or an infinity" in result.problems["site-3"][0]
+    assert weight(tmp_path / "ws" / "models" / "FL_global_model.safetensors") == 1.5
+
+
+def test_too_few_good_updates_end_the_job_with_the_reason(tmp_path: Path) -> None:
+    result = run(tmp_path, [1, float("nan")], FedAvg(num_clients=2, num_rounds=2))
+    assert result.exit_code == 1
+    assert "round 0: 1 of the 2 answers needed came (site-2: w holds a NaN or an infinity)" in result.error
