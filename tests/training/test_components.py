@@ -197,6 +197,19 @@ def test_the_global_model_tells_its_round_and_the_locator_finds_both(tmp_path: P
         locator.locate_model("other.pt", server)
 
 
+def test_where_nothing_was_trained_the_checkpoint_is_the_servers_model(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    persistor = PTFileModelPersistor(source_ckpt_file_full_name="pretrained.pt")
+    server, _ = make_server(tmp_path, {}, persistor=persistor)
+    locator = PTFileModelLocator("persistor")
+    assert locator.get_model_names(server) == []
+    torch.save({"w": torch.ones(1)}, tmp_path / "app" / "pretrained.pt")
+    assert locator.get_model_names(server) == ["pretrained.pt"]
+    assert (locator.locate_model("pretrained.pt", server).params or {})["w"].item() == 1.0
+    persistor.save_model(persistor.load_model(server), server)
+    assert locator.get_model_names(server) == ["FL_global_model.pt"]
+
+
 def load(tmp_path: Path, persistor: PTFileModelPersistor, **server: Any) -> dict[str, torch.Tensor]:
     made, _ = make_server(tmp_path, {}, **server)
     return persistor.load_model(made).params or {}

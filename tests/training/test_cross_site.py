@@ -176,6 +176,27 @@ def test_a_site_that_leaves_is_asked_no_more(tmp_path: Path) -> None:
     assert [targets for _, targets in sites.asked] == [("a", "b"), ("a", "b"), ("a",)]
 
 
+def test_a_model_that_the_server_has_no_room_for_is_not_evaluated(tmp_path: Path) -> None:
+    folder = tmp_path / "cross_site_val" / "models"
+    (folder / ".a.safetensors.tmp").mkdir(parents=True)  # what is written beside its place finds it taken
+    told = evaluate(tmp_path, {"a": site(1), "b": site(3)}, CrossSiteModelEval())
+    assert cells(told) == {("a", "b"): 2.0, ("b", "b"): 0.0}
+    assert "the server could not keep it" in problems(told)[0][2]
+
+
+def test_what_a_site_submitted_is_evaluated_when_it_is_gone(tmp_path: Path) -> None:
+    sites = LocalSites({"a": site(1), "b": site(3)})
+
+    class Leaving(LocalSites):
+        async def ask(self, task: Task, targets: Any, accept: Any, patience: Any) -> Any:
+            outcome = await super().ask(task, targets, accept, patience)
+            self.left["a"] = "it was killed"
+            return outcome
+
+    told = evaluate(tmp_path, Leaving(sites.sites), CrossSiteModelEval())
+    assert cells(told) == {("b", "a"): 2.0, ("b", "b"): 0.0}
+
+
 def test_without_any_result_the_evaluation_has_failed(tmp_path: Path) -> None:
     with pytest.raises(RoundFailedError, match=r"cross-site evaluation: 0 of the 1 answers needed came .*no power"):
         evaluate(tmp_path, {"a": raising(RuntimeError("no power"), at=VALIDATE)}, CrossSiteModelEval())

@@ -103,13 +103,16 @@ class PTFileModelPersistor(ModelPersistor):
             self._save(self.best_global_model_file_name, event.model, metadata, server)
 
     def get_model_inventory(self, server: Server) -> dict[str, Path]:
-        """Return the files of the models there are now, by name: the checkpoint, the global model, the best one."""
+        """Return the files of the models there are now, by name: the global model and the best one.
+
+        Where nothing has been trained, it is the checkpoint that the job was given.
+        """
         names = (self.global_model_file_name, self.best_global_model_file_name)
-        files = {name: model_file(server.folder, name) for name in names}
-        if self.source_ckpt_file_full_name:
-            source = self._source(self.source_ckpt_file_full_name, server)
-            files = {source.name: source, **files}
-        return {name: file for name, file in files.items() if file.is_file()}
+        files = {name: file for name in names if (file := model_file(server.folder, name)).is_file()}
+        if files or not self.source_ckpt_file_full_name:
+            return files
+        source = self._source(self.source_ckpt_file_full_name, server)
+        return {source.name: source} if source.is_file() else {}
 
     def get_model(self, model_file: str, server: Server) -> FLModel:
         """Return a model of the inventory, without the excluded variables.

@@ -40,7 +40,7 @@ class ValidationJsonGenerator(Component):
         """Add a result to the file."""
         if isinstance(event, ModelValidated):
             self._results.setdefault(event.site, {})[event.model_owner] = dict(event.metrics)
-            data = json.dumps(self._results, indent=2, default=str).encode()
+            data = json.dumps(dict(sorted(self._results.items())), indent=2, default=str).encode()
             write_atomically(server.folder / self.results_dir / self.json_file_name, data)
 
 

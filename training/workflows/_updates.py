@@ -48,8 +48,8 @@ class RoundUpdates:
 
     @property
     def contributions(self) -> tuple[Contribution, ...]:
-        """One for each update taken, in the order in which they came."""
-        return tuple(self._contributions)
+        """One for each update taken, by the names of the sites."""
+        return tuple(sorted(self._contributions, key=lambda one: one.site))
 
     def accept(self, answer: Answer) -> None:
         """Take a site's update.

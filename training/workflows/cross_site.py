@@ -98,12 +98,13 @@ class _Evaluation:
 
     async def gather(self) -> None:
         """Find out which models there are: those of the sites, then the server's."""
+        asked = self._targets()
         if self._settings.submit_model_timeout:
             wanted = FLModel(meta={MetaKey.SUBMIT_MODEL_NAME: ModelName.BEST_MODEL})
             task = Task(self._settings.submit_model_task_name, wanted)
             await self._ask(task, self._keep, self._settings.submit_model_timeout, "no model of it")
             # In the job's order, whoever was first.
-            self._models = {site: self._models[site] for site in self._targets() if site in self._models}
+            self._models = {site: self._models[site] for site in asked if site in self._models}
         if self._settings.model_locator_id:
             locator = self._server.component(self._settings.model_locator_id, ModelLocator)
             names = await self._server.in_thread(lambda: locator.get_model_names(self._server))
@@ -154,7 +155,10 @@ class _Evaluation:
         if not params or answer.model.params_type is ParamsType.DIFF:
             raise UpdateRefusedError(answer.site, "it holds no whole weights")
         path = self.folder / f"{answer.site}.safetensors"
-        save_state_file(path, params)
+        try:
+            save_state_file(path, params)
+        except OSError as error:  # the other models, and the server's, may still be evaluated
+            raise UpdateRefusedError(answer.site, f"the server could not keep it: {error}") from error
         self._models[answer.site] = lambda: _load(path)
 
     def _take(self, answer: Answer, owner: str) -> None:

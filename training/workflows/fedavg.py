@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from training.abc import Answer, ModelAggregator, Server
+    from training.workflows._updates import RoundUpdates
 
 _logger = logging.getLogger("trackbus.training")
 
@@ -138,7 +139,7 @@ class FedAvg(Workflow):
         persistor = self._persistor(server)
         model = await server.in_thread(lambda: self._first_model(persistor, server))
         self._describe(server)
-        stopping, reason = Stopping(self._condition, self.patience), ""
+        stopping = Stopping(self._condition, self.patience)
         unsaved: OSError | None = None
         for number in range(self.start_round, self.start_round + self.num_rounds):
             model = await self._run_round(number, model, server)
@@ -173,17 +174,20 @@ class FedAvg(Workflow):
     # --- a round ----------------------------------------------------------------------------------------------------
 
     async def _run_round(self, number: int, model: FLModel, server: Server) -> FLModel:
-        from training.workflows._updates import RoundUpdates
-
         await server.notify(RoundStarted(number, self.num_rounds))
         sent = self._to_send(number, model)
-        updates = RoundUpdates(sent, self.aggregation_weights or {}, self._excluded, self.aggregator)
+        updates = await server.in_thread(lambda: self._begin(sent))
         await self._gather(Task(self.task_name, sent), updates.accept, number, server)
         aggregated = await server.in_thread(updates.result)
         event = RoundAggregated(number, sent, aggregated, updates.contributions)
         await server.notify(event)
         _log_round(event, server)
         return aggregated
+
+    def _begin(self, sent: FLModel) -> RoundUpdates:
+        from training.workflows._updates import RoundUpdates  # with torch, which takes seconds: off the loop
+
+        return RoundUpdates(sent, self.aggregation_weights or {}, self._excluded, self.aggregator)
 
     def _to_send(self, number: int, model: FLModel) -> FLModel:
         return FLModel(
