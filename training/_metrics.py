@@ -49,7 +49,7 @@ def _merge(values: list[tuple[object, float]]) -> float | dict[str, Any] | None:
     if dicts:
         return _merge_supported(dicts) or merge_metrics(dicts)
     numbers = [(value, weight) for value, weight in values if is_number(value)]
-    return _mean(numbers) if numbers else None
+    return weighted_mean(numbers) if numbers else None
 
 
 def _merge_supported(dicts: list[tuple[Metrics, float]]) -> dict[str, Any]:
@@ -65,11 +65,12 @@ def _has_support(metrics: Metrics) -> bool:
     return is_number(support) and 0 <= support < math.inf
 
 
-def _mean(numbers: list[tuple[float, float]]) -> float:
+def weighted_mean(numbers: Iterable[tuple[float, float]]) -> float:
+    """Return the mean of numbers, each beside its weight; of the finite ones, and NaN where there are none."""
     finite = [(value, weight) for value, weight in numbers if math.isfinite(value)]
-    if not finite:
-        return math.nan
-    return math.fsum(value * weight for value, weight in finite) / math.fsum(weight for _, weight in finite)
+    total = math.fsum(weight for _, weight in finite)
+    # Shares of the whole, so that not even the largest numbers there are can overflow.
+    return math.fsum(value * (weight / total) for value, weight in finite) if finite else math.nan
 
 
 def flatten_metrics(metrics: Metrics, prefix: str = "") -> dict[str, float]:

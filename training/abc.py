@@ -366,6 +366,18 @@ class ModelAggregator(ABC):
     def reset_stats(self) -> None:
         """Forget what was taken: a round begins."""
 
+    def info(self, message: str) -> None:
+        """Log what people may want to know."""
+        _logger.info("%s", message)
+
+    def warning(self, message: str) -> None:
+        """Log what people ought to look at."""
+        _logger.warning("%s", message)
+
+    def error(self, message: str) -> None:
+        """Log what went wrong."""
+        _logger.error("%s", message)
+
 
 class Workflow(ABC):
     """What the server does: FedAvg, cross-site evaluation, your own. A job's workflows run one after another."""

@@ -463,6 +463,7 @@ class Median(ModelAggregator):
         self.sites: list[list[str]] = []
 
     def accept_model(self, model: FLModel) -> None:
+        self.warning(f"{model.meta['client_name']} is taken")  # as aggregators written for NVFLARE ask and say it
         self.taken.append(model)
 
     def aggregate_model(self) -> FLModel:
@@ -474,12 +475,13 @@ class Median(ModelAggregator):
         self.taken = []
 
 
-def test_an_aggregator_of_ones_own_makes_the_model(tmp_path: Path) -> None:
+def test_an_aggregator_of_ones_own_makes_the_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     aggregator = Median()
     sites = {"a": site(answer(1)), "b": site(answer(2)), "c": site(answer(90, metrics={"accuracy": 0.5}))}
     told = train(tmp_path, sites, fed_avg(num_clients=3, num_rounds=2, aggregator=aggregator))
     assert kept(tmp_path) == {"w": [2.0, 2.0], "b": [2.0]}
     assert aggregator.sites == [["a", "b", "c"]] * 2
+    assert sorted(record.message for record in caplog.records) == [f"{name} is taken" for name in "aabbcc"]
     assert rounds(told)[0].aggregated.metrics == {"accuracy": 0.5}
 
 

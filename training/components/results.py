@@ -49,7 +49,7 @@ class RoundResultsWriter(Component):
 
     A line is `{"round", "global", "sites": {site: {"weight", "steps", "metrics"}}, "problems": {site: reason}}`. The
     metrics speak of the model that the round began with. `global` is their weighted mean; by class it is weighted by
-    `support`, which is summed.
+    `support`, which is summed. NaN and infinities stand there as Python's `json` writes and reads them.
 
     Args:
         results_dir: Folder of the file, within the run's folder.

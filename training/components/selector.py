@@ -7,7 +7,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from training._metrics import flatten_metrics, is_number
+from training._metrics import flatten_metrics, is_number, weighted_mean
 from training.abc import BestModelFound, Component, RoundAggregated
 from training.errors import JobError
 
@@ -82,10 +82,7 @@ class IntimeModelSelector(Component):
         values = [(metrics[self.key_metric], self._weight(one)) for one, metrics in given if self.key_metric in metrics]
         if not values:
             self._warn_once({key for _, metrics in given for key in metrics})
-        finite = [(value, weight) for value, weight in values if math.isfinite(value)]
-        if not finite:
-            return math.nan
-        return math.fsum(value * weight for value, weight in finite) / math.fsum(weight for _, weight in finite)
+        return weighted_mean(values)
 
     def _weight(self, one: Contribution) -> float:
         return (self.aggregation_weights or {}).get(one.site, 1.0) * (one.steps if self.weigh_by_local_iter else 1.0)
