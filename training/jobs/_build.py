@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 from receivers import Receiver
 from receivers._receiver import ReceiverOptions
 from training.errors import JobError
-from training.jobs._describe import CHECKPOINT
+from training.jobs._describe import CHECKPOINT, MODEL
 from training.jobs._registry import KNOWN, did_you_mean, load_known, resolve
 from training.jobs._terms import INITIAL_MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
-
-MODEL = "model"
 
 LEFT_OUT = object()
 """Stands for a component that has no counterpart here, and needs none."""

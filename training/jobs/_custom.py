@@ -6,6 +6,7 @@ import ast
 import shutil
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,17 +52,19 @@ class CustomFolder:
             self._add_imports(source, source.parent, place.parent)
         return place.as_posix()
 
-    def add_module(self, name: str) -> None:
-        """Copy a module that is imported here, with the packages around it and the modules beside it that it imports.
+    def add_module(self, name: str) -> bool:
+        """Copy a module, with the packages around it and the modules beside it that it imports.
 
-        What is installed is left where it is.
+        Returns:
+            Whether it is the user's own: what is installed is left where it is, and what is not found too.
         """
-        file = getattr(sys.modules[name], "__file__", None)
-        if file is None or is_installed(Path(file)):
-            return
-        source = Path(file).resolve()
+        file = _file_of(name)
+        if file is None or is_installed(file):
+            return False
+        source = file.resolve()
         depth = name.count(".") + (source.name == "__init__.py")
         self._add_source(source, source.parents[depth], Path())
+        return True
 
     def save_weights(self, module: nn.Module) -> str:
         """Write a model's weights, and return the file's name."""
@@ -97,6 +100,15 @@ class CustomFolder:
             raise JobError(f"two files of the job would be custom/{place}: one of them is {source}; rename one")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def _file_of(module: str) -> Path | None:
+    if module in sys.modules:
+        file = getattr(sys.modules[module], "__file__", None)
+    else:
+        spec = find_spec(module) if module else None
+        file = spec.origin if spec is not None and spec.has_location else None
+    return None if file is None else Path(file)
 
 
 def find(given: str) -> Path:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 Description = dict[str, Any]
 
+MODEL = "model"
 CHECKPOINT = "source_ckpt_file_full_name"
-"""The argument that names the weights a job starts from."""
+"""The arguments that name the model and the weights that a job starts from."""
 
 _MISSING = object()
 _SECRET_KEY = re.compile(r"(^|[_-])(api[_-]?key|password|passwd|secret|(access|auth|api)[_-]?token)$", re.IGNORECASE)
@@ -63,7 +64,17 @@ def describe(thing: object, place: str, custom: CustomFolder) -> Description:
             _start_from(thing, value, args, custom)
         else:
             args[name] = plain(value, f"{place}: {name}", custom)
+    _bring_files(args, custom)
     return {"path": _path(type(thing), place, custom), "args": args}
+
+
+def _bring_files(args: Description, custom: CustomFolder) -> None:
+    """Take along a model's class that is named by its path, and a checkpoint of the project's."""
+    model, checkpoint = args.get(MODEL), args.get(CHECKPOINT)
+    if isinstance(model, dict) and isinstance(path := cast("Description", model).get("path"), str):
+        custom.add_module(path.rpartition(".")[0])
+    if isinstance(checkpoint, str) and not Path(checkpoint).is_absolute() and Path(checkpoint).is_file():
+        args[CHECKPOINT] = custom.add(checkpoint)
 
 
 def is_module(thing: object) -> TypeGuard[nn.Module]:
@@ -86,19 +97,27 @@ def _describe_module(module: nn.Module, place: str, custom: CustomFolder) -> Des
         value = _kept(module, name)
         if isinstance(value, str | int | float | list) and not _is_default(cast("object", value), default):
             args[name] = value
-    return {"path": _path(type(module), place, custom), "args": plain(args, place, custom)}
+    return {"path": _own_path(type(module), place), "args": plain(args, place, custom)}
 
 
 def _path(kind: type, place: str, custom: CustomFolder) -> str:
     known = path_of(kind)
     if known is not None:
         return known
+    path = _own_path(kind, place)
+    if not custom.add_module(kind.__module__):
+        raise JobError(
+            f"{place}: job files have nothing for a {path}: they hold JSON, components, and your own classes"
+        )
+    return path
+
+
+def _own_path(kind: type, place: str) -> str:
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
         raise JobError(
             f"{place}: other processes can't import {kind.__qualname__} from {kind.__module__}; move the class to the "
             "top level of a module beside the script, and import it from there"
         )
-    custom.add_module(kind.__module__)
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

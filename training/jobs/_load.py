@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -129,8 +130,8 @@ class LoadedJob:
             self._workflow(builder, number, entry) for number, entry in enumerate(self.server.config.workflows)
         ]
         components = _components(builder, self.server)
+        self._note(builder)
         plans = [self._site(name, trust_custom=trust_custom) for name in names]
-        self.notes.extend(dict.fromkeys(builder.notes))
         return JobPlan(
             name=self.name,
             workflows=workflows,
@@ -158,6 +159,9 @@ class LoadedJob:
         self.notes.extend(f"{self.folder / META}: {name} doesn't take part" for name in self.sites if name not in names)
         return names
 
+    def _note(self, builder: Builder) -> None:
+        self.notes.extend(note for note in dict.fromkeys(builder.notes) if note not in self.notes)
+
     def _workflow(self, builder: Builder, number: int, entry: Entry) -> Workflow:
         place = _place(self.server, "workflows", number, entry)
         made = builder.build(entry.path, entry.args, place)
@@ -176,11 +180,15 @@ class LoadedJob:
         script = runner.plan(app.custom, tasks)
         if not script.script.is_file():
             raise JobError(f"{app.file}: the script {runner.script!r} is not in {app.custom}")
+        if _imports_nvflare(script.script):
+            builder.notes.append(
+                f"{script.script} imports nvflare: `trackbus migrate --write {app.custom}` moves it over"
+            )
         components = _components(builder, app)
         for key, one in components.items():
             if not isinstance(one, Receiver):
                 raise JobError(f"{app.file}: {key!r} is a {type(one).__name__}: at sites only receivers can run")
-        self.notes.extend(note for note in dict.fromkeys(builder.notes) if note not in self.notes)
+        self._note(builder)
         receivers = tuple(one for one in components.values() if isinstance(one, Receiver))
         return SitePlan(
             name=name,
@@ -271,6 +279,10 @@ def _runner(builder: Builder, app: App) -> tuple[ScriptRunner, Sequence[str]]:
     if not isinstance(made, ScriptRunner):
         raise JobError(f"{place}: {entry.path} is no executor")
     return made, entries[0].tasks
+
+
+def _imports_nvflare(script: Path) -> bool:
+    return re.search(rb"^\s*(import|from)\s+nvflare\b", script.read_bytes(), re.MULTILINE) is not None
 
 
 def _place(app: App, section: str, number: int, entry: Entry) -> str:

@@ -1,0 +1,350 @@
+"""Job folders, as NVFLARE and we write them, become plans; what is wrong with one is said by file and place."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receivers import MLflowReceiver, TensorBoardReceiver
+from training import CrossSiteModelEval, FedAvg, IntimeModelSelector, PTFileModelPersistor, RoundResultsWriter
+from training.errors import JobError
+from training.job import load_job
+from training.plan import JobPlan
+
+EXAMPLE = Path(__file__).parent / "jobs" / "hello-pt"
+SITES = ("site-1", "site-2")
+
+Change = Callable[[Path], None]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A copy of the example, to be changed."""
+    return Path(shutil.copytree(EXAMPLE, tmp_path / "hello-pt"))
+
+
+def plan_of(folder: Path, sites: tuple[str, ...] = SITES, *, trust: bool = True) -> JobPlan:
+    loaded = load_job(folder)
+    with loaded.importing():
+        return loaded.plan(sites, trust_custom=trust)
+
+
+def notes_of(folder: Path) -> list[str]:
+    loaded = load_job(folder)
+    with loaded.importing():
+        loaded.plan(SITES, trust_custom=True)
+    return [note.removeprefix(f"{folder}/") for note in loaded.notes]
+
+
+def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
+    def apply(folder: Path) -> None:
+        file = folder / name
+        content = json.loads(file.read_text(encoding="utf-8"))
+        change(content)
+        file.write_text(json.dumps(content), encoding="utf-8")
+
+    return apply
+
+
+def server(change: Callable[[dict[str, Any]], object]) -> Change:
+    return edit("app/config/config_fed_server.json", change)
+
+
+def client(change: Callable[[dict[str, Any]], object]) -> Change:
+    return edit("app/config/config_fed_client.json", change)
+
+
+def executor(**args: object) -> Change:
+    return client(lambda content: content["executors"][0]["executor"]["args"].update(args))
+
+
+def component(path: str, **args: object) -> Change:
+    return server(lambda content: content["components"].append({"id": "mine", "path": path, "args": args}))
+
+
+# ------------------------------------------------------------------------------------------------ what is made of it
+def test_nvflares_workflows_and_components_become_ours() -> None:
+    plan = plan_of(EXAMPLE)
+
+    fedavg, evaluation = plan.workflows
+    assert isinstance(fedavg, FedAvg)
+    assert (fedavg.num_clients, fedavg.num_rounds, fedavg.aggregation_weights) == (2, 2, {})
+    assert isinstance(evaluation, CrossSiteModelEval)
+    assert evaluation.model_locator_id == "locator"
+    assert list(plan.components) == [
+        "json_generator",
+        "model_selector",
+        "metrics_artifact_writer",
+        "persistor",
+        "locator",
+    ]
+    selector, persistor = plan.components["model_selector"], plan.components["persistor"]
+    assert isinstance(selector, IntimeModelSelector)
+    assert selector.key_metric == "accuracy"
+    assert isinstance(persistor, PTFileModelPersistor)
+    assert persistor.model == {"path": "model.SimpleNetwork", "args": {}}
+    assert isinstance(plan.components["metrics_artifact_writer"], RoundResultsWriter)
+    assert (plan.name, plan.min_sites, plan.app_folder) == ("hello-pt", 2, EXAMPLE / "app" / "custom")
+
+
+def test_nvflares_receivers_become_ours() -> None:
+    tensorboard, mlflow = plan_of(EXAMPLE).receivers
+
+    assert isinstance(tensorboard, TensorBoardReceiver)
+    assert isinstance(mlflow, MLflowReceiver)
+    assert mlflow.config.model_dump(exclude_none=True) == {
+        "kw_args": {"experiment_name": "hello-pt-experiment", "run_name": "hello-pt-Server"}
+    }
+
+
+def test_sites_run_the_script_from_the_jobs_own_folder() -> None:
+    sites = plan_of(EXAMPLE, ("site-1", "hospital-b")).sites
+
+    custom = EXAMPLE / "app" / "custom"
+    assert [site.name for site in sites] == ["site-1", "hospital-b"]
+    for site in sites:
+        script = site.script
+        assert (script.script, script.args, script.command) == (custom / "client.py", ("--steps", "3"), ())
+        assert (script.params_format, script.transfer, script.task_names) == ("pytorch", "FULL", ("*",))
+        assert site.search_path == (custom,)
+
+
+def test_what_has_no_effect_is_said() -> None:
+    assert notes_of(EXAMPLE) == [
+        "app/config/config_fed_server.json: workflows[0] (controller): FedAvg: memory_gc_rounds=1 has no effect here",
+        "app/config/config_fed_client.json: components[0] (event_to_fed): ConvertToFedEvent is left out: records are "
+        "federated as soon as a tracker at the server wants them",
+    ]
+
+
+def test_an_external_process_is_parted_into_command_script_and_arguments(job: Path) -> None:
+    command = ["python3", "-u", "-X", "dev", "custom/client.py", "--steps", "a b"]
+    executor(
+        execution_mode="external_process",
+        command=command,
+        task_script_path=None,
+        task_script_args=None,
+        params_transfer_type="DIFF",
+        launch_once=False,
+        shutdown_timeout=3.0,
+    )(job)
+    client(lambda content: [content["executors"][0]["executor"]["args"].pop(f"task_script_{key}") for key in _SCRIPT])(
+        job
+    )
+
+    script = plan_of(job).sites[0].script
+
+    assert script.command == ("python3", "-u", "-X", "dev")
+    assert (script.script, script.args) == (job / "app" / "custom" / "client.py", ("--steps", "a b"))
+    assert (script.transfer, script.launch_once, script.shutdown_timeout) == ("DIFF", False, 3.0)
+
+
+_SCRIPT = ("path", "args")
+
+
+def test_further_entries_are_the_scripts_configuration(job: Path) -> None:
+    client(lambda content: content.update(batch_size=4))(job)
+
+    assert plan_of(job).sites[0].config == {"batch_size": 4}
+
+
+def test_each_site_has_receivers_of_its_own(job: Path) -> None:
+    path = "nvflare.app_opt.tracking.mlflow.mlflow_receiver.MLflowReceiver"
+    client(lambda content: content["components"].append({"id": "r", "path": path, "args": {"events": ["x"]}}))(job)
+
+    one, other = (site.receivers for site in plan_of(job).sites)
+
+    assert [receiver.name for receiver in (*one, *other)] == ["mlflow", "mlflow"]
+    assert one[0] is not other[0]
+
+
+def test_a_second_receiver_of_a_kind_is_named_by_its_id(job: Path) -> None:
+    component("receivers.TensorBoardReceiver", tb_folder="other")(job)
+
+    assert [receiver.name for receiver in plan_of(job).receivers] == ["tensorboard", "mlflow", "mine"]
+
+
+def test_an_app_of_its_own_wins_over_the_one_for_all(job: Path) -> None:
+    shutil.copytree(job / "app", job / "app_site-2")
+    edit("meta.json", lambda meta: meta["deploy_map"].update({"app_site-2": ["site-2"]}))(job)
+
+    scripts = [site.script.script for site in plan_of(job).sites]
+
+    assert scripts == [job / "app" / "custom" / "client.py", job / "app_site-2" / "custom" / "client.py"]
+
+
+def test_sites_that_dont_take_part_are_named(job: Path) -> None:
+    shutil.copytree(job / "app", job / "app_site-9")
+    edit("meta.json", lambda meta: meta["deploy_map"].update({"app_site-9": ["site-9"]}))(job)
+
+    assert notes_of(job)[0] == "meta.json: site-9 doesn't take part"
+
+
+# ----------------------------------------------------------------------------------------------------- the job's code
+OWN = "from training.abc import Component\nclass Listener(Component):\n    def __init__(self, level=1):\n"
+
+
+@pytest.fixture
+def own(job: Path) -> Path:
+    """A job with a component of its own."""
+    (job / "app" / "custom" / "listening.py").write_text(f"{OWN}        self.level = level\n", encoding="utf-8")
+    component("listening.Listener", level=3)(job)
+    return job
+
+
+def test_a_trusted_jobs_own_class_is_made(own: Path) -> None:
+    made: Any = plan_of(own).components["mine"]
+
+    assert (type(made).__name__, made.level) == ("Listener", 3)
+    assert "listening" not in sys.modules
+
+
+def test_code_that_is_not_trusted_is_not_imported(own: Path) -> None:
+    (own / "app" / "custom" / "listening.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+
+    with pytest.raises(JobError, match=r"is the job's own code, and this job's code is not trusted"):
+        plan_of(own, trust=False)
+
+
+def test_a_model_of_untrusted_code_is_refused() -> None:
+    with pytest.raises(JobError, match=r"\(persistor\), argument 'model': 'model.SimpleNetwork' is the job's own code"):
+        plan_of(EXAMPLE, trust=False)
+
+
+def test_the_jobs_module_is_taken_whatever_this_process_has_of_that_name(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "listening", sys.modules[__name__])
+
+    assert type(plan_of(own).components["mine"]).__name__ == "Listener"
+    assert sys.modules["listening"] is sys.modules[__name__]
+
+
+# ------------------------------------------------------------------------------------------------------ what is wrong
+WRONG: list[tuple[str, Change, str]] = [
+    (
+        "unknown component of NVFLARE's",
+        component("nvflare.app_opt.pt.file_model_persistr.PTFileModelPersistr"),
+        r"config_fed_server.json: components\[7\] \(mine\): there is no counterpart of .*did you mean 'PTFileModelPers",
+    ),
+    (
+        "unknown component",
+        component("training.FedAvgg"),
+        r"components\[7\] \(mine\): unknown component 'training.FedAvgg'.*did you mean 'training.FedAvg'\? known are",
+    ),
+    ("installed code", component("os.system"), r"unknown component 'os.system'"),
+    ("code without a module", component("system"), r"unknown component 'system'"),
+    (
+        "a class that its module lacks",
+        component("model.Network"),
+        r"custom has a module 'model', but no 'Network' in it",
+    ),
+    (
+        "wrong argument",
+        server(lambda content: content["workflows"][0]["args"].update(num_round=3)),
+        r"workflows\[0\] \(controller\): FedAvg has no argument 'num_round'; did you mean 'num_rounds'\?",
+    ),
+    (
+        "argument that can't work",
+        server(lambda content: content["workflows"][0]["args"].update(num_rounds=0)),
+        r"workflows\[0\] \(controller\): .*num_rounds",
+    ),
+    (
+        "a component as workflow",
+        server(lambda content: content["workflows"].append({"id": "x", "path": "training.ValidationJsonGenerator"})),
+        r"workflows\[2\] \(x\): training.ValidationJsonGenerator is no workflow",
+    ),
+    (
+        "no workflow",
+        server(lambda content: content.update(workflows=[])),
+        r"config_fed_server.json: there is no workflow",
+    ),
+    (
+        "workflows of another form",
+        server(lambda content: content.update(workflows={"id": "controller"})),
+        r"config_fed_server.json: Expected `array`, got `object` - at `\$.workflows`",
+    ),
+    (
+        "filters",
+        server(lambda content: content.update(task_data_filters=[{"tasks": ["*"]}])),
+        "filters of tasks and results are not supported",
+    ),
+    ("no executor", client(lambda content: content.update(executors=[])), "a site runs one executor, a script"),
+    ("script missing", executor(task_script_path="train.py"), r"the script 'train.py' is not in .*app/custom"),
+    (
+        "no script at all",
+        client(lambda content: content["executors"][0]["executor"].update(args={})),
+        r"executors\[0\]: ScriptRunner: TypeError: .*'script'",
+    ),
+    ("attach mode", executor(execution_mode="attach"), r"executors\[0\]: execution_mode='attach'"),
+    ("tensorflow", executor(params_exchange_format="tensorflow"), "framework='tensorflow' is not supported"),
+    (
+        "a component at a site",
+        client(lambda content: content["components"].append({"id": "x", "path": "training.ValidationJsonGenerator"})),
+        "config_fed_client.json: 'x' is a ValidationJsonGenerator: at sites only receivers can run",
+    ),
+    (
+        "broken JSON",
+        lambda folder: (
+            (folder / "app" / "config" / "config_fed_client.json").write_text("{", encoding="utf-8") and None
+        ),
+        r"config_fed_client.json is not JSON: .*line 1 column 2",
+    ),
+    (
+        "JSON that is a list",
+        lambda folder: (folder / "meta.json").write_text("[]", encoding="utf-8") and None,
+        "meta.json: an object is expected, not list",
+    ),
+    (
+        "a file missing",
+        lambda folder: (folder / "app" / "config" / "config_fed_server.json").unlink(),
+        "config_fed_server.json can't be read: No such file",
+    ),
+    ("no deploy map", edit("meta.json", lambda meta: meta.pop("deploy_map")), "meta.json: .*`deploy_map`"),
+    (
+        "no app for the server",
+        edit("meta.json", lambda meta: meta.update(deploy_map={"app": ["site-1"]})),
+        "deploy_map has no app for the server",
+    ),
+    (
+        "no app for a site",
+        edit("meta.json", lambda meta: meta.update(deploy_map={"app": ["server", "site-1"]})),
+        "deploy_map has no app for site-2; it has some for site-1",
+    ),
+    ("too few sites", edit("meta.json", lambda meta: meta.update(min_clients=3)), "min_clients is 3, and there are 2"),
+    (
+        "a site that must be there",
+        edit("meta.json", lambda meta: meta.update(mandatory_clients=["site-3"])),
+        "site-3 must take part",
+    ),
+    (
+        "two receivers of one name",
+        component("receivers.TensorBoardReceiver", name="tensorboard"),
+        "there are two receivers named 'tensorboard'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_what_is_wrong_is_said_by_file_and_place(job: Path, change: Change, message: str) -> None:
+    change(job)
+
+    with pytest.raises(JobError, match=message):
+        plan_of(job)
+
+
+def test_a_folder_that_is_no_job_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"meta.json can't be read: No such file"):
+        load_job(tmp_path)
+    with pytest.raises(JobError, match=r"nowhere is not a folder"):
+        load_job(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("sites", [("server",), ("site-1", "site-1"), ("no name!",), ()])
+def test_sites_that_cant_be_are_refused(sites: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="site"):
+        plan_of(EXAMPLE, sites)
