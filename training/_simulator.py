@@ -52,12 +52,22 @@ def simulate(job: LoadedJob, how: Simulation) -> JobResult:
     """
     with job.importing():
         plan = job.plan(how.sites, seed=how.seed, trust_custom=True)
+        _check_receivers(plan, how.workspace.absolute())
         for note in job.notes:
             print(f"note: {note}", flush=True)
         with JobScreen(plan, how.workspace) as screen:
             result = _run(plan, how, screen)
         screen.print_result(result)
     return result
+
+
+def _check_receivers(plan: JobPlan, workspace: Path) -> None:
+    """Refuse trackers that can't work before anything is started."""
+    for receiver in plan.receivers:
+        receiver.config.check(workspace)
+    for site in plan.sites:
+        for receiver in site.receivers:
+            receiver.config.check(workspace / "sites" / site.name)
 
 
 def check(result: JobResult) -> JobResult:

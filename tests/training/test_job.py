@@ -467,11 +467,11 @@ WRONG: Mapping[str, tuple[Callable[[], FedJob], str]] = {
         "tracking_uri holds a password.*MLFLOW_TRACKING_PASSWORD",
     ),
     "a script that is not there": (
-        lambda: [job := small_job(), job.to_clients("nowhere.py")][0],  # type: ignore[return-value]
+        lambda: [job := small_job(), job.to_clients("nowhere.py")][0],
         "'nowhere.py' does not exist, neither in .*project nor beside the program",
     ),
     "two models": (
-        lambda: [job := small_job(), job.to_server(PTModel(network())), job.to_server(PTModel(network()))][0],  # type: ignore[return-value]
+        lambda: [job := small_job(), job.to_server(PTModel(network())), job.to_server(PTModel(network()))][0],
         "two components of the job hold a model",
     ),
 }

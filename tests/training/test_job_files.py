@@ -101,7 +101,8 @@ def test_nvflares_receivers_become_ours() -> None:
     assert isinstance(tensorboard, TensorBoardReceiver)
     assert isinstance(mlflow, MLflowReceiver)
     assert mlflow.config.model_dump(exclude_none=True) == {
-        "kw_args": {"experiment_name": "hello-pt-experiment", "run_name": "hello-pt-Server"}
+        "kw_args": {"experiment_name": "hello-pt-experiment", "run_name": "hello-pt-Server"},
+        "artifact_location": "artifacts",
     }
 
 
@@ -162,7 +163,8 @@ def test_further_entries_are_the_scripts_configuration(job: Path) -> None:
 
 def test_each_site_has_receivers_of_its_own(job: Path) -> None:
     path = "nvflare.app_opt.tracking.mlflow.mlflow_receiver.MLflowReceiver"
-    client(lambda content: content["components"].append({"id": "r", "path": path, "args": {"events": ["x"]}}))(job)
+    entry = {"id": "r", "path": path, "args": {"events": ["analytix_log_stats"]}}
+    client(lambda content: content["components"].append(entry))(job)
 
     one, other = (site.receivers for site in plan_of(job).sites)
 
@@ -297,9 +299,7 @@ WRONG: list[tuple[str, Change, str]] = [
     ),
     (
         "broken JSON",
-        lambda folder: (
-            (folder / "app" / "config" / "config_fed_client.json").write_text("{", encoding="utf-8") and None
-        ),
+        lambda folder: write(folder / "app" / "config" / "config_fed_client.json", "{"),
         r"config_fed_client.json is not JSON: .*line 1 column 2",
     ),
     (

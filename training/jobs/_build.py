@@ -62,8 +62,6 @@ class Builder:
             return LEFT_OUT
         kind = self._own_class(path, place) if found is None else load_known(found.known)
         given = dict(args) if found is None else found.args
-        if _is_receiver(kind):
-            given.pop("events", None)  # at the server it has all that gets there, at a site the site's own
         self._note(found.notes if found else (), place)
         return self._make(kind, given, more, place)
 

@@ -61,7 +61,7 @@ def describe(thing: object, place: str, custom: CustomFolder) -> Description:
             continue
         if is_module(value):
             args[name] = _describe_module(value, f"{place}: {name}", custom)
-            _start_from(thing, value, args, custom)
+            _start_from(thing, value, args, place, custom)
         else:
             args[name] = plain(value, f"{place}: {name}", custom)
     _bring_files(args, custom)
@@ -83,10 +83,15 @@ def is_module(thing: object) -> TypeGuard[nn.Module]:
     return torch is not None and isinstance(thing, torch.nn.Module)
 
 
-def _start_from(thing: object, module: nn.Module, args: Description, custom: CustomFolder) -> None:
+def _start_from(thing: object, module: nn.Module, args: Description, place: str, custom: CustomFolder) -> None:
     """Have the run start from exactly this model's weights, unless it is told to start from others."""
-    names = [name for name, _ in _parameters(type(thing))]
-    if CHECKPOINT in names and _kept(thing, CHECKPOINT) in (None, _MISSING):
+    checkpoint = _kept(thing, CHECKPOINT)
+    if checkpoint is _MISSING:
+        raise JobError(
+            f"{place}: a {type(thing).__name__} has no file for the weights of its model: give the model to "
+            "to_server(PTModel(...)), or name its class and arguments"
+        )
+    if checkpoint is None:
         args[CHECKPOINT] = custom.save_weights(module)
 
 

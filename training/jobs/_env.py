@@ -36,6 +36,7 @@ class SimEnv:
         log_config: Has no effect: what a script prints is in its site's folder.
         workspace_root: Folder that gets a folder for each job.
         extra: Has no effect.
+        seed: Everything that trackbus draws depends on it alone.
 
     Raises:
         JobError: There are no sites, or their number and names differ.
@@ -51,6 +52,7 @@ class SimEnv:
         log_config: str | None = None,
         workspace_root: str | Path = WORKSPACE_ROOT,
         extra: dict[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
         self.clients = site_names(num_clients, clients)
         self.num_clients = len(self.clients)
@@ -59,6 +61,7 @@ class SimEnv:
         self.log_config = log_config
         self.workspace_root = Path(workspace_root)
         self.extra = dict(extra or {})
+        self.seed = seed
 
     def deploy(self, job: FedJob) -> Run:
         """Run a job to its end.
@@ -68,7 +71,8 @@ class SimEnv:
             JobFailedError: It ended without doing all of its work, or has lost events.
         """
         workspace = self.workspace_root / job.name
-        return Run(job.name, job.run(workspace, self.clients, threads=self.num_threads, gpu=self.gpu_config))
+        result = job.run(workspace, self.clients, threads=self.num_threads, gpu=self.gpu_config, seed=self.seed)
+        return Run(job.name, result)
 
 
 class Run:

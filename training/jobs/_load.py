@@ -275,10 +275,20 @@ def _runner(builder: Builder, app: App) -> tuple[ScriptRunner, Sequence[str]]:
         raise JobError(f"{app.file}: a site runs one executor, a script; there are {len(entries)}")
     place = f"{app.file}: executors[0]"
     entry = entries[0].executor
-    made = builder.build(entry.path, entry.args, place)
+    made = builder.build(entry.path, {**_launched(app, entry), **entry.args}, place)
     if not isinstance(made, ScriptRunner):
         raise JobError(f"{place}: {entry.path} is no executor")
     return made, entries[0].tasks
+
+
+def _launched(app: App, executor: Entry) -> dict[str, Any]:
+    """Return what the component says that starts the script, as jobs of NVFLARE's older versions have one."""
+    launcher = executor.args.get("launcher_id")
+    for one in app.config.components:
+        if launcher and one.id == launcher:
+            once = {"launch_once": one.args["launch_once"]} if "launch_once" in one.args else {}
+            return {"execution_mode": "external_process", "command": one.args.get("script", ""), **once}
+    return {}
 
 
 def _imports_nvflare(script: Path) -> bool:

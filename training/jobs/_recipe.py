@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from eventbus.workspace import SERVER, check_name
 from training.errors import JobError
@@ -341,9 +341,10 @@ def _one_of(name: str, value: Any, other: str, older: Any) -> Any:
 
 def _with_path(model: Any) -> Any:
     """Call a model's class `path`, as job files do."""
-    if isinstance(model, dict) and "class_path" in model:
-        return {"path": model["class_path"], "args": model.get("args", {})}  # pyright: ignore[reportUnknownVariableType]
-    return model  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(model, dict) or "class_path" not in model:
+        return model  # pyright: ignore[reportUnknownVariableType] - a module, or a dict that has its path
+    given = cast("Params", model)
+    return {"path": given["class_path"], "args": given.get("args", {})}
 
 
 def _checked(name: str, value: object, kind: type) -> object:

@@ -105,14 +105,19 @@ def _parted(command: object) -> Arguments:
     return {"command": list(words[:place]), "script": script, "script_args": list(words[place + 1 :])}
 
 
-def _adapt_receiver(args: Arguments) -> Arguments:
-    """Drop NVFLARE's own default, which names no place of ours."""
-    return {key: value for key, value in args.items() if (key, value) != ("artifact_location", "artifacts")}
-
-
-_RECEIVER_UNUSED = frozenset({"events", "buffer_flush_time", "process_timeout"})
 _EXECUTOR_UNUSED = frozenset(
     {
+        "config_file_name",
+        "external_pre_init_timeout",
+        "from_nvflare_converter_id",
+        "last_result_transfer_timeout",
+        "launcher_id",
+        "monitor_interval",
+        "peer_read_timeout",
+        "pipe_id",
+        "read_interval",
+        "to_nvflare_converter_id",
+        "workers",
         "allow_insecure_attach",
         "allow_reconnect",
         "attach_id",
@@ -132,23 +137,30 @@ _EXECUTOR_UNUSED = frozenset(
     }
 )
 _executor = Alias(SCRIPT_RUNNER, unused=_EXECUTOR_UNUSED, adapt=_adapt_executor)
+_pipe = Alias(why="scripts reach their site by a socket of their own")
 _fedavg = Alias(
     "training.FedAvg",
     unused=frozenset({"enable_tensor_disk_offload", "memory_gc_rounds"}),
 )
 
 ALIASES: Mapping[str, Alias] = {
+    "CellPipe": _pipe,
     "ClientAPIExecutor": _executor,
+    "ClientAPILauncherExecutor": _executor,
     "ConvertToFedEvent": Alias(why="records are federated as soon as a tracker at the server wants them"),
     "CrossSiteModelEval": Alias(
         "training.CrossSiteModelEval",
         unused=frozenset({"formatter_id", "task_check_period", "wait_for_clients_timeout"}),
     ),
+    "ExternalConfigurator": _pipe,
     "FedAvg": _fedavg,
+    "FilePipe": _pipe,
     "InProcessClientAPIExecutor": _executor,
     "IntimeModelSelector": Alias("training.IntimeModelSelector"),
-    "MLflowReceiver": Alias("receivers.MLflowReceiver", unused=_RECEIVER_UNUSED, adapt=_adapt_receiver),
+    "MLflowReceiver": Alias("receivers.MLflowReceiver"),
     "MetricsArtifactWriter": Alias("training.RoundResultsWriter", unused=frozenset({"limits", "summary_file_name"})),
+    "MetricRelay": _pipe,
+    "PTClientAPILauncherExecutor": _executor,
     "PTFedAvg": _fedavg,
     "PTFileModelLocator": Alias("training.PTFileModelLocator"),
     "PTFileModelPersistor": Alias(
@@ -156,9 +168,10 @@ ALIASES: Mapping[str, Alias] = {
         unused=frozenset({"filter_id", "load_device"}),
     ),
     "PTInProcessClientAPIExecutor": _executor,
-    "TBAnalyticsReceiver": Alias("receivers.TensorBoardReceiver", unused=_RECEIVER_UNUSED),
+    "SubprocessLauncher": Alias(why="the executor that names it starts the script"),
+    "TBAnalyticsReceiver": Alias("receivers.TensorBoardReceiver"),
     "ValidationJsonGenerator": Alias("training.ValidationJsonGenerator"),
-    "WandBReceiver": Alias("receivers.WandBReceiver", unused=_RECEIVER_UNUSED),
+    "WandBReceiver": Alias("receivers.WandBReceiver"),
 }
 """NVFLARE's components by the name of their class: it moves them from module to module, and keeps that."""
 
@@ -180,7 +193,7 @@ def resolve(path: str, args: Mapping[str, object]) -> Resolved | None:
     if not alias.known:
         return Resolved(notes=(f"{name} is left out: {alias.why}",), left_out=True)
     kept = {key: value for key, value in args.items() if key not in alias.unused}
-    notes = tuple(f"{name}: {key}={args[key]!r} has no effect here" for key in args if key in alias.unused - {"events"})
+    notes = tuple(f"{name}: {key}={args[key]!r} has no effect here" for key in args if key in alias.unused)
     return Resolved(alias.known, alias.adapt(kept), notes)
 
 

@@ -23,9 +23,6 @@ _RECEIVERS: Mapping[str, type[Receiver]] = {
     "wandb": WandBReceiver,
 }
 
-_UNUSED = ("events", "buffer_flush_time", "process_timeout")
-"""NVFLARE's options of receivers that mean nothing here: where a receiver is says what it gets."""
-
 
 def add_experiment_tracking(  # noqa: PLR0917 - NVFLARE's own arguments, in its order
     recipe: Recipe,
@@ -79,7 +76,7 @@ def _receiver(recipe: Recipe, kind: TrackingType, config: Mapping[str, Any] | No
     receiver = _RECEIVERS.get(kind) if isinstance(kind, str) else kind
     if receiver is None:
         raise JobError(f"unknown tracker {kind!r}: {did_you_mean(str(kind), _RECEIVERS)}")
-    args = {key: copy.deepcopy(value) for key, value in (config or {}).items() if key not in _UNUSED}
+    args = {key: copy.deepcopy(value) for key, value in (config or {}).items()}
     if receiver is MLflowReceiver:
         args["kw_args"] = _named(args.get("kw_args"), recipe.name, side)
     takes = arguments_of(receiver)

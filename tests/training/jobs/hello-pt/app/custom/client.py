@@ -4,10 +4,10 @@ import argparse
 from typing import Any
 
 import torch
-import training.client as flare
 from model import SimpleNetwork
 from torch.nn.functional import mse_loss
 
+import training.client as flare
 from writers import SummaryWriter
 
 
