@@ -229,6 +229,20 @@ def test_the_run_starts_from_exactly_the_models_weights(tmp_path: Path) -> None:
         assert torch.equal(stored[name], tensor)
 
 
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 2), lambda: nn.Sequential(nn.Linear(4, 2), nn.ReLU())])
+def test_a_librarys_model_goes_by_its_weights(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    model = make()
+    job = FedAvgJob(model, 2, 1, name="library")
+    job.to_clients(ScriptRunner("train.py"))
+    folder = exported(job, tmp_path)
+
+    persistor: Any = load_job(folder).plan(["site-1"], trust_custom=False).components["persistor"]
+
+    assert (persistor.model, persistor.source_ckpt_file_full_name) == (None, "initial_model.safetensors")
+    stored = load_file(folder / "app" / "custom" / "initial_model.safetensors")
+    assert stored.keys() == model.state_dict().keys()
+
+
 def test_a_checkpoint_is_preferred_to_the_models_weights(tmp_path: Path) -> None:
     job = small_job()
     job.to_server(PTModel(network(), initial_ckpt="/models/first.pt", best_model_filename="best.pt"))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from receivers import Receiver
@@ -70,12 +71,12 @@ class Builder:
 
     def _make(self, kind: type, given: Mapping[str, object], more: Mapping[str, object], place: str) -> object:
         takes = arguments_of(kind)
+        if given.get(CHECKPOINT) == INITIAL_MODEL:  # the weights say all: the class may have been made otherwise
+            given = {name: value for name, value in given.items() if name != MODEL}
         for name in given:
             if takes is not None and name not in takes:
                 raise JobError(f"{place}: {kind.__name__} has no argument {name!r}; {did_you_mean(name, takes)}")
         args = {name: self._value(name, value, f"{place}, argument {name!r}") for name, value in given.items()}
-        if args.get(CHECKPOINT) == INITIAL_MODEL:
-            args.pop(MODEL, None)  # its weights say all: its class may have arguments that the file doesn't
         args = {**{name: value for name, value in more.items() if takes is None or name in takes}, **args}
         try:
             return kind(**args)
@@ -106,27 +107,35 @@ class Builder:
         return self._import(module, name, place)
 
     def _check_own(self, path: str, place: str) -> None:
-        """Refuse what is neither in the registry nor a trusted job's own."""
+        """Refuse what is not in the registry, unless it belongs to a trusted job, or is installed where one is run."""
         module = path.rpartition(".")[0]
         inside = self.custom.joinpath(*module.split("."))
-        if not module or not (inside.with_name(f"{inside.name}.py").is_file() or (inside / "__init__.py").is_file()):
+        is_own = bool(module) and (
+            inside.with_name(f"{inside.name}.py").is_file() or (inside / "__init__.py").is_file()
+        )
+        if is_own and not self.trust_custom:
+            raise JobError(f"{place}: {path!r} is the job's own code, and this job's code is not trusted")
+        if not is_own and not (self.trust_custom and _is_installed(module)):
             raise JobError(
                 f"{place}: unknown component {path!r}, and {self.custom} has no module {module!r} either; "
                 f"{did_you_mean(path, KNOWN)}"
             )
-        if not self.trust_custom:
-            raise JobError(f"{place}: {path!r} is the job's own code, and this job's code is not trusted")
 
     def _import(self, module: str, name: str, place: str) -> type:
         try:
-            found = getattr(importlib.import_module(module), name)
-        except AttributeError as error:
-            raise JobError(f"{place}: {self.custom} has a module {module!r}, but no {name!r} in it") from error
+            found = getattr(importlib.import_module(module), name, None)
         except Exception as error:  # border: a job's own module may raise anything when it is imported
             raise JobError(f"{place}: importing {module}: {type(error).__name__}: {error}") from error
         if not isinstance(found, type):
-            raise JobError(f"{place}: {module}.{name} is no class")
+            raise JobError(f"{place}: {module} has no class {name!r}; {did_you_mean(f'{module}.{name}', KNOWN)}")
         return found
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return bool(module) and find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def arguments_of(kind: type) -> tuple[str, ...] | None:

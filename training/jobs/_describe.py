@@ -110,10 +110,9 @@ def _path(kind: type, place: str, custom: CustomFolder) -> str:
     if known is not None:
         return known
     path = _own_path(kind, place)
-    if not custom.add_module(kind.__module__):
-        raise JobError(
-            f"{place}: job files have nothing for a {path}: they hold JSON, components, and your own classes"
-        )
+    if kind.__module__ in sys.stdlib_module_names or hasattr(kind, "__array__"):
+        raise JobError(f"{place}: job files have nothing for a {path}: they hold JSON, components and your own classes")
+    custom.add_module(kind.__module__)
     return path
 
 

@@ -127,6 +127,9 @@ class FedAvgJob(BaseFedJob):
         mandatory_clients: As `FedJob` has it.
         key_metric: The metric that decides which model is the best.
         key_metric_mode: `max` or `min`: whether more or less of it is better.
+        min_responses: With fewer updates a round has failed; by default all of `n_clients` are needed.
+        round_timeout: Seconds that the sites have for a round. None: as long as they live.
+        grace: Seconds that the others have once `min_responses` updates are there. None: until `round_timeout`.
     """
 
     def __init__(  # noqa: PLR0917 - NVFLARE's own arguments, in its order
@@ -139,10 +142,23 @@ class FedAvgJob(BaseFedJob):
         mandatory_clients: list[str] | None = None,
         key_metric: str = "accuracy",
         key_metric_mode: str = "max",
+        *,
+        min_responses: int | None = None,
+        round_timeout: float | None = None,
+        grace: float | None = None,
     ) -> None:
         from training import FedAvg
 
         super().__init__(
             initial_model, name, min_clients, mandatory_clients, key_metric, key_metric_mode=key_metric_mode
         )
-        self.to_server(FedAvg(num_clients=n_clients, num_rounds=num_rounds, persistor_id=self.comp_ids["persistor_id"]))
+        self.to_server(
+            FedAvg(
+                num_clients=n_clients,
+                num_rounds=num_rounds,
+                persistor_id=self.comp_ids["persistor_id"],
+                min_responses=min_responses,
+                round_timeout=round_timeout,
+                grace=grace,
+            )
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from training.abc import ModelAggregator
     from training.jobs._env import ExecEnv, Run
     from training.jobs._job import FedJob
+    from training.jobs._ready import PTModel
+    from training.workflows.fedavg import FedAvg
 
 Params = Mapping[str, Any]
 
@@ -31,13 +34,11 @@ class Recipe:
     Args:
         job: The job, without its sites.
         runner: Arguments of the sites' `ScriptRunner`.
-        framework: What the scripts get parameters as.
     """
 
-    def __init__(self, job: FedJob, runner: Mapping[str, Any], framework: FrameworkType) -> None:
+    def __init__(self, job: FedJob, runner: Mapping[str, Any]) -> None:
         self.job = job
         self.name = job.name
-        self.framework = framework
         self._runner = dict(runner)
         self._sites: dict[str, ScriptRunner] = {}
         self.job.to_clients(ScriptRunner(**runner))
@@ -191,6 +192,7 @@ class Recipe:
         return self.job.with_params(more) if more else self.job
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class FedAvgRecipe(Recipe):
     """Averages the models of the sites, weighted by what each has trained on.
 
@@ -206,6 +208,7 @@ class FedAvgRecipe(Recipe):
         train_args: Its arguments. No keys, no passwords: they are written into the job.
         launch_external_process: Whether the script is a process of its own, started by `command`.
         command: What starts it then.
+        framework: What the script gets parameters as: torch tensors, numpy arrays, or whatever was sent.
         server_expected_format: Has no effect: parameters travel as safetensors.
         params_transfer_type: DIFF sends differences where the script sends whole parameters.
         aggregator: Makes the new model in place of the weighted average.
@@ -221,8 +224,11 @@ class FedAvgRecipe(Recipe):
         patience: Ends it after so many rounds without progress towards `stop_cond`.
         best_model_filename: Name of the best model's file.
         save_filename: The same, as older scripts have it.
-        exclude_vars: Regular expression of parameters that are not sent.
+        exclude_vars: Regular expression of parameters that stay as they are: they are not averaged.
         aggregation_weights: Factor of each site's weight in the average, by site.
+        min_responses: With fewer updates a round has failed; by default all of `min_clients` are needed.
+        round_timeout: Seconds that the sites have for a round. None: as long as they live.
+        grace: Seconds that the others have once `min_responses` updates are there. None: until `round_timeout`.
         server_memory_gc_rounds: Has no effect, as `client_memory_gc_rounds` and `cuda_empty_cache` have none.
         client_memory_gc_rounds: The same.
         cuda_empty_cache: The same.
@@ -231,84 +237,100 @@ class FedAvgRecipe(Recipe):
         JobError: An argument can't work.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "fedavg",
-        model: nn.Module | dict[str, Any] | None = None,
-        initial_model: nn.Module | dict[str, Any] | None = None,
-        initial_ckpt: str | None = None,
-        min_clients: int,
-        num_rounds: int = 2,
-        train_script: str,
-        train_args: CommandArg = "",
-        launch_external_process: bool = False,
-        command: CommandArg = "python3 -u",
-        framework: FrameworkType | str = FrameworkType.PYTORCH,
-        server_expected_format: ExchangeFormat | str = ExchangeFormat.NUMPY,
-        params_transfer_type: TransferType | str = TransferType.FULL,
-        aggregator: ModelAggregator | None = None,
-        model_persistor: object | None = None,
-        model_locator: object | None = None,
-        per_site_config: Mapping[str, Mapping[str, Any]] | None = None,
-        launch_once: bool = True,
-        launch_timeout: float | None = 300.0,
-        shutdown_timeout: float = 0.0,
-        key_metric: str = "accuracy",
-        key_metric_mode: str | None = None,
-        stop_cond: str | None = None,
-        patience: int | None = None,
-        best_model_filename: str | None = None,
-        save_filename: str | None = None,
-        exclude_vars: str | None = None,
-        aggregation_weights: dict[str, float] | None = None,
-        server_memory_gc_rounds: int = 0,  # noqa: ARG002 - NVFLARE's own argument
-        client_memory_gc_rounds: int = 0,
-        cuda_empty_cache: bool = False,
-    ) -> None:
-        from training import FedAvg
-        from training.jobs._ready import BaseFedJob, PTModel
+    name: str = "fedavg"
+    model: nn.Module | dict[str, Any] | None = None
+    initial_model: nn.Module | dict[str, Any] | None = None
+    initial_ckpt: str | None = None
+    min_clients: int
+    num_rounds: int = 2
+    train_script: str
+    train_args: CommandArg = ""
+    launch_external_process: bool = False
+    command: CommandArg = "python3 -u"
+    framework: FrameworkType | str = FrameworkType.PYTORCH
+    server_expected_format: ExchangeFormat | str = ExchangeFormat.NUMPY
+    params_transfer_type: TransferType | str = TransferType.FULL
+    aggregator: ModelAggregator | None = None
+    model_persistor: object | None = None
+    model_locator: object | None = None
+    per_site_config: Mapping[str, Mapping[str, Any]] | None = None
+    launch_once: bool = True
+    launch_timeout: float | None = 300.0
+    shutdown_timeout: float = 0.0
+    key_metric: str = "accuracy"
+    key_metric_mode: str | None = None
+    stop_cond: str | None = None
+    patience: int | None = None
+    best_model_filename: str | None = None
+    save_filename: str | None = None
+    exclude_vars: str | None = None
+    aggregation_weights: dict[str, float] | None = None
+    min_responses: int | None = None
+    round_timeout: float | None = None
+    grace: float | None = None
+    server_memory_gc_rounds: int = 0
+    client_memory_gc_rounds: int = 0
+    cuda_empty_cache: bool = False
 
-        mode = _metric_mode(key_metric, key_metric_mode, stop_cond)
-        job = BaseFedJob(name=name, min_clients=min_clients, key_metric=key_metric, key_metric_mode=mode)
-        first = _one_of("model", model, "initial_model", initial_model)
-        best = _one_of("best_model_filename", best_model_filename, "save_filename", save_filename)
-        if first is None and initial_ckpt is None and model_persistor is None:
+    def __post_init__(self) -> None:
+        """Put the job together."""
+        from training.jobs._ready import BaseFedJob
+
+        mode = _metric_mode(self.key_metric, self.key_metric_mode, self.stop_cond)
+        job = BaseFedJob(name=self.name, min_clients=self.min_clients, key_metric=self.key_metric, key_metric_mode=mode)
+        job.comp_ids.update(job.to_server(self._first_model()))
+        job.to_server(self._fedavg(job.comp_ids["persistor_id"]))
+        super().__init__(job, self._runner_options())
+        if self.per_site_config is not None:
+            self.set_per_site_config(self.per_site_config)
+
+    def _first_model(self) -> PTModel:
+        from training.jobs._ready import PTModel
+
+        model = _one_of("model", self.model, "initial_model", self.initial_model)
+        best = _one_of("best_model_filename", self.best_model_filename, "save_filename", self.save_filename)
+        if model is None and self.initial_ckpt is None and self.model_persistor is None:
             raise JobError("the training starts from nothing: give it a model, or an initial_ckpt")
-        wrapped = PTModel(
-            _with_path(first), model_persistor, model_locator, initial_ckpt=initial_ckpt, best_model_filename=best
+        return PTModel(
+            _with_path(model),
+            self.model_persistor,
+            self.model_locator,
+            initial_ckpt=self.initial_ckpt,
+            best_model_filename=best,
         )
-        job.comp_ids.update(job.to_server(wrapped))
-        job.to_server(
-            FedAvg(
-                num_clients=min_clients,
-                num_rounds=num_rounds,
-                persistor_id=job.comp_ids["persistor_id"],
-                aggregator=aggregator,
-                stop_cond=stop_cond,
-                patience=patience,
-                exclude_vars=exclude_vars,
-                aggregation_weights=aggregation_weights,
-            )
+
+    def _fedavg(self, persistor_id: str) -> FedAvg:
+        from training.workflows.fedavg import FedAvg
+
+        return FedAvg(
+            num_clients=self.min_clients,
+            num_rounds=self.num_rounds,
+            persistor_id=persistor_id,
+            aggregator=self.aggregator,
+            stop_cond=self.stop_cond,
+            patience=self.patience,
+            exclude_vars=self.exclude_vars,
+            aggregation_weights=self.aggregation_weights,
+            min_responses=self.min_responses,
+            round_timeout=self.round_timeout,
+            grace=self.grace,
         )
-        runner: dict[str, Any] = {
-            "script": train_script,
-            "script_args": train_args,
-            "launch_external_process": launch_external_process,
-            "command": command,
-            "framework": framework,
-            "server_expected_format": server_expected_format,
-            "params_transfer_type": params_transfer_type,
-            "launch_once": launch_once,
-            "launch_timeout": launch_timeout,
-            "shutdown_timeout": shutdown_timeout,
-            "memory_gc_rounds": client_memory_gc_rounds,
-            "cuda_empty_cache": cuda_empty_cache,
-        }
-        super().__init__(job, runner, FrameworkType(framework))
-        self.comp_ids = job.comp_ids
-        if per_site_config is not None:
-            self.set_per_site_config(per_site_config)
+
+    def _runner_options(self) -> dict[str, Any]:
+        """Return the arguments of the sites' `ScriptRunner`."""
+        same = (
+            "launch_external_process",
+            "command",
+            "framework",
+            "server_expected_format",
+            "params_transfer_type",
+            "launch_once",
+            "launch_timeout",
+            "shutdown_timeout",
+            "cuda_empty_cache",
+        )
+        options = {name: getattr(self, name) for name in same}
+        return {"script": self.train_script, "script_args": self.train_args, **options}
 
 
 def _export_folder(arguments: Sequence[str]) -> str | None:
