@@ -69,13 +69,19 @@ _OWN_ALGORITHM = "subclass `training.abc.Workflow`, and ask the sites through `s
 MOVES: tuple[Move, ...] = (
     # --- what a training script imports
     *_moved("client", f"{_CLIENT} train evaluate FLModel ParamsType AnalyticsDataType", "training.client"),
-    *_moved("client.api", _CLIENT, "training.client"),
+    *_moved("client.api", f"{_CLIENT} clear", "training.client"),
     *_moved("client.decorator", "train evaluate", "training.client"),
     *_moved("app_common.abstract.fl_model", "FLModel ParamsType MetaKey", "training.fl_model"),
     *_moved("apis.fl_constant", "FLMetaKey=MetaKey", "training.fl_model"),
     *_moved("apis.analytix", "AnalyticsDataType", "training.client"),
-    *_moved("client.lightning app_opt.lightning app_opt.lightning.api", "patch", "training.lightning"),
-    *_moved("client.lightning", f"{_CLIENT} FLModel ParamsType AnalyticsDataType", "training.lightning"),
+    *_moved("apis.analytix", "ANALYTIC_EVENT_TYPE", "training.job"),
+    *_moved(
+        "client.lightning",
+        f"patch logger {_CLIENT} FLModel ParamsType AnalyticsDataType FLCallback",
+        "training.lightning",
+    ),
+    *_moved("app_opt.lightning app_opt.lightning.api", "patch FLCallback", "training.lightning"),
+    *_moved("app_opt.lightning.loggers.client_logger", "ClientLogger=logger", "training.lightning"),
     *_moved("client.tracking", "SummaryWriter WandBWriter MLflowWriter", "writers"),
     # --- what a job script imports
     *_moved("recipe app_opt.pt.recipes app_opt.pt.recipes.fedavg recipe.fedavg", "FedAvgRecipe", "training.recipe"),
@@ -90,12 +96,20 @@ MOVES: tuple[Move, ...] = (
     *_moved("app_opt.pt.job_config.fed_avg", "FedAvgJob", "training.job"),
     *_moved("app_opt.pt.job_config.base_fed_job job_config.base_fed_job", "BaseFedJob", "training.job"),
     *_moved("app_opt.pt.job_config.model", "PTModel", "training.job"),
+    *_moved("app_common.widgets.convert_to_fed_event", "ConvertToFedEvent", "training.job"),
     # --- workflows and components
     *_moved("app_common.workflows.fedavg", "FedAvg", "training"),
     *_moved("app_opt.pt.fedavg", "PTFedAvg=FedAvg", "training"),
     *_moved("app_common.workflows.cross_site_model_eval", "CrossSiteModelEval", "training"),
     *_moved("app_common.widgets.intime_model_selector", "IntimeModelSelector", "training"),
     *_moved("app_common.widgets.validation_json_generator", "ValidationJsonGenerator", "training"),
+    *_moved("app_common.widgets.metrics_artifact_writer", "MetricsArtifactWriter=RoundResultsWriter", "training"),
+    *_moved(
+        "app_common.aggregators.model_aggregator",
+        "ModelAggregator",
+        "training",
+        "it has no `info`, `warning` and `error`: use `logging` where the class calls them",
+    ),
     *_moved("app_opt.pt app_opt.pt.file_model_persistor", "PTFileModelPersistor", "training"),
     *_moved("app_opt.pt app_opt.pt.file_model_locator", "PTFileModelLocator", "training"),
     *_moved("app_common.app_constant", "ModelName", "training"),
@@ -124,7 +138,6 @@ MOVES: tuple[Move, ...] = (
     ),
     *_left("client.tracking", "init shutdown get_context log", "`flare.init()` is enough; log through a writer"),
     *_left("client.hf", ANY, "use `training.client` around the Trainer, and a writer in a callback"),
-    *_left("client.lightning", "logger FLCallback", "give the Trainer a callback that calls a writer of `writers`"),
     *_left("recipe", "PocEnv ProdEnv", _NO_NETWORK),
     *_left("recipe.poc_env recipe.prod_env recipe.session_mgr", ANY, _NO_NETWORK),
     *_left("recipe recipe.secrets", "secret_ref secret_file_ref", "scripts read secrets from their environment"),
@@ -141,7 +154,9 @@ MOVES: tuple[Move, ...] = (
     *_left("app_common.widgets.convert_to_fed_event", ANY, "delete it: what the server tracks is relayed without it"),
     *_left("app_common.widgets.streaming", "AnalyticsSender", "log through a writer of `writers`"),
     *_left("app_common.workflows", ANY, _OWN_ALGORITHM),
-    *_left("app_common.aggregators", ANY, _OWN_ALGORITHM),
+    *_left(
+        "app_common.aggregators", ANY, "subclass `training.ModelAggregator`, and give it to `FedAvg` as `aggregator`"
+    ),
     *_left("app_common.widgets", ANY, "subclass `training.abc.Component`: it hears what happens at the server"),
     *_left("app_common.executors", ANY, "`training.job.ScriptRunner` runs the script, in-process or with a `command`"),
     *_left("app_common.abstract.model_learner app_common.abstract.learner_spec", ANY, _SCRIPT),

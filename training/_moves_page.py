@@ -30,9 +30,10 @@ In `requirements.txt`, `nvflare` becomes `trackbus[all]`.
 
 - **Nothing that is logged gets lost, and no order changes.** A log call appends to a file at its site and returns; it
   waits for no tracker. What a tracker lacks when the job ends is counted and shown.
-- **Sites alone really means sites alone.** With `client_side=True, server_side=False` nothing that a site logs leaves it.
-- **Where a receiver is says what it gets**: at a site, what is logged there; at the server, what all sites log. `events=`
-  is accepted and makes no difference, and `ConvertToFedEvent` is not needed.
+- **Trackers at the sites alone mean just that**: with `client_side=True, server_side=False` nothing that is logged
+  leaves its site.
+- **Where a receiver is says what it gets**: at a site, what is logged there; at the server, what all sites log.
+  `events=` and `ConvertToFedEvent` are accepted, and make no difference.
 - **The best model is the one that was measured.** Metrics that a site sends speak of the model that it was sent, so
   the model selector keeps that one, not the average that comes after it.
 - **Models are safetensors files**, never pickled. Files that end in `.pt` are read with `weights_only=True`.

@@ -8,6 +8,7 @@
 Names and arguments are those of NVFLARE's job API, so its job scripts run here.
 """
 
+from training.jobs._accepted import ANALYTIC_EVENT_TYPE, ConvertToFedEvent
 from training.jobs._job import FedJob, JobCtx
 from training.jobs._load import LoadedJob, load_job
 from training.jobs._ready import BaseFedJob, FedAvgJob, PTModel
@@ -15,7 +16,9 @@ from training.jobs._script import ScriptRunner
 from training.jobs._terms import ExchangeFormat, FrameworkType, TransferType
 
 __all__ = [
+    "ANALYTIC_EVENT_TYPE",
     "BaseFedJob",
+    "ConvertToFedEvent",
     "ExchangeFormat",
     "FedAvgJob",
     "FedJob",

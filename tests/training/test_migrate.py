@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from training._moves import ANY, MOVES, Move, advice, find
 from training._moves_page import make_page
 from training.errors import SourceError
+from training.jobs._registry import ALIASES, SCRIPT_RUNNER
 from training.migrate import Left, migrate
 
 MOVED = [move for move in MOVES if move.new_module]
@@ -43,6 +44,12 @@ def test_what_has_no_counterpart_says_what_to_do(move: Move) -> None:
 def test_advice_is_that_of_the_nearest_module() -> None:
     assert advice("nvflare.app_opt.pt.recipes.cyclic.CyclicRecipe") == advice("nvflare.app_opt.pt.recipes")
     assert advice("nvflare.somewhere.Else") == "there is no counterpart"
+
+
+def test_scripts_and_job_files_move_to_the_same_names() -> None:
+    rows = {move.name: move.new_path for move in MOVED}
+    aliases = {name: alias.known for name, alias in ALIASES.items() if alias.known != SCRIPT_RUNNER and alias.known}
+    assert {name: rows.get(name) for name in aliases} == aliases
 
 
 def test_the_page_is_what_the_table_makes() -> None:

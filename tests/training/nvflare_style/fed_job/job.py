@@ -5,9 +5,12 @@ sys.path.insert(0, "src")
 
 from src.net import SimpleNetwork
 
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.app_opt.pt.job_config.model import PTModel
+from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.script_runner import FrameworkType, ScriptRunner
 
@@ -30,6 +33,8 @@ if __name__ == "__main__":
             framework=FrameworkType.PYTORCH,
         )
         job.to(runner, f"site-{i + 1}")
+        job.to(ConvertToFedEvent(events_to_convert=[ANALYTIC_EVENT_TYPE]), f"site-{i + 1}", id="event_to_fed")
+    job.to(TBAnalyticsReceiver(events=["fed." + ANALYTIC_EVENT_TYPE]), "server")
 
     if len(sys.argv) > 2:
         job.export_job(sys.argv[2])

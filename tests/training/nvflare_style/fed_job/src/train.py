@@ -4,6 +4,7 @@ import torch
 
 import nvflare
 import nvflare.client
+from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import ModelName  # noqa: F401
 from net import SimpleNetwork
@@ -17,7 +18,6 @@ def main():
     assert args.name == "a name with spaces", args.name
 
     nvflare.client.init()
-    site = nvflare.client.get_site_name()
     torch.manual_seed(7)
     x, y = torch.randn(64, 64), torch.randint(0, 10, (64,))
     net = SimpleNetwork(hidden=8)
@@ -34,7 +34,7 @@ def main():
             loss.backward()
             optimizer.step()
         difference = {name: value - before[name] for name, value in net.state_dict().items()}
-        print(site, "round", received.current_round, "loss", loss.item())
+        nvflare.client.log("loss", loss.item(), AnalyticsDataType.SCALAR, global_step=received.current_round)
         nvflare.client.send(
             FLModel(params_type=ParamsType.DIFF, params=difference, metrics={"loss": loss.item()}, meta={"NUM_STEPS_CURRENT_ROUND": 4})
         )
