@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from training._moves import ROOT, Move, advice, find, new_module
 from training._source import Edit, Source
@@ -114,6 +114,7 @@ class _Rewriter:
         self.edits: list[Edit] = []
         self.moved: list[Moved] = []
         self.left: list[Left] = []
+        self._modules: dict[str, dict[str, str]] = {}  # by variable: old module -> new module
 
     def rewrite(self) -> None:
         dotted: list[ast.alias] = []
@@ -128,6 +129,8 @@ class _Rewriter:
             elif isinstance(node, ast.Call):
                 self._look_at_call(node)
         self._rewrite_dotted(dotted)
+        for local, modules in self._modules.items():
+            self._follow(local, modules)
 
     # --- from nvflare.client import FLModel, tracking as t
 
@@ -173,7 +176,7 @@ class _Rewriter:
         if place.advice:
             self.left.append(Left(line, path, place.advice))
         if new_module(path) and find(path) is None:
-            self._follow(place.alias.asname or place.alias.name, path, new_module(path))
+            self._modules.setdefault(place.alias.asname or place.alias.name, {})[path] = new_module(path)
 
     # --- import nvflare.client as flare
 
@@ -186,18 +189,18 @@ class _Rewriter:
             return
         self.moved.append(Moved(alias.lineno, alias.name, target))
         self.edits.append(Edit(*self.source.span(alias), f"{target} as {alias.asname}"))
-        self._follow(alias.asname, alias.name, target)
+        self._modules.setdefault(alias.asname, {})[alias.name] = target
 
-    def _follow(self, local: str, module: str, target: str) -> None:
-        """Look at what is used of a module that has a name of its own in this file."""
-        for use in _uses(self.source.tree, local, module):
-            move = use.move
-            if move is None or not move.new_module:
-                self.left.append(Left(use.node.lineno, use.path, advice(use.path)))
-            elif move.new_module != target:
-                self.left.append(Left(use.node.lineno, use.path, f"import it by name from {move.new_module}"))
+    def _follow(self, local: str, modules: Mapping[str, str]) -> None:
+        """Look at what is used of the modules that a variable holds: several, where functions import their own."""
+        for uses in zip(*(_uses(self.source.tree, local, module) for module in modules), strict=True):
+            pairs = zip(uses, modules.values(), strict=True)
+            there = [(use.node, use.move) for use, target in pairs if _is_in(use.move, target)]
+            if there:
+                self._rename(*there[0])
             else:
-                self._rename(use.node, move)
+                use = max(uses, key=lambda use: use.move is not None)
+                self.left.append(Left(use.node.lineno, use.path, _instead(use)))
 
     def _rename(self, node: ast.expr, move: Move) -> None:
         end = self.source.span(node)[1]
@@ -304,6 +307,16 @@ def _longest(module: str, chain: list[ast.Attribute]) -> _Use:
         if move is not None:
             return _Use(path, move, chain[end - 1])
     return _Use(".".join((module, *(node.attr for node in chain))), None, chain[-1])
+
+
+def _is_in(move: Move | None, module: str) -> TypeGuard[Move]:
+    return move is not None and move.new_module == module
+
+
+def _instead(use: _Use) -> str:
+    if use.move is not None and use.move.new_module:
+        return f"import it by name from {use.move.new_module}"
+    return advice(use.path)
 
 
 def _has_moved(use: _Use) -> bool:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training._moves import ANY, MOVES, Move, advice, find
@@ -82,6 +82,10 @@ def test_the_page_is_what_the_table_makes() -> None:
         (
             "import nvflare.app_opt.tracking.tb.tb_receiver as tb\nreceiver = tb.TBAnalyticsReceiver()",
             "import receivers as tb\nreceiver = tb.TensorBoardReceiver()",
+        ),
+        (
+            "def f(): import nvflare.app_opt.pt.fedavg as m; m.PTFedAvg\ndef g(): import nvflare.client as m; m.init",
+            "def f(): import training as m; m.FedAvg\ndef g(): import training.client as m; m.init",
         ),
         ("from nvflare.apis.fl_constant import FLMetaKey", "from training.fl_model import MetaKey as FLMetaKey"),
         ("from nvflare.client \\\n    import FLModel", "from training.client \\\n    import FLModel"),
@@ -264,6 +268,7 @@ STATEMENTS = st.sampled_from(MOVED).flatmap(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(STATEMENTS, min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]))
 def test_nothing_of_nvflare_is_left_of_what_the_table_holds(statements: list[str], newline: str) -> None:
     source = newline.join("\n".join(statements).split("\n")).encode()
