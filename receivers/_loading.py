@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
     """Import the sink that a start order names and return what makes one for a run."""
-    sink_type = _load(start.sink)
-    config = _load(start.config_type).model_validate_json(start.config)
+    sink_type = load(start.sink)
+    config = load(start.config_type).model_validate_json(start.config)
     workspace = Path(start.workspace)
 
     def make_sink() -> Sink[Any]:
@@ -30,7 +30,8 @@ def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
     return make_sink
 
 
-def _load(path: str) -> Any:
+def load(path: str) -> Any:
+    """Import what a path names, `module:Class`."""
     module, _, name = path.partition(":")
     return attrgetter(name)(importlib.import_module(module))
 
@@ -38,6 +39,6 @@ def _load(path: str) -> Any:
 def selectors_of(start: Start) -> list[Selector]:
     """Return the subscriptions that a start order names; importing an event's class makes its records readable."""
     return [
-        Selector(pattern, _load(event) if event else None, None if scope is None else Scope(scope), sites, runs)
+        Selector(pattern, load(event) if event else None, None if scope is None else Scope(scope), sites, runs)
         for pattern, event, scope, sites, runs in start.selectors
     ]

@@ -125,7 +125,7 @@ class Receiver(Consumer):
                 raise
         kinds = {one.event_type for one in feed.selectors if one.event_type} | {type(self.config)}
         for kind in kinds:
-            _check_importable(kind, self.name)
+            check_importable(kind, self.name)
         self._check_selectors(feed)
         cursors, destination = place_of(workspace).cursors, self._destination(home, workspace)
         check_free(cursors, self.name, destination)  # before there is a file
@@ -244,7 +244,7 @@ class Receiver(Consumer):
             selectors=[
                 (
                     one.pattern,
-                    _import_path(one.event_type) if one.event_type else "",
+                    import_path(one.event_type) if one.event_type else "",
                     one.only and one.only.value,
                     one.sites,
                     one.runs,
@@ -253,7 +253,7 @@ class Receiver(Consumer):
             ],
             search_path=_own_folders(),
             sink=self.config.sink,
-            config_type=_import_path(type(self.config)),
+            config_type=import_path(type(self.config)),
             config=self._settled.model_dump_json(),
             workspace=str(home),
             layout=self.layout,
@@ -284,14 +284,20 @@ def _folders(feed: Feed, name: str) -> tuple[Path, Path]:
     return feed.workspace, feed.journal.folder
 
 
-def _import_path(kind: type) -> str:
+def import_path(kind: type) -> str:
+    """Return by what another process finds a class: `module:Class`."""
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _check_importable(kind: type, name: str) -> None:
+def check_importable(kind: type, name: str) -> None:
+    """Refuse a class that the worker of the receiver `name` can't import, and say what to do.
+
+    Raises:
+        SubscriptionError: It is the script's own, or made within a function.
+    """
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
         raise SubscriptionError(
-            f"the receiver {name} works in a process of its own, which can't import {_import_path(kind)}; "
+            f"the receiver {name} works in a process of its own, which can't import {import_path(kind)}; "
             "move the class to the top level of a module beside the script"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
@@ -13,7 +13,6 @@ from eventbus.errors import DecodeError
 from eventbus.journals.consumer import DROPPED_OF, Part, Plan, RunKey, RunState, Segment
 from eventbus.tracking import MetricsLogged, RunFinished, RunStarted
 from receivers._layout import Layout, prefixed, run_key
-from receivers.abc import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,6 +41,13 @@ def part_of(counts: Mapping[tuple[str, str], int], label: str) -> Counts:
         elif not label:
             part[plain, name] -= count
     return part
+
+
+class Row(NamedTuple):
+    """One record to store, and its number within the run, from 1."""
+
+    number: int
+    envelope: Envelope[Event]
 
 
 class Rows:

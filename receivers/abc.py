@@ -1,5 +1,7 @@
 """What a new tracker backend implements: a config, and a sink that runs in the worker process.
 
+A tracker of your own needs less: see `AnalyticsReceiver` at the end, which has a sink underneath.
+
 A sink fills one run of its tracker. The worker numbers the rows of a run from 1; the numbers are a pure function of a
 plan that it commits before it writes. After a crash the same rows come again with the same numbers, in the same
 batches, and the sink leaves out those that its tracker provably has. So redelivery leaves the tracker's content as one
@@ -8,22 +10,43 @@ delivery would have.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, Unpack, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from eventbus.abc import TrackerRun
-from eventbus.errors import TrackbusError, WorkspaceError
+from eventbus.errors import ConfigurationError, TrackbusError, WorkspaceError
+from receivers._loading import load
+from receivers._receiver import Receiver, ReceiverOptions, check_importable, import_path
+from receivers._rows import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from eventbus import Envelope, Event
+    from eventbus.abc import Feed
     from eventbus.tracking import RunStatus
+
+__all__ = [
+    "AnalyticsConfig",
+    "AnalyticsReceiver",
+    "AnalyticsSink",
+    "NotAuthorisedError",
+    "Position",
+    "Row",
+    "RunInfo",
+    "Sink",
+    "SinkConfig",
+    "TrackerLostError",
+    "TrackerRun",
+    "TrackerUnavailableError",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +80,6 @@ class RunInfo:
     def place(self) -> str:
         """What tells the run's files from those of its siblings: the site, or what no site can be called."""
         return self.site or "_combined"
-
-
-class Row(NamedTuple):
-    """One record to store, and its number within the run, from 1."""
-
-    number: int
-    envelope: Envelope[Event]
 
 
 class Position(NamedTuple):
@@ -208,3 +224,145 @@ class Sink(ABC, Generic[C]):
             Whether this process may open the run again; False, where an SDK keeps a state of its own, starts another.
         """
         return False
+
+
+# --- a receiver of your own ----------------------------------------------------------------------------------------
+
+
+class AnalyticsConfig(SinkConfig):
+    """Names a receiver of a user's own.
+
+    Attributes:
+        receiver: Import path of its class, `module:Class`.
+        args: What it is made with again in the worker.
+    """
+
+    kind: ClassVar[str] = "analytics"
+    sink: ClassVar[str] = "receivers.abc:AnalyticsSink"
+
+    receiver: str
+    args: dict[str, JsonValue]
+
+    def destination(self, workspace: Path) -> str:
+        """Name the class: where it puts the data is its own business."""
+        return f"{self.receiver}:{workspace}"
+
+
+class AnalyticsReceiver(Receiver):
+    """A receiver of your own: three methods, and what is logged is in your tracker.
+
+    Subscribe one like any other. The methods are called in a worker process, on an object that is made there for each
+    run of each site: with the constructor's arguments, which are kept as attributes of their names (or with an
+    underscore before them) and are JSON values or paths. The class stands in a module that the worker can import.
+
+    An event is delivered at least once: after a crash the last ones before it may come again, with the same `event.id`.
+    So a tracker that must not have them twice keeps that id with what it stores, looks in `initialize` how far it got,
+    and leaves out what it has. An exception ends the worker, and the event is tried again by the next; one that fails
+    every time is put aside and counted. `TrackerUnavailableError` says that it is not the event's fault.
+
+    Args:
+        events: Accepted, as NVFLARE has it: what it gets depends on where it is subscribed, and to what.
+        **options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them; the name is by default
+            that of the class.
+
+    Attributes:
+        workspace: In the worker: folder of the bus, the place for files.
+        counts: In the worker: add to it, by cause, what is stored otherwise than logged, or not at all.
+    """
+
+    workspace: Path
+    counts: Counter[str]
+
+    def __init__(self, events: Sequence[str] | None = None, **options: Unpack[ReceiverOptions]) -> None:
+        self.events = events
+        options["name"] = options.get("name") or type(self).__name__
+        super().__init__(AnalyticsConfig(receiver=import_path(type(self)), args={}), **options)
+
+    @abstractmethod
+    def initialize(self, run: RunInfo) -> None:
+        """Open a run: a new one, or one that another worker has left."""
+
+    @abstractmethod
+    def save(self, event: Envelope[Event]) -> None:
+        """Store one event. Other kinds than you know may come: count what you leave out in `counts`."""
+
+    @abstractmethod
+    def finalize(self, status: RunStatus | None) -> None:
+        """Store what is still held back, and let go of the run.
+
+        Args:
+            status: How the run ended, or None if it goes on and only this worker leaves it.
+        """
+
+    def flush(self) -> None:
+        """Store what `save` has held back: called before anything counts as stored. Nothing, if `save` stores it."""
+
+    def check(self, feed: Feed) -> None:
+        """Refuse what can't work in another process, beside what no receiver can.
+
+        Raises:
+            SubscriptionError: The class can't be imported there.
+            ConfigurationError: It can't be made again there.
+        """
+        check_importable(type(self), self.name)
+        self.config = self._settled = self._describe()
+        super().check(feed)
+
+    def _describe(self) -> AnalyticsConfig:
+        kind = type(self)
+        try:
+            return AnalyticsConfig(receiver=import_path(kind), args=dict(self._args()))
+        except ValidationError as error:
+            names = ", ".join(sorted({str(one["loc"][1]) for one in error.errors()}))
+            raise ConfigurationError(
+                f"{kind.__name__} is made again in its worker process: {names} must be JSON there, or a path"
+            ) from error
+
+    def _args(self) -> Iterator[tuple[str, Any]]:
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            if parameter.kind in _BY_NAME and name not in ReceiverOptions.__annotations__:
+                value: object = getattr(self, name, getattr(self, f"_{name}", _MISSING))
+                if value is _MISSING:
+                    raise ConfigurationError(
+                        f"{type(self).__name__} is made again in its worker process: "
+                        f"keep its argument as self.{name} = {name}"
+                    )
+                yield name, fspath(cast("PathLike[str]", value)) if isinstance(value, PathLike) else value
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+_MISSING = object()
+
+
+class AnalyticsSink(Sink[AnalyticsConfig]):
+    """Has a receiver of a user's own store one run."""
+
+    _receiver: AnalyticsReceiver
+    _row: int
+
+    def open(self, run: RunInfo, committed: Position) -> int:
+        """Make the receiver, and have it open the run."""
+        self._receiver = load(self.config.receiver)(**self.config.args)
+        self._receiver.workspace, self._receiver.counts = self.workspace, self.counts
+        self._receiver.initialize(run)
+        self._row = committed.row
+        return self._row
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Have each event stored that is new to this worker."""
+        for row in rows:
+            if row.number > self._row:
+                self._receiver.save(row.envelope)
+                self._row = row.number
+
+    def flush(self) -> Position:
+        """Have it store what it holds back."""
+        self._receiver.flush()
+        return Position(self._row)
+
+    def close(self, status: RunStatus | None, reason: str = "") -> Position:  # noqa: ARG002 - nobody asked for it
+        """Have it let go of the run."""
+        self._receiver.flush()
+        self._receiver.finalize(status)
+        return Position(self._row)

@@ -82,6 +82,10 @@ Trackers = Annotated[
     typer.Option(metavar="NAMES", help="wandb, mlflow, tensorboard, jsonl, in a list with commas; or none."),
 ]
 
+Workspace = Annotated[
+    Path | None, typer.Option(help="Folder for the journal and the trackers' files.", show_default="runs/NAME")
+]
+
 Data = Annotated[str, typer.Option(metavar="NAME", help="What to train on: digits, cifar10, fashion-mnist.")]
 
 DataRoot = Annotated[
@@ -137,10 +141,7 @@ def run(
     sites: Annotated[int, typer.Option(min=1, max=MAX_SITES, help="How many sites.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="How often the sites' models are averaged.")] = 3,
     trackers: Trackers = DEFAULT_TRACKERS,
-    workspace: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the journal and the trackers' files.", show_default="runs/NAME"),
-    ] = None,
+    workspace: Workspace = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs that a site trains per round.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 16,
     lr: Annotated[float, typer.Option(help="Learning rate of the sites' SGD.")] = 0.02,

@@ -50,6 +50,7 @@ from training.model import State
 from training.trackers import Account, settle_accounts
 
 __all__ = [
+    "DataDealt",
     "Federation",
     "FederationConfig",
     "FederationResult",

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,34 @@ def test_a_run_shows_plain_lines_where_there_is_no_terminal(
     )
 
 
+def test_a_run_trains_what_it_is_told_to_and_shows_who_has_what(tmp_path: Path) -> None:
+    write_idx_files(tmp_path / "data")
+    options = "--data fashion-mnist --partition shards:1 --sites 3 --rounds 1 --trackers jsonl --data-root data"
+    done = trackbus("run", *options.split(), "--workspace", "ws", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *table = done.stdout.splitlines()[:5]
+    assert first == "3 sites, 1 round, fashion-mnist -> jsonl in ws"
+    assert table[0].split() == ["class", *map(str, range(10)), "samples"]
+    held = [[int(cell) for cell in line.split()[1:11]] for line in table[1:]]
+    assert sorted(map(max, held)) == [40, 40, 40]
+    assert [sum(counts) for counts in zip(*held, strict=True)] == [40, 40, 40, 0, 0, 0, 0, 0, 0, 0]
+    logged = [line.value.get("event", {}) for line in read_jsonl(tmp_path / "ws" / "jsonl")]
+    params = [event["values"] for event in logged if "partition" in event.get("values", {})]
+    assert {(one["dataset"], one["partition"]) for one in params} == {("fashion-mnist", "shards:1")}
+
+
+def write_idx_files(folder: Path) -> None:
+    """Write a Fashion-MNIST of three classes in its own format."""
+    folder.mkdir()
+    for part, count in (("train", 120), ("t10k", 30)):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">HBB3I", 0, 8, 3, count, 28, 28) + bytes(count * 28 * 28)
+        )
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">HBBI", 0, 8, 1, count) + bytes(number % 3 for number in range(count))
+        )
+
+
 def test_a_run_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
     common = ("--trackers", "jsonl", "--workspace", "exp")
     trackbus("run", "--rounds", "1", "--sites", "1", *common, folder=tmp_path)
@@ -205,6 +234,9 @@ def test_a_signal_ends_the_training_and_stores_what_was_logged(number: signal.Si
         ("run --name a/b", "name 'a/b' is not a name"),
         ("run --lr 0", "learning_rate=0.0: Input should be greater than 0"),
         ("run --lr nan", "learning_rate=nan"),
+        ("run --data mnist", "dataset='mnist': Input should be 'digits', 'cifar10' or 'fashion-mnist'"),
+        ("run --partition dirichlet", "use one of iid, dirichlet:ALPHA"),
+        ("run --partition shards:2 --trackers jsonl", "take 5 classes per site or more, or more sites"),
         ("demo --workspace /dev/null/x", "the workspace /dev/null/x can't be written"),
         ("report nothing", "nothing is not a workspace"),
         ("status nothing", "nothing is not a workspace"),

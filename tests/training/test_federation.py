@@ -15,6 +15,7 @@ from training.average import ModelUpdate
 from training.checkpoint import load_state_file
 from training.data import DataSpec
 from training.federation import (
+    DataDealt,
     Federation,
     FederationConfig,
     FederationResult,
@@ -201,6 +202,8 @@ def test_progress_is_told(tmp_path: Path) -> None:
 
     result = anyio.run(run)
 
+    assert isinstance(facts[0], DataDealt)
+    assert {site: sum(counts) for site, counts in facts[0].classes.items()} == {"site-1": 750, "site-2": 750}
     total = 2 * 2 * STEPS
     assert {fact.steps for fact in facts if isinstance(fact, SiteReady)} == {total}
     done = [fact.done for fact in facts if isinstance(fact, StepDone) and fact.site == "site-2"]

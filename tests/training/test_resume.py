@@ -69,7 +69,7 @@ def test_a_killed_federation_goes_on_after_its_last_complete_round(tmp_path: Pat
     facts: list[Progress] = []
     result = train(FederationConfig(workspace=killed, name="digits", rounds=3, log_every=20, resume=True), facts)
 
-    assert facts[0] == RunResumed(before.run, 1)
+    assert facts[1] == RunResumed(before.run, 1)
     assert result.run == before.run
     assert result.rounds == whole.rounds[1:]  # the same numbers as without a break
     assert all(torch.equal(one, last_model(killed)[name]) for name, one in last_model(tmp_path / "whole").items())
@@ -93,7 +93,7 @@ def test_a_complete_run_says_so_and_may_be_trained_on(tmp_path: Path) -> None:
 
     again = train(config.model_copy(update={"resume": True, "run": None}), facts)
     assert (again.run, again.rounds, again.best_is_new) == ("r", (), True)
-    assert facts[0] == RunResumed("r", 1)
+    assert facts[1] == RunResumed("r", 1)
 
     more = train(config.model_copy(update={"resume": True, "rounds": 2}))
     assert [one.round for one in more.rounds] == [1]
