@@ -39,6 +39,7 @@ __all__ = [
     "AnalyticsSink",
     "NotAuthorisedError",
     "Position",
+    "ReceiverOptions",
     "Row",
     "RunInfo",
     "Sink",
@@ -261,9 +262,9 @@ class AnalyticsReceiver(Receiver):
     every time is put aside and counted. `TrackerUnavailableError` says that it is not the event's fault.
 
     Args:
-        events: Accepted, as NVFLARE has it: what it gets depends on where it is subscribed, and to what.
-        **options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them; the name is by default
-            that of the class.
+        events: Accepted, as `Receiver` does.
+        **options: `name`, `layout`, `flush`, `worker`, `python` and `events`, as `Receiver` takes them; the name is by
+            default that of the class.
 
     Attributes:
         workspace: In the worker: folder of the bus, the place for files.
@@ -273,10 +274,13 @@ class AnalyticsReceiver(Receiver):
     workspace: Path
     counts: Counter[str]
 
-    def __init__(self, events: Sequence[str] | None = None, **options: Unpack[ReceiverOptions]) -> None:
-        self.events = events
+    def __init__(self, events: Sequence[str] | None = None, /, **options: Unpack[ReceiverOptions]) -> None:
+        before = dict(vars(self))
         options["name"] = options.get("name") or type(self).__name__
+        options["events"] = events or options.get("events")
         super().__init__(AnalyticsConfig(receiver=import_path(type(self)), args={}), **options)
+        self._refuse_changes_of(before)
+        self._at_first = dict(vars(self))
 
     @abstractmethod
     def initialize(self, run: RunInfo) -> None:
@@ -302,11 +306,20 @@ class AnalyticsReceiver(Receiver):
 
         Raises:
             SubscriptionError: The class can't be imported there.
-            ConfigurationError: It can't be made again there.
+            ConfigurationError: It can't be made again there, or has overwritten an attribute of every receiver's.
         """
         check_importable(type(self), self.name)
+        self._refuse_changes_of(self._at_first)
         self.config = self._settled = self._describe()
         super().check(feed)
+        self._at_first = {}  # from here on the receiver changes its attributes itself
+
+    def _refuse_changes_of(self, attributes: Mapping[str, object]) -> None:
+        if taken := sorted(name for name, value in attributes.items() if getattr(self, name) is not value):
+            raise ConfigurationError(
+                f"every receiver has attributes {', '.join(taken)} of its own: {type(self).__name__} must call its "
+                "own otherwise"
+            )
 
     def _describe(self) -> AnalyticsConfig:
         kind = type(self)

@@ -80,6 +80,22 @@ class ExactReceiver(NotesReceiver):
         self.file.close()
 
 
+class LateReceiver(NotesReceiver):
+    """Takes a name that every receiver has."""
+
+    def __init__(self, home, **options):
+        super().__init__("out", **options)
+        self._home = home
+
+
+class EarlyReceiver(NotesReceiver):
+    """The same, before its base does."""
+
+    def __init__(self, home, **options):
+        self._home = home
+        super().__init__("out", **options)
+
+
 class ForgetfulReceiver(NotesReceiver):
     """Doesn't keep its argument."""
 
@@ -184,6 +200,10 @@ async def test_what_cannot_be_made_again_in_another_process_is_refused(tmp_path:
             bus.subscribe(TRACKING, Local())
         with pytest.raises(ConfigurationError, match=r"keep its argument as self\.place = place"):
             bus.subscribe(TRACKING, notes.ForgetfulReceiver("out"))
+        with pytest.raises(ConfigurationError, match="attributes _home of its own: LateReceiver must call"):
+            bus.subscribe(TRACKING, notes.LateReceiver("out"))
+        with pytest.raises(ConfigurationError, match="attributes _home of its own: EarlyReceiver must call"):
+            notes.EarlyReceiver("out")
         with pytest.raises(ConfigurationError, match="folder must be JSON there, or a path"):
             bus.subscribe(TRACKING, notes.NotesReceiver(object()))
 

@@ -1,0 +1,35 @@
+"""The client script with MLflow's methods: `client.py`, and the lines that log."""
+
+import argparse
+
+from model import Net, accuracy, train
+
+import training.client as flare
+from training.data import load_share
+from writers import MLflowWriter
+
+EPOCHS = 2
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--sites", type=int, default=2)
+args = parser.parse_args()
+
+flare.init()
+mlflow = MLflowWriter()
+mlflow.log_params({"epochs": EPOCHS, "sites": args.sites})
+mlflow.set_tag("role", "site")
+data = load_share("digits", flare.get_site_name(), args.sites)
+net = Net()
+
+step = 0
+while flare.is_running():
+    received = flare.receive()
+    if received is None or received.params is None:
+        break
+    net.load_state_dict(received.params)
+    found = accuracy(net, data.test)
+    mlflow.log_metric("accuracy", found, received.current_round)
+    for loss in train(net, data.train, EPOCHS):
+        step += 1
+        mlflow.log_metric("train_loss", loss, step)
+    flare.send(flare.FLModel(params=net.state_dict(), metrics={"accuracy": found}))
