@@ -101,7 +101,7 @@ class RoundUpdates:
         """Put what the aggregator returned into the global model, by the rules of the average."""
         if not made.params:
             raise JobError(f"{type(self._aggregator).__name__}.aggregate_model() returned no params")
-        params = {name: _like(self._state.get(name), torch.as_tensor(value)) for name, value in made.params.items()}
+        params = {name: torch.as_tensor(value) for name, value in made.params.items()}
         average = WeightedAverage({name: self._state[name] for name in params if name in self._state})
         try:
             average.add(ModelUpdate("server", params, 1, is_diff=made.params_type is ParamsType.DIFF))
@@ -109,13 +109,6 @@ class RoundUpdates:
             name = type(self._aggregator).__name__
             raise JobError(f"what {name}.aggregate_model() returned does not fit the model: {error.reason}") from error
         return self._state | average.result()
-
-
-def _like(expected: torch.Tensor | None, given: torch.Tensor) -> torch.Tensor:
-    # Sums are often made in more precision than the model has.
-    if expected is None or not (expected.is_floating_point() and given.is_floating_point()):
-        return given
-    return given.to(expected.dtype)
 
 
 def _explain_steps(steps: object) -> str:
