@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
 from training._wire import PREFIX, LinkAddress, Message, pack, unpack, unpack_prefix
@@ -28,8 +30,6 @@ class Link:
         except OSError:
             self._socket.close()
             raise
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
 
     def send(self, message: Message, payload: bytes = b"") -> None:
         """Send one frame; returns when the system has taken all of it.
@@ -38,9 +38,11 @@ class Link:
             OSError: The other end is gone.
             ValueError: The message is too long.
         """
-        self._socket.sendall(pack(message, len(payload)))
-        if payload:  # who has read the whole frame may have closed the link by now
-            self._socket.sendall(payload)
+        begin = pack(message, len(payload))
+        with self._whole_frame():
+            self._socket.sendall(begin)
+            if payload:  # who has read the whole frame may have closed the link by now
+                self._socket.sendall(payload)
 
     def receive(self, timeout: float | None = None) -> tuple[Message, bytes] | None:
         """Wait for the next frame, and return its message and payload.
@@ -55,11 +57,27 @@ class Link:
             OSError: The other end is gone.
             DecodeError: What came is no frame.
         """
-        if not self._poll.poll(None if timeout is None else max(timeout, 0) * MS_PER_SECOND):
+        if self._socket.fileno() < 0:
+            raise ConnectionAbortedError("the link is closed")
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        if not waiting.poll(None if timeout is None else max(timeout, 0) * MS_PER_SECOND):
             return None
-        header_bytes, payload_bytes = unpack_prefix(self._read(PREFIX.size))
-        message = unpack(self._read(header_bytes))
-        return message, self._read(payload_bytes)
+        with self._whole_frame():
+            header_bytes, payload_bytes = unpack_prefix(self._read(PREFIX.size))
+            message = unpack(self._read(header_bytes))
+            return message, self._read(payload_bytes)
+
+    @contextmanager
+    def _whole_frame(self) -> Generator[None]:
+        """Close the link if an interrupt, or nonsense, cuts a frame short: what follows could not be understood."""
+        try:
+            yield
+        except OSError:  # the other end is gone; what it said before can still be read
+            raise
+        except BaseException:  # border: an interrupt is handled by who has called, once nobody can misread the link
+            self.close()
+            raise
 
     def _read(self, size: int) -> bytes:
         """Read so many bytes; mostly in one call, so that a large model is not copied."""

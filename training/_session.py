@@ -117,9 +117,6 @@ class Session:
         except OSError as error:
             self._end(f"the connection to the site is lost: {error}")
             return None
-        except BaseException:  # border: an interrupt in the middle of a frame: what follows can't be understood
-            self._end("")
-            raise
         if frame is None:
             return None
         message, payload = frame
@@ -194,10 +191,8 @@ class Session:
 
     def shutdown(self) -> None:
         """Leave the job; legal twice."""
-        left = (
-            f"it called shutdown() before it answered the task {self.get_task_name()!r}" if self._is_unanswered else ""
-        )
-        self._leave(left)
+        task = self.get_task_name() if self._is_unanswered else None
+        self._leave("" if task is None else f"it called shutdown() before it answered the task {task!r}")
 
     def _end(self, reason: str) -> None:
         if reason:
@@ -214,7 +209,7 @@ class Session:
             return
         self._end("")
         raise ClientError(
-            f"the answer to the task {assignment.sent.name!r} is lost: the connection to the site is ({error})"
+            f"the answer to the task {assignment.sent.name!r} is lost, since the connection to the site is: {error}"
         ) from error
 
     def _leave_at_exit(self) -> None:

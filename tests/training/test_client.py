@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -395,7 +396,7 @@ def test_an_answer_that_a_killed_server_waited_for_is_lost_with_an_error(site: S
     printed, complained, code = answer_after(here, here.close)
 
     assert (printed, code) == ("", 1)
-    assert "ClientError: the answer to the task 'train' is lost: the connection to the site is" in complained
+    assert "ClientError: the answer to the task 'train' is lost, since the connection to the site is: " in complained
 
 
 def test_an_answer_to_a_job_that_is_over_is_dropped_and_the_script_ends_well(site: Site) -> None:
@@ -432,6 +433,25 @@ def test_a_script_that_ends_tells_its_site_why(site: Site, last: str, reason: st
 
     assert here.left() == reason
     assert here.output(process)[2] == code
+
+
+def test_an_interrupt_while_it_waits_is_told(site: Site) -> None:
+    here = site()
+    process = here.run("""
+        import signal
+        import training.client as flare
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+        flare.init()
+        print("waiting", flush=True)
+        flare.receive()
+    """)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+
+    assert here.left() == "KeyboardInterrupt"
+    assert here.output(process)[2] == -signal.SIGINT
 
 
 def test_a_forked_child_ends_without_a_word(site: Site) -> None:
@@ -475,14 +495,25 @@ def test_a_killed_server_ends_the_wait_for_a_task(site: Site) -> None:
         pytest.param(b"\0\0\0\1" + bytes(8) + b"\xc1", "not a message", id="header"),
     ],
 )
-def test_what_can_not_be_read_ends_the_script(site: Site, garbage: bytes, word: str) -> None:
+def test_what_can_not_be_read_is_an_error_and_the_end(site: Site, garbage: bytes, word: str) -> None:
     here = site()
-    process = here.run(LOOP)
-    here.send_raw(garbage)
-    _, complained, code = here.output(process)
+    process = here.run("""
+        import training.client as flare
+        from eventbus.errors import DecodeError
 
-    assert code == 1
-    assert word in complained.splitlines()[-1]
+        flare.init()
+        try:
+            flare.is_running()
+        except DecodeError as error:
+            print(error)
+        assert not flare.is_running()
+    """)
+    here.send_raw(garbage)
+    printed, complained, code = here.output(process)
+
+    assert code == 0
+    assert word in printed
+    assert complained == "no more tasks come: the connection to the site is lost: the link is closed\n"
 
 
 # --- log -------------------------------------------------------------------------------------------------------------
