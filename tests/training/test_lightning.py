@@ -214,3 +214,33 @@ def test_limits_and_modules_that_differ(site: ScriptSite) -> None:
     ]
     assert "not sent and left: ['head.bias', 'head.weight']" in complained
     assert "there are no more tasks, so nothing is trained" in complained
+
+
+@pytest.mark.slow
+def test_ranks_train_together_and_rank_0_talks(site: ScriptSite) -> None:
+    process = site.run(
+        MODULE
+        + """
+    one = trainer(max_epochs=1, logger=False, devices=2, strategy="ddp")
+    flare.patch(one)
+    net = Net()
+    one.validate(net, loader, verbose=False)
+    one.fit(net, loader)
+    print(f"rank {one.global_rank}: {one.global_step} steps, {net.line.weight.item():.6f}", flush=True)
+    """
+    )
+    answer = ask(site, "train", 1.0)
+
+    assert site.left() == ""
+    printed, complained, code = site.output(process)
+    assert code == 0, complained
+    assert answer.metrics is not None
+    assert answer.metrics["val_loss"] == pytest.approx(loss_of_rank_0(1.0))
+    assert answer.meta["NUM_STEPS_CURRENT_ROUND"] == 2
+    ranks = sorted(line for line in printed.splitlines() if line.startswith("rank"))
+    assert ranks == [f"rank {rank}: 2 steps, {weight_of(answer):.6f}" for rank in (0, 1)]
+
+
+def loss_of_rank_0(weight: float) -> float:
+    """Of three rows it has the first and the third."""
+    return ((weight * X[::2]) ** 2).mean().item()
