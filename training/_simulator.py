@@ -50,6 +50,9 @@ def simulate(job: LoadedJob, how: Simulation) -> JobResult:
     Raises:
         JobError: It can't be run as it is written.
     """
+    from training.engines import prepare
+
+    prepare()  # what the plan imports, its scripts' processes import meanwhile
     with job.importing():
         plan = job.plan(how.sites, seed=how.seed, trust_custom=True)
         _check_receivers(plan, how.workspace.absolute())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -16,7 +17,7 @@ from readback import read_jsonl
 
 from receivers import JsonlReceiver
 from training.abc import Outcome
-from training.engines import run_job
+from training.engines import prepare, processes, run_job
 from training.engines.gpus import gpu_groups
 from training.errors import JobError
 from training.fl_model import FLModel
@@ -118,9 +119,9 @@ def test_ten_scripts_find_what_they_expect_and_draw_numbers_of_their_own_that_a_
         assert facts["gpu"] == ("0,1", "2")[number % 2]
         assert not facts["torch"]
     again = run_telling(tmp_path / "again", 2)
-    draws = [facts["draws"] for (facts,) in first.values()]
-    assert [facts["draws"] for (facts,) in again.values()] == draws[:2]
-    assert len({number for pair in draws for number in pair}) == 20
+    draws = {name: facts["draws"] for name, (facts,) in first.items()}
+    assert all(facts["draws"] == draws[name] for name, (facts,) in again.items())
+    assert len({number for pair in draws.values() for number in pair}) == 20
     assert {facts["gpu"] for (facts,) in again.values()} == {""}
 
 
@@ -288,3 +289,17 @@ def test_graphics_cards_are_given_in_turn(text: str | None, groups: tuple[str, .
 def test_graphics_cards_that_nobody_can_read_are_refused(text: str) -> None:
     with pytest.raises(JobError, match="brackets"):
         gpu_groups(text)
+
+
+def test_what_was_prepared_is_used_by_a_job_on_torch_and_ended_by_another(tmp_path: Path) -> None:
+    prepare()
+    (started,) = processes._ahead
+    workflow = Ask(times=1)
+    sites = [site(tmp_path, "site-1", TELLS, params_format="pytorch")]
+    assert run(job(tmp_path, sites, workflow), tmp_path / "ws").error == ""
+    assert told(workflow)["site-1"][0]["torch"]
+    assert started.process.returncode == 0
+    prepare()
+    (started,) = processes._ahead
+    assert run(job(tmp_path, [site(tmp_path, "site-1")], Ask()), tmp_path / "ws").error == ""
+    assert started.process.returncode == -signal.SIGKILL

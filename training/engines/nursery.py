@@ -125,6 +125,7 @@ def enter(order: Spawn) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    os.environ.clear()
     os.environ.update(order.environment)
     os.chdir(order.folder)
     if order.command:
@@ -187,10 +188,12 @@ def _prctl(option: int, value: int) -> None:
 
 def _preload(modules: list[str]) -> None:
     """Import what scripts are about to: one that can't be imported is the script's own business."""
+    gc.disable()  # the collector would look at millions of new objects again and again, a fifth of the time
     for module in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     gc.collect()
+    gc.enable()
     gc.freeze()  # children share the memory of what is loaded until somebody writes to it
 
 

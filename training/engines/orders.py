@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-MAX_DATAGRAM = 1 << 18
+MAX_DATAGRAM = 1 << 20
 """More than such a socket takes at once by default."""
 
 
@@ -18,7 +18,7 @@ class Spawn(msgspec.Struct, tag="spawn", frozen=True, kw_only=True):
         search_path: Folders in which the script finds modules, after its own.
         folder: Where it runs.
         log: The file that takes what it prints.
-        environment: Variables that it has beside those of the server.
+        environment: All variables that it has.
         threads: Threads of a torch operation; for a forked script.
         seed: Of the random states that the script finds; for a forked script.
         number: What it is called in later orders and reports.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -121,42 +122,82 @@ class Nursery:
                     return b""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Started:
+    """A nursery's process.
+
+    Attributes:
+        modules: What it loads.
+        process: The process itself.
+        control: Takes orders, brings reports; what is sent before it is ready waits there.
+    """
+
+    modules: tuple[str, ...]
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+
+    def discard(self) -> None:
+        """End it; it has started nothing."""
+        self.control.close()
+        with self.process:
+            self.process.kill()
+
+
+_ahead: list[Started] = []
+
+
+def start_ahead(modules: Sequence[str]) -> None:
+    """Start a nursery for a job that is about to be opened: it loads modules while the caller does."""
+    if not _ahead:
+        _ahead.append(_start(tuple(modules)))
+        atexit.register(_discard_ahead)
+
+
+def _discard_ahead() -> None:
+    while _ahead:
+        _ahead.pop().discard()
+
+
 @asynccontextmanager
 async def open_nursery(modules: Sequence[str]) -> AsyncGenerator[Nursery]:
-    """Start a nursery that has loaded modules; leaving ends all that it has started.
-
-    What is sent before it is ready waits in its socket.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        process = _start(theirs, modules)
-    home = Nursery(ours)
-    with ours:
+    """Start a nursery that loads modules, or take the one that was started ahead; leaving ends all of it."""
+    started = _take(tuple(modules))
+    home = Nursery(started.control)
+    with started.control:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(home.listen)
             try:
                 yield home
             finally:
                 tasks.cancel_scope.cancel()
-                ours.shutdown(socket.SHUT_RDWR)
-                await _see_off(process)
+                started.control.shutdown(socket.SHUT_RDWR)
+                await _see_off(started.process)
+
+
+def _take(modules: tuple[str, ...]) -> Started:
+    if _ahead and _ahead[0].modules == modules:
+        return _ahead.pop()
+    _discard_ahead()
+    return _start(modules)
+
+
+def _start(modules: tuple[str, ...]) -> Started:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-P", "-m", NURSERY, str(theirs.fileno()), *modules],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            # The OpenMP runtime reads this once, when torch is loaded: threads that spin on shared cores cost 10 x.
+            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+            start_new_session=True,  # an interrupt from the keyboard is the server's to handle
+        )
+    return Started(modules, process, ours)
 
 
 async def _see_off(process: subprocess.Popen[bytes]) -> None:
     with anyio.CancelScope(shield=True):
         await anyio.to_thread.run_sync(_wait, process)
-
-
-def _start(control: socket.socket, modules: Sequence[str]) -> subprocess.Popen[bytes]:
-    # The OpenMP runtime reads this once, when torch is loaded: threads that spin while sites share cores cost 10 x.
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-    return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", "-m", NURSERY, str(control.fileno()), *modules],
-        pass_fds=(control.fileno(),),
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,  # an interrupt from the keyboard is the server's to handle
-    )
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

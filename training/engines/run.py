@@ -28,7 +28,7 @@ from training.abc import ComponentProblem, Server, ServerEvent, SiteProblem
 from training.engines.gpus import gpu_groups
 from training.engines.link import Guest, open_door
 from training.engines.orders import Spawn
-from training.engines.processes import open_nursery
+from training.engines.processes import open_nursery, start_ahead
 from training.engines.script import command_of
 from training.engines.site import Home, Site
 from training.engines.sites import SiteGroup
@@ -77,6 +77,15 @@ async def run_job(
         What it did; also when it ended early, and why.
     """
     return await _Job(plan, Path.cwd() / workspace, threads or max(1, len(plan.sites)), tell).run(gpu)
+
+
+def prepare() -> None:
+    """Begin to load what scripts with torch want, for a `run_job` that follows.
+
+    Loading torch takes seconds, in a process of its own as in the caller's: so let both begin as early as they can. A
+    job whose scripts want something else ends what was begun.
+    """
+    start_ahead((*FOR_SCRIPTS, *FOR_TORCH_SCRIPTS))
 
 
 class _Job:
@@ -234,7 +243,7 @@ class _Job:
             search_path=search_path,
             folder=str(folder),
             log=str(folder / "log.txt"),
-            environment=environment | more,
+            environment=os.environ | environment | more,
             threads=self._torch_threads,
             seed=site_seed(self._plan.seed, plan.name),
         )

@@ -70,6 +70,9 @@ class SimEnv:
             JobError: It can't be run as it is written.
             JobFailedError: It ended without doing all of its work, or has lost events.
         """
+        from training.engines import prepare
+
+        prepare()  # what the job's scripts want is loaded while the job is written and read
         workspace = self.workspace_root / job.name
         result = job.run(workspace, self.clients, threads=self.num_threads, gpu=self.gpu_config, seed=self.seed)
         return Run(job.name, result)
