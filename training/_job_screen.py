@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from eventbus._report import align
 from eventbus.workspace import SERVER
-from training.abc import BestModelFound, ModelValidated, RoundAggregated, RoundStarted, ServerEvent, SiteProblem
+from training.abc import (
+    BestModelFound,
+    ComponentProblem,
+    ModelValidated,
+    RoundAggregated,
+    RoundStarted,
+    ServerEvent,
+    SiteProblem,
+    StoppedEarly,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +43,7 @@ class JobScreen:
     def __init__(self, plan: JobPlan, workspace: Path) -> None:
         self._plan = plan
         self._workspace = workspace
+        self._rounds = ""
         self._bar = _Bar() if sys.stdout.isatty() else None
 
     def __enter__(self) -> Self:
@@ -57,11 +67,15 @@ class JobScreen:
 
     def tell(self, event: ServerEvent) -> None:
         """Show what happens at the server."""
-        if isinstance(event, RoundStarted) and self._bar is not None:
-            self._bar.show(event)
-        line = _line(event)
+        if isinstance(event, RoundStarted):
+            self._rounds = f"/{event.total_rounds}"
+            if self._bar is not None:
+                self._bar.show(event)
+        line = _line(event, self._rounds)
         if line:
-            print(line, file=sys.stderr if isinstance(event, SiteProblem) else sys.stdout, flush=True)
+            print(
+                line, file=sys.stderr if isinstance(event, SiteProblem | ComponentProblem) else sys.stdout, flush=True
+            )
 
     def print_result(self, result: JobResult) -> None:
         """Print what became of the events, where the models are, and what went wrong."""
@@ -96,14 +110,22 @@ class _Bar:
             self._progress.stop()
 
 
-def _line(event: ServerEvent) -> str:
+def _line(event: ServerEvent, rounds: str) -> str:
     if isinstance(event, RoundAggregated):
         by_site = ", ".join(f"{one.site} {_metrics(one.metrics)}" for one in event.contributions[:NAMED_SITES])
-        return f"round {event.round + 1}  {_metrics(event.aggregated.metrics or {})}  ({by_site})"
+        return f"round {event.round + 1}{rounds}  {_metrics(event.aggregated.metrics or {})}  ({by_site})"
     if isinstance(event, BestModelFound):
         return f"best model so far: {event.metric} {event.value:.4g} (at the begin of round {event.round + 1})"
     if isinstance(event, ModelValidated):
         return f"{event.model_owner} at {event.site}: {_metrics(event.metrics)}"
+    if isinstance(event, StoppedEarly):
+        return f"stops after round {event.round + 1}: {event.reason}"
+    return _problem(event)
+
+
+def _problem(event: ServerEvent) -> str:
+    if isinstance(event, ComponentProblem):
+        return f"{SERVER}: {event.component}: {event.reason}"
     if isinstance(event, SiteProblem):
         where = f" in round {event.round + 1}" if event.round is not None else ""
         return f"{event.site}: {event.task}{where}: {event.reason}"

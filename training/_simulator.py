@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,11 +90,8 @@ def _run(plan: JobPlan, how: Simulation, screen: JobScreen) -> JobResult:
     run = partial(run_job, plan, how.workspace, threads=how.threads, gpu=how.gpu, tell=screen.tell)
     if not _in_loop():
         return anyio.run(run)
-    results: list[JobResult] = []  # a notebook's cell is in a loop, and can't start another in its thread
-    thread = threading.Thread(target=lambda: results.append(anyio.run(run)), name="trackbus-job")
-    thread.start()
-    thread.join()
-    return results[0]
+    with ThreadPoolExecutor(1) as elsewhere:  # a notebook's cell is in a loop, and can't start another in its thread
+        return elsewhere.submit(anyio.run, run).result()
 
 
 def _in_loop() -> bool:
