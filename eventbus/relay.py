@@ -143,9 +143,7 @@ class Relay(Consumer):
         """Say which partitions end here: the site's own, and those of processes that are gone, also without a word."""
         await self._end_partition(feed.journal.header, orderly=True)
         for header, orderly in await feed.journal.ended():
-            if (
-                header.key in self._sent or not orderly
-            ):  # an earlier relay said the rest
+            if header.key in self._sent or not orderly:  # an earlier relay said the rest
                 await self._end_partition(header, orderly=orderly)
 
     async def _end_partition(self, header: PartitionHeader, *, orderly: bool) -> None:

@@ -45,13 +45,16 @@ def _moved(modules: str, names: str, target: str, note: str = "") -> Iterator[Mo
     for module in modules.split():
         for name in names.split():
             old, _, new = name.partition("=")
-            yield Move(f"{ROOT}.{module}", old, target, new or old, note)
+            yield Move(_full(module), old, target, new or old, note)
 
 
 def _left(modules: str, names: str, note: str) -> Iterator[Move]:
     for module in modules.split():
-        full = f"{ROOT}.{module}" if module != ROOT else ROOT
-        yield from (Move(full, name, note=note) for name in names.split())
+        yield from (Move(_full(module), name, note=note) for name in names.split())
+
+
+def _full(module: str) -> str:
+    return module if module == ROOT else f"{ROOT}.{module}"
 
 
 _CLIENT = (
@@ -89,7 +92,7 @@ MOVES: tuple[Move, ...] = (
     *_moved("recipe recipe.run", "Run", "training.recipe"),
     *_moved("recipe recipe.utils", _RECIPE_TOOLS, "training.recipe"),
     *_moved("recipe.spec", "Recipe ExecEnv", "training.recipe"),
-    *_moved("job_config.api", "FedJob", "training.job"),
+    *_moved(f"job_config.api {ROOT}", "FedJob", "training.job"),
     *_moved("job_config.script_runner", "ScriptRunner FrameworkType", "training.job"),
     *_moved("fuel.utils.constants", "FrameworkType", "training.job"),
     *_moved("client.config", "ExchangeFormat TransferType", "training.job"),
@@ -178,6 +181,8 @@ MOVES: tuple[Move, ...] = (
     *_left("apis.analytix apis.utils.analytix_utils", ANY, "log through a writer of `writers`"),
     *_left("private.fed.app.simulator fuel.flare_api", ANY, _NO_NETWORK),
     *_left("fuel.utils.log_utils", ANY, "`logging.getLogger(__name__)`"),
+    *_left(ROOT, "SimulatorRunner", _NO_NETWORK),
+    *_left(f"{ROOT} job_config.defs", "FilterType", "change the model in the training script before `flare.send`"),
     *_left(ROOT, ANY, "there is no counterpart"),
 )
 
@@ -192,7 +197,7 @@ def find(path: str) -> Move | None:
 
 def new_module(module: str) -> str:
     """Return where all that has moved out of a module is, or an empty string: nothing has, or to several places."""
-    targets = {move.new_module for move in MOVES if move.module == module and move.new_module}
+    targets = {move.new_module for move in MOVES if move.module == module != ROOT and move.new_module}
     return targets.pop() if len(targets) == 1 else ""
 
 

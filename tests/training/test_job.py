@@ -276,6 +276,20 @@ def test_a_scripts_own_modules_travel_with_it_and_nothing_else(tmp_path: Path) -
     ]
 
 
+def test_a_script_in_a_folder_may_import_from_where_its_path_begins(tmp_path: Path, project: Path) -> None:
+    (project / "scripts" / "other.py").write_text("import scripts.beside\nfrom job_helpers import layers")
+    job = FedJob("files")
+    job.to_server(FedAvg(num_clients=1))
+    job.to_clients(ScriptRunner("scripts/other.py"))
+
+    assert files(exported(job, tmp_path) / "app" / "custom") == [
+        "job_helpers/__init__.py",
+        "job_helpers/layers.py",
+        "scripts/beside.py",
+        "scripts/other.py",
+    ]
+
+
 def test_scripts_and_folders_are_copied(tmp_path: Path, project: Path) -> None:
     job = FedJob("files")
     job.to_server(FedAvg(num_clients=1))

@@ -33,7 +33,10 @@ class CustomFolder:
         self._modules: set[Path] = set()
 
     def add(self, given: str, subfolder: str = "") -> str:
-        """Copy a script with the modules beside it that it imports, or a folder's content; return the script's path.
+        """Copy a script with the modules of the user's that it imports, or a folder's content; return its path.
+
+        Modules are looked for beside the script, and from where a relative path begins: `src/client.py` may say
+        `import net` or `import src.net`.
 
         Args:
             given: Path as the user gave it: a relative one is kept, of any other the name.
@@ -49,7 +52,9 @@ class CustomFolder:
         place = Path(subfolder) / relative(given)
         self._copy(source, place)
         if source.suffix == ".py":
-            self._add_imports(source, source.parent, place.parent)
+            begin = source.parents[len(relative(given).parts) - 1]
+            for root, into in {source.parent: place.parent, begin: Path(subfolder)}.items():
+                self._add_imports(source, root, into)
         return place.as_posix()
 
     def add_module(self, name: str) -> bool:

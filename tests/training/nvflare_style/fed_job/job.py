@@ -1,8 +1,6 @@
 # A job put together by hand: FedJob, a controller, a model, and a script runner for each site.
 import sys
 
-sys.path.insert(0, "src")
-
 from src.net import SimpleNetwork
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
@@ -39,4 +37,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         job.export_job(sys.argv[2])
     else:
-        job.simulator_run(workspace)
+        job.simulator_run(workspace, gpu="0")

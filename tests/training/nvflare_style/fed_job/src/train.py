@@ -7,7 +7,7 @@ import nvflare.client
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import ModelName  # noqa: F401
-from net import SimpleNetwork
+from src.net import SimpleNetwork
 
 
 def main():
