@@ -262,7 +262,6 @@ class AnalyticsReceiver(Receiver):
     every time is put aside and counted. `TrackerUnavailableError` says that it is not the event's fault.
 
     Args:
-        events: Accepted, as `Receiver` does.
         **options: `name`, `layout`, `flush`, `worker`, `python` and `events`, as `Receiver` takes them; the name is by
             default that of the class.
 
@@ -274,10 +273,9 @@ class AnalyticsReceiver(Receiver):
     workspace: Path
     counts: Counter[str]
 
-    def __init__(self, events: Sequence[str] | None = None, /, **options: Unpack[ReceiverOptions]) -> None:
+    def __init__(self, **options: Unpack[ReceiverOptions]) -> None:
         before = dict(vars(self))
         options["name"] = options.get("name") or type(self).__name__
-        options["events"] = events or options.get("events")
         super().__init__(AnalyticsConfig(receiver=import_path(type(self)), args={}), **options)
         self._refuse_changes_of(before)
         self._at_first = dict(vars(self))

@@ -18,6 +18,7 @@ parser.add_argument("--script", default="client_wandb.py")
 parser.add_argument("--launch_external_process", action="store_true", help="run the script as a process of its own")
 parser.add_argument("--streamed_to_clients", action="store_true", help="track at each site")
 parser.add_argument("--disable_server_tracking", action="store_true", help="don't track at the server")
+parser.add_argument("--layout", default="per_site", help="combined: one run at the server, whatever sites there are")
 parser.add_argument("--export_config", action="store_true", help="write the job's folder, and don't run it")
 args = parser.parse_args()
 
@@ -36,6 +37,7 @@ if args.streamed_to_clients or not args.disable_server_tracking:
         "wandb",
         tracking_config={
             "mode": "offline",
+            "layout": args.layout,
             "wandb_args": {"project": "hello-pt", "name": "hello-pt-wandb", "tags": ["digits"]},
         },
         client_side=args.streamed_to_clients,

@@ -32,7 +32,7 @@ class NotesReceiver(AnalyticsReceiver):
     """Writes a line per event."""
 
     def __init__(self, folder, slow=0.0, events=None, **options):
-        super().__init__(events, **options)
+        super().__init__(events=events, **options)
         self.folder = folder
         self._slow = slow
 
