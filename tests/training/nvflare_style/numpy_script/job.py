@@ -1,6 +1,6 @@
 import sys
 
-import torch
+from model import Zeros
 
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.app_opt.pt.job_config.base_fed_job import BaseFedJob
@@ -8,14 +8,9 @@ from nvflare.app_opt.pt.job_config.model import PTModel
 from nvflare.client.config import ExchangeFormat
 from nvflare.job_config.script_runner import FrameworkType, ScriptRunner
 
-model = torch.nn.Linear(4, 2)
-with torch.no_grad():
-    for value in model.parameters():
-        value.zero_()
-
 job = BaseFedJob(name="numpy", min_clients=2)
 job.to_server(FedAvg(num_clients=2, num_rounds=2))
-job.to_server(PTModel(model))
+job.to_server(PTModel(Zeros()))
 job.to_clients(
     ScriptRunner(
         script="client.py",
