@@ -380,8 +380,7 @@ class MLflowReceiver(Receiver):
     Args:
         tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the workspace.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`.
-        artifact_location: Where a new experiment keeps its artifacts: a URI, or a folder, relative to the workspace; by
-            default `mlartifacts`.
+        artifact_location: Where a new experiment keeps its artifacts: a URI, or a folder in the workspace.
         buffer_flush_time: Accepted, as NVFLARE has it: `flush` says when batches are written.
         options: `name`, `layout`, `flush`, `worker` and `python`, as `Receiver` takes them.
     """

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_nothing_of_nvflare_is_left(corpus: Path) -> None:
 def accuracy_on_digits(file: Path) -> float:
     """How good a model is on what no site has trained on, worked out by its weights alone."""
     weights = load_file(file)
-    digits = load_digits()
+    digits: Any = load_digits()
     x = torch.tensor(digits.data[1200:], dtype=torch.float32) / 16.0
     hidden = torch.relu(x @ weights["fc1.weight"].T + weights["fc1.bias"])
     scores = hidden @ weights["fc2.weight"].T + weights["fc2.bias"]
@@ -77,7 +78,7 @@ def accuracy_on_digits(file: Path) -> float:
 
 @pytest.mark.parametrize("mode", [(), (EXTERNAL,)], ids=["in-process", "external"])
 def test_hello_pt_learns(corpus: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
-    output = call("job.py", "--workspace", tmp_path, "--num_rounds", 3, *mode, cwd=corpus / "hello_pt")
+    output = call("job.py", "--workspace", tmp_path, "--num_rounds", "3", *mode, cwd=corpus / "hello_pt")
     assert "Job Status is: FINISHED:COMPLETED" in output
     assert accuracy_on_digits(result_of(output) / "models" / "FL_global_model.safetensors") > 0.8
 
@@ -87,7 +88,7 @@ def test_an_exported_job_runs_by_the_simulator(corpus: Path, tmp_path: Path) -> 
     job, workspace = tmp_path / "jobs" / "hello-pt", tmp_path / "run"
     written = json.loads((job / "app" / "config" / "config_fed_server.json").read_text())
     assert written["format_version"] == 2
-    call("-c", COMMAND, "simulator", "-w", workspace, "-n", 2, "-t", 2, job, cwd=tmp_path)
+    call("-c", COMMAND, "simulator", "-w", workspace, "-n", "2", "-t", "2", job, cwd=tmp_path)
     assert accuracy_on_digits(workspace / "models" / "FL_global_model.safetensors") > 0.7
 
 
