@@ -64,3 +64,20 @@ def test_the_error_that_ends_a_script_is_its_sites_problem(tmp_path: Path) -> No
     assert result.error == ""
     assert set(result.problems) == {"site-3"}
     assert "RuntimeError: out of data" in " ".join(result.problems["site-3"])
+
+
+def test_scripts_that_end_after_their_last_answer_have_done_their_work(tmp_path: Path) -> None:
+    script = """
+    import training.client as flare
+
+    flare.init()
+    for _ in range(2):
+        model = flare.receive()
+        flare.send(flare.FLModel(params={name: value + 1 for name, value in model.params.items()}))
+    """
+    sites = [site(tmp_path, name, script) for name in ("site-1", "site-2")]
+    plan = job(tmp_path, sites, FedAvg(num_clients=2, num_rounds=2, model=MODEL), min_sites=2)
+    result = anyio.run(partial(run_job, plan, tmp_path / "ws"))
+
+    assert (result.error, result.exit_code) == ("", 0)
+    assert torch.equal(load_file(tmp_path / "ws/models/FL_global_model.safetensors")["w"], torch.full((2, 3), 2.0))

@@ -294,7 +294,7 @@ class Site:
             while True:
                 message, size = await script.wire.receive()
                 if isinstance(message, Leave):
-                    return f"has left: {message.error or 'it called shutdown'}"
+                    return f"has left: {message.error or 'it ended of its own accord, or called shutdown()'}"
                 await self._take(message, size, script.wire)
         except HungUpError:
             return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -34,6 +35,7 @@ class _Round:
         order: The order.
         accept: Takes an answer, off the loop.
         taking: Held while it does.
+        taken: Sites of which it has taken one; whether they leave then makes no difference to this order.
         accepted: Sites whose answer counts.
         problems: Why others have none.
         error: What ends the job.
@@ -45,6 +47,7 @@ class _Round:
     min_answers: int
     waiting: set[str]
     taking: anyio.Lock = field(default_factory=anyio.Lock)
+    taken: set[str] = field(default_factory=set[str])
     accepted: list[str] = field(default_factory=list[str])
     problems: dict[str, str] = field(default_factory=dict[str, str])
     error: BaseException | None = None
@@ -195,20 +198,24 @@ class SiteGroup:
 
     async def _accept(self, one: _Round, arrival: Arrival, payload: bytearray) -> str:
         try:
-            return await anyio.to_thread.run_sync(_accept, one.accept, arrival, payload, limiter=self._thread)
+            reason = await anyio.to_thread.run_sync(_accept, one.accept, arrival, payload, limiter=self._thread)
         except Exception as error:  # noqa: BLE001 - border: what takes answers is the job's; its error ends the job
             one.fail(error)
             return f"the job has failed: {error}"
+        if not reason:
+            one.taken.add(arrival.site)
+        return reason
 
     def _on_leave(self, _: Site) -> None:
-        try:
-            self._check_enough()
-        except TooFewSitesError as error:
-            for one in self._rounds:
+        for one in self._rounds:
+            try:
+                self._check_enough(one.taken)
+            except TooFewSitesError as error:
                 one.fail(error)
 
-    def _check_enough(self) -> None:
-        if len(self.names) < self._min_sites:
+    def _check_enough(self, done: AbstractSet[str] = frozenset()) -> None:
+        """See to it that enough sites are left, or have done what is asked of them already."""
+        if len(done | set(self.names)) < self._min_sites:
             raise TooFewSitesError(self._min_sites, len(self.names), self.left)
 
 
