@@ -73,9 +73,8 @@ class JobScreen:
                 self._bar.show(event)
         line = _line(event, self._rounds)
         if line:
-            print(
-                line, file=sys.stderr if isinstance(event, SiteProblem | ComponentProblem) else sys.stdout, flush=True
-            )
+            is_problem = isinstance(event, SiteProblem | ComponentProblem)
+            print(line, file=sys.stderr if is_problem else sys.stdout, flush=True)
 
     def print_result(self, result: JobResult) -> None:
         """Print what became of the events, where the models are, and what went wrong."""

@@ -83,6 +83,8 @@ class JobPlan:
         seed: Everything that trackbus draws depends on it alone; scripts find it in their environment as
             `TRACKBUS_SEED`.
         run: Id of the run; by default `<job>-<4 random>`.
+        global_metrics: Whether the server logs a run of its own: aggregated metrics by round, in the group of the
+            sites' runs.
     """
 
     name: str
@@ -94,6 +96,7 @@ class JobPlan:
     min_sites: int = 1
     seed: int = 0
     run: str | None = None
+    global_metrics: bool = False
 
 
 @dataclass(frozen=True, slots=True)

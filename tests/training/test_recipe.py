@@ -174,16 +174,22 @@ def test_mlflows_experiment_and_runs_are_named_after_the_recipe(tmp_path: Path) 
     assert "events" in given
 
 
-class Own(JsonlReceiver):
-    """A user's receiver."""
-
-
 @pytest.mark.parametrize("kind", [JsonlReceiver, JsonlReceiver("lines"), "jsonl"])
 def test_a_tracker_is_a_name_a_class_or_a_receiver(kind: Any, tmp_path: Path) -> None:
     made = recipe()
     add_experiment_tracking(made, kind, None if isinstance(kind, Receiver) else {"path": "lines"})
 
     assert receivers(exported(made, tmp_path)) == {"receiver": ("JsonlReceiver", {"path": "lines"})}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_server_logs_a_run_of_its_own_where_that_is_wanted(wanted: bool, tmp_path: Path) -> None:
+    made = recipe()
+    add_experiment_tracking(made, "jsonl", global_metrics=wanted)
+
+    plan = load_job(made.export(tmp_path / "exported")).plan(["site-1", "site-2"], trust_custom=True)
+
+    assert plan.global_metrics is wanted
 
 
 def test_a_site_can_have_a_tracker_of_its_own(tmp_path: Path) -> None:
@@ -204,6 +210,7 @@ def test_a_site_can_have_a_tracker_of_its_own(tmp_path: Path) -> None:
         ({"tracking_type": "tensorbord"}, "unknown tracker 'tensorbord': did you mean 'tensorboard'"),
         ({"server_side": False}, "both False"),
         ({"clients": ["site-1"]}, "set client_side=True too"),
+        ({"global_metrics": True, "server_side": False, "client_side": True}, "needs a tracker at the server"),
         ({"clients": [], "client_side": True}, "clients is empty"),
         ({"tracking_config": {"uri": "x"}}, "JsonlReceiver takes no 'uri'"),
         ({"tracking_type": "mlflow", "tracking_config": {"kw_args": 3}}, "kw_args must be a dict"),
@@ -256,9 +263,9 @@ def stored(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("server_side", "client_side"), [(True, False), (False, True), (True, True)], ids=["server", "clients", "both"]
+    ("server_side", "client_side"), [(True, False), (False, True)], ids=["the server", "the sites"]
 )
-def test_trackers_have_what_is_theirs(server_side: bool, client_side: bool, tmp_path: Path) -> None:
+def test_trackers_on_one_side_have_what_is_theirs(server_side: bool, client_side: bool, tmp_path: Path) -> None:
     made = recipe(num_rounds=2)
     add_experiment_tracking(made, "jsonl", server_side=server_side, client_side=client_side)
 
@@ -274,20 +281,24 @@ def test_trackers_have_what_is_theirs(server_side: bool, client_side: bool, tmp_
         assert (folder / "journal" / site).exists() == server_side
 
 
-def test_a_script_of_its_own_process_runs_the_same(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_scripts_in_processes_of_their_own_are_tracked_on_both_sides(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     made = recipe(num_rounds=2, launch_external_process=True)
-    add_experiment_tracking(made, "jsonl")
+    add_experiment_tracking(made, "jsonl", client_side=True)
     add_cross_site_evaluation(made)
 
     made.execute(SimEnv(clients=["north", "south"], workspace_root="elsewhere"))
 
     folder = tmp_path / "elsewhere" / "hello"
     assert stored(folder / "jsonl") == {"north": LOSSES, "south": LOSSES}
+    for site in ("north", "south"):
+        assert stored(folder / "sites" / site / "jsonl") == {site: LOSSES}
     results = json.loads((folder / "cross_site_val" / "cross_val_results.json").read_text(encoding="utf-8"))
     assert set(results) >= {"north", "south"}
     out = capfd.readouterr().out
-    assert out.startswith("hello: north, south -> jsonl at the server in elsewhere/hello")
-    assert "round 1" in out
+    assert out.startswith("hello: north, south -> jsonl at the server, jsonl at the sites in elsewhere/hello")
+    assert "round 1/2" in out
     assert "FL_global_model.safetensors" in out
 
 

@@ -18,7 +18,7 @@ from training.abc import Workflow
 from training.errors import JobError
 from training.jobs._build import LEFT_OUT, Builder, importing_from
 from training.jobs._script import ScriptRunner
-from training.jobs._terms import ALL_SITES, CLIENT_CONFIG, META, SERVER_CONFIG
+from training.jobs._terms import ALL_SITES, CLIENT_CONFIG, GLOBAL_METRICS, META, SERVER_CONFIG
 from training.plan import JobPlan, SitePlan
 
 
@@ -142,6 +142,7 @@ class LoadedJob:
             min_sites=self.meta.min_clients,
             seed=seed,
             run=run,
+            global_metrics=self.server.params.get(GLOBAL_METRICS) is True,
         )
 
     def _site_names(self, sites: Sequence[str]) -> Sequence[str]:

@@ -15,6 +15,9 @@ SERVER_CONFIG = "config_fed_server.json"
 CLIENT_CONFIG = "config_fed_client.json"
 FORMAT_VERSION = 2
 
+GLOBAL_METRICS = "global_metrics"
+"""Entry of the server's configuration: whether the server logs a run of its own."""
+
 INITIAL_MODEL = "initial_model.safetensors"
 """Weights of the model that a job starts from, in the server's `custom/`."""
 

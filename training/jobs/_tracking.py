@@ -10,6 +10,7 @@ from receivers import JsonlReceiver, MLflowReceiver, Receiver, TensorBoardReceiv
 from training.errors import JobError
 from training.jobs._build import arguments_of
 from training.jobs._registry import did_you_mean
+from training.jobs._terms import GLOBAL_METRICS
 
 if TYPE_CHECKING:
     from training.jobs._recipe import Recipe
@@ -31,6 +32,8 @@ def add_experiment_tracking(  # noqa: PLR0917 - NVFLARE's own arguments, in its 
     client_side: bool = False,  # noqa: FBT001, FBT002 - the same
     server_side: bool = True,  # noqa: FBT001, FBT002 - the same
     clients: list[str] | None = None,
+    *,
+    global_metrics: bool = False,
 ) -> None:
     """Have a recipe's job tracked.
 
@@ -46,11 +49,16 @@ def add_experiment_tracking(  # noqa: PLR0917 - NVFLARE's own arguments, in its 
         client_side: Whether each site has a tracker.
         server_side: Whether the server has one.
         clients: The sites that have one; by default all.
+        global_metrics: Whether the server logs a run of its own beside those of the sites: each round's averages.
 
     Raises:
         JobError: There is no such tracker, or no place for it, or it doesn't take these arguments.
     """
     _check_places(client_side=client_side, server_side=server_side, clients=clients)
+    if global_metrics:
+        if not server_side:
+            raise JobError("global_metrics=True needs a tracker at the server: set server_side=True")
+        recipe.job.to_server({GLOBAL_METRICS: True})
     if server_side:
         recipe.job.to_server(_receiver(recipe, tracking_type, tracking_config, "Server"), "receiver")
     if client_side:
