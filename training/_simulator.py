@@ -14,6 +14,7 @@ import sniffio
 
 from training._job_screen import JobScreen
 from training.errors import JobFailedError
+from training.jobs._export import check_place
 from training.jobs._load import LoadedJob
 
 if TYPE_CHECKING:
@@ -103,8 +104,13 @@ def _in_loop() -> bool:
 
 
 def keep_job(job: Path, workspace: Path) -> Path:
-    """Copy a job's folder into the workspace, so that it tells what was run; return the copy."""
+    """Copy a job's folder into the workspace, so that it tells what was run; return the copy.
+
+    Raises:
+        JobError: There is something else in its place.
+    """
     target = (workspace / JOB_FOLDER).absolute()
+    check_place(target)
     if job.resolve() != target.resolve():
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(job, target)

@@ -83,7 +83,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "job_helpers/unused.py": "",
         "job_utilities.py": "",
         "train.py": "from job_model import Network\nimport job_utilities\nimport json",
-        "scripts/other.py": "import beside",
+        "scripts/other.py": "import beside, eventbus\nfrom job_package import inner\nfrom . import nothing",
+        "job_package/__init__.py": "",
+        "job_package/inner.py": "from .deeper import x",
+        "job_package/deeper.py": "x = 1",
         "scripts/beside.py": "",
         "data/labels.csv": "a,b",
     }
@@ -298,12 +301,9 @@ def test_scripts_and_folders_are_copied(tmp_path: Path, project: Path) -> None:
     job.add_file_to_clients(str(project / "job_utilities.py"), dest_dir="more")
     folder = exported(job, tmp_path)
 
-    assert files(folder / "app" / "custom") == [
-        "labels.csv",
-        "more/job_utilities.py",
-        "scripts/beside.py",
-        "scripts/other.py",
-    ]
+    package = ["job_package/__init__.py", "job_package/deeper.py", "job_package/inner.py"]
+    rest = ["labels.csv", "more/job_utilities.py", "scripts/beside.py", "scripts/other.py"]
+    assert files(folder / "app" / "custom") == [*package, *rest]
     site = load_job(folder).plan(["site-1"]).sites[0]
     assert site.script.script == folder / "app" / "custom" / "scripts" / "other.py"
     assert site.search_path == (folder / "app" / "custom" / "scripts", folder / "app" / "custom")
@@ -488,6 +488,8 @@ WRONG: Mapping[str, tuple[Callable[[], FedJob], str]] = {
     "no site": (without("@ALL"), "the sites have nothing to run"),
     "a class in a function": (with_server(in_function), "move the class to the top level of a module beside"),
     "an object that is no JSON": (unwritable(level=object()), r"server: mine: level: .*nothing for a builtins.object"),
+    "bytes": (unwritable(level=b"abc"), "nothing for a builtins.bytes"),
+    "an array": (unwritable(level=torch.zeros(2)), "nothing for a torch.Tensor|arguments"),
     "NaN": (unwritable(level=float("nan")), "a number is NaN or infinite"),
     "a secret": (unwritable(level={"api_key": "abc"}), "level: api_key is a secret"),
     "a password in a URI": (
@@ -523,6 +525,7 @@ def test_a_job_that_cant_be_written_says_why(name: str, tmp_path: Path) -> None:
         (lambda job: job.to_server(ValidationJsonGenerator(), filter_type="x"), "filters .* are not supported"),
         (lambda job: job.to_server(ValidationJsonGenerator(), tasks=["x"]), "takes no tasks"),
         (lambda job: job.to(ScriptRunner("train.py"), "not a site"), "site 'not a site' is not a name"),
+        (lambda job: job.to_server(None), "there is nothing to put to server"),
         (lambda job: ScriptRunner("a.py", command="", launch_external_process=True), "command is empty"),
         (lambda job: ScriptRunner("a.py", script_args="'"), "can't be read as a command line"),
         (lambda job: ScriptRunner("a.py", framework="jax"), "framework='jax' is not known"),

@@ -81,6 +81,17 @@ def test_a_job_that_cant_be_run_is_a_usage_error(arguments: tuple[str, ...], mes
     assert message in done.stderr
 
 
+def test_a_workspace_with_a_folder_of_ones_own_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "job.py").touch()
+
+    done = simulator(str(EXAMPLE), "-n", "2", "-w", ".", folder=tmp_path)
+
+    assert done.returncode == 2
+    assert "job is there already, and is no job" in done.stderr
+    assert (tmp_path / "job" / "job.py").exists()
+
+
 def test_a_folder_without_a_job_is_a_usage_error(tmp_path: Path) -> None:
     done = simulator("nowhere", folder=tmp_path)
 

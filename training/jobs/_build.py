@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from receivers import Receiver
 from receivers._receiver import ReceiverOptions
 from training.errors import JobError
-from training.jobs._describe import CHECKPOINT, MODEL
+from training.jobs._custom import find_module
+from training.jobs._describe import CHECKPOINT, MODEL, signature_of
 from training.jobs._registry import KNOWN, did_you_mean, load_known, resolve
 from training.jobs._terms import INITIAL_MODEL
 
@@ -115,7 +114,7 @@ class Builder:
         )
         if is_own and not self.trust_custom:
             raise JobError(f"{place}: {path!r} is the job's own code, and this job's code is not trusted")
-        if not is_own and not (self.trust_custom and _is_installed(module)):
+        if not is_own and not (self.trust_custom and find_module(module) is not None):
             raise JobError(
                 f"{place}: unknown component {path!r}, and {self.custom} has no module {module!r} either; "
                 f"{did_you_mean(path, KNOWN)}"
@@ -131,16 +130,9 @@ class Builder:
         return found
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return bool(module) and find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def arguments_of(kind: type) -> tuple[str, ...] | None:
     """Return the names of a constructor's arguments; None if it takes any."""
-    parameters = inspect.signature(kind).parameters.values()
+    parameters = signature_of(kind).parameters.values()
     names = tuple(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
     if not any(one.kind == one.VAR_KEYWORD for one in parameters):
         return names

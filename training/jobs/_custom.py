@@ -15,6 +15,7 @@ from training.jobs._terms import INITIAL_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from importlib.machinery import ModuleSpec
 
     from torch import nn
 
@@ -84,7 +85,7 @@ class CustomFolder:
 
     def _add_source(self, source: Path, root: Path, place: Path) -> None:
         """Copy a module from below its import root, with what makes its packages."""
-        if source in self._modules:
+        if source in self._modules or is_installed(source):
             return
         self._modules.add(source)
         inner = source.relative_to(root)
@@ -111,9 +112,17 @@ def _file_of(module: str) -> Path | None:
     if module in sys.modules:
         file = getattr(sys.modules[module], "__file__", None)
     else:
-        spec = find_spec(module) if module else None
+        spec = find_module(module)
         file = spec.origin if spec is not None and spec.has_location else None
     return None if file is None else Path(file)
+
+
+def find_module(name: str) -> ModuleSpec | None:
+    """Return where a module is that could be imported here; None if there is none. The packages around it are run."""
+    try:
+        return find_spec(name) if name else None
+    except (ImportError, ValueError):
+        return None
 
 
 def find(given: str) -> Path:

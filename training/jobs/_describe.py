@@ -49,6 +49,7 @@ def describe(thing: object, place: str, custom: CustomFolder) -> Description:
     Raises:
         JobError: Its class can't be imported by others, or an argument isn't kept, is no JSON, or holds a secret.
     """
+    path = _path(type(thing), place, custom)
     args: Description = {}
     for name, default in _parameters(type(thing)):
         value = _kept(thing, name)
@@ -65,7 +66,7 @@ def describe(thing: object, place: str, custom: CustomFolder) -> Description:
         else:
             args[name] = plain(value, f"{place}: {name}", custom)
     _bring_files(args, custom)
-    return {"path": _path(type(thing), place, custom), "args": args}
+    return {"path": path, "args": args}
 
 
 def _bring_files(args: Description, custom: CustomFolder) -> None:
@@ -127,11 +128,23 @@ def _own_path(kind: type, place: str) -> str:
 
 def _parameters(kind: type) -> Iterator[tuple[str, object]]:
     """Yield the names and defaults of a constructor's arguments; a receiver's options are among them."""
-    for name, parameter in inspect.signature(kind).parameters.items():
+    for name, parameter in signature_of(kind).parameters.items():
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             yield name, parameter.default
         elif parameter.kind == parameter.VAR_KEYWORD and issubclass(kind, Receiver):
             yield from ((option, None) for option in ReceiverOptions.__annotations__)
+
+
+def signature_of(kind: type) -> inspect.Signature:
+    """Return what a constructor takes.
+
+    Raises:
+        JobError: It doesn't say.
+    """
+    try:
+        return inspect.signature(kind)
+    except ValueError as error:
+        raise JobError(f"{kind.__module__}.{kind.__qualname__} doesn't say which arguments it takes") from error
 
 
 def _kept(thing: object, name: str) -> object:
@@ -186,7 +199,7 @@ def plain(value: object, place: str, custom: CustomFolder) -> Any:
         return _checked_text(str(value), place)
     if isinstance(value, Mapping):
         return _plain_mapping(cast("Mapping[object, object]", value), place, custom)
-    if isinstance(value, Sequence | set | frozenset):
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
         return [plain(one, place, custom) for one in cast("Sequence[object]", value)]
     return describe(value, place, custom)
 

@@ -21,7 +21,7 @@ Drafts = Mapping[str, AppDraft]
 
 
 def write_job(folder: Path, meta: Mapping[str, object], drafts: Drafts) -> None:
-    """Write a job's folder in place of the one that is there, in one step: it is complete, or as it was.
+    """Write a job's folder in place of the one that is there: it is complete, or as it was.
 
     Args:
         folder: The job's folder; its name need not be the job's.
@@ -31,25 +31,32 @@ def write_job(folder: Path, meta: Mapping[str, object], drafts: Drafts) -> None:
     Raises:
         JobError: The job lacks a part, or one can't be written; or something else is in the folder's place.
     """
-    _check_place(folder)
+    check_place(folder)
     apps = _apps(drafts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    before = scratch.with_name(f"{scratch.name}.before")
     try:
         for name, targets in apps.items():
             _write_app(scratch / name, targets)
         _write_json(scratch / META, _meta(meta, apps))
         scratch.chmod(0o755)  # mkdtemp's own is for nobody else
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(before)
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
 
 
-def _check_place(folder: Path) -> None:
+def check_place(folder: Path) -> None:
+    """Refuse to put a job's folder in the place of something else.
+
+    Raises:
+        JobError: There is something that is no job.
+    """
     if folder.exists() and not (folder / META).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise JobError(f"{folder} is there already, and is no job: it has no {META}; export to another folder")
+        raise JobError(f"{folder} is there already, and is no job: it has no {META}; name another folder")
 
 
 def _apps(drafts: Drafts) -> dict[str, dict[str, AppDraft]]:

@@ -94,6 +94,8 @@ class FedJob:
             JobError: The object has no business there.
         """
         check_target(target)
+        if obj is None:
+            raise JobError(f"there is nothing to put to {target}: it is None")
         if "filter_type" in kwargs:
             raise JobError(f"{type(obj).__name__}: filters of tasks and results are not supported")
         if isinstance(obj, str | Path):
