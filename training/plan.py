@@ -83,8 +83,8 @@ class JobPlan:
         seed: Everything that trackbus draws depends on it alone; scripts find it in their environment as
             `TRACKBUS_SEED`.
         run: Id of the run; by default `<job>-<4 random>`.
-        global_metrics: Whether the server logs a run of its own: aggregated metrics by round, in the group of the
-            sites' runs.
+        global_metrics: Whether the server logs a run of its own, where it has receivers: the aggregated metrics of each
+            round, in the group of the sites' runs.
     """
 
     name: str

@@ -155,6 +155,33 @@ def test_an_external_process_is_parted_into_command_script_and_arguments(job: Pa
 _SCRIPT = ("path", "args")
 
 
+def test_a_launcher_component_starts_the_script_as_older_versions_have_it(job: Path) -> None:
+    launcher = "nvflare.app_common.launchers.subprocess_launcher.SubprocessLauncher"
+    parts = [
+        {
+            "id": "launcher",
+            "path": launcher,
+            "args": {"script": "python3 custom/client.py --steps 2", "launch_once": False},
+        },
+        {"id": "pipe", "path": "nvflare.fuel.utils.pipe.cell_pipe.CellPipe", "args": {"mode": "PASSIVE"}},
+    ]
+    starts = {
+        "path": "nvflare.app_opt.pt.client_api_launcher_executor.PTClientAPILauncherExecutor",
+        "args": {"launcher_id": "launcher", "pipe_id": "pipe", "params_transfer_type": "DIFF"},
+    }
+
+    def change(content: dict[str, Any]) -> None:
+        content["executors"][0]["executor"] = starts
+        content["components"] += parts
+
+    client(change)(job)
+    script = plan_of(job).sites[0].script
+
+    assert (script.command, script.args, script.launch_once) == (("python3",), ("--steps", "2"), False)
+    assert (script.script, script.transfer) == (job / "app" / "custom" / "client.py", "DIFF")
+    assert any("SubprocessLauncher is left out" in note for note in notes_of(job))
+
+
 def test_further_entries_are_the_scripts_configuration(job: Path) -> None:
     client(lambda content: content.update(batch_size=4))(job)
 
