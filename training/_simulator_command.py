@@ -21,7 +21,16 @@ def simulator(
         Path | None,
         typer.Option("-w", "--workspace", help="Folder of the run.", show_default="runs/JOB"),
     ] = None,
-    n_clients: Annotated[int, typer.Option("-n", "--n_clients", min=0, help="How many sites: site-1, site-2 ...")] = 0,
+    n_clients: Annotated[
+        int,
+        typer.Option(
+            "-n",
+            "--n_clients",
+            min=0,
+            help="How many sites: site-1, site-2 ...",
+            show_default="those that the job names",
+        ),
+    ] = 0,
     clients: Annotated[
         str, typer.Option("-c", "--clients", metavar="NAMES", help="Their names, in a list with commas.")
     ] = "",

@@ -1,6 +1,7 @@
 """Jobs in Python: what is put to server and sites stands in the exported folder, as NVFLARE has it."""
 
 import json
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -129,6 +130,22 @@ def read(folder: Path, name: str) -> Any:
 
 def files(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def test_putting_a_job_together_loads_neither_torch_nor_a_tracker() -> None:
+    program = "import sys, training.job, training.recipe; print([name for name in sys.argv[1:] if name in sys.modules])"
+    root = Path(__file__).resolve().parents[2]
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, "torch", "rich", "typer", "wandb", "mlflow", "tensorboard"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert done.stdout.strip() == "[]"
 
 
 # --------------------------------------------------------------------------------------------------- what is written
