@@ -19,7 +19,9 @@ from sklearn.datasets import load_digits
 CORPUS = Path(__file__).resolve().parents[1] / "training" / "nvflare_style"
 SITES = ("site-1", "site-2")
 TIMEOUT = 110
-EXTERNAL = "--launch_external_process"
+MIXED = ("--external_site", "site-2")
+"""One site's script runs in its process, the other's in one of its own, started by a command."""
+
 COMMAND = "from training.cli import main; main()"
 
 
@@ -76,9 +78,8 @@ def accuracy_on_digits(file: Path) -> float:
     return (scores.argmax(dim=1) == torch.tensor(digits.target[1200:])).float().mean().item()
 
 
-@pytest.mark.parametrize("mode", [(), (EXTERNAL,)], ids=["in-process", "external"])
-def test_hello_pt_learns(corpus: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
-    output = call("job.py", "--workspace", tmp_path, "--num_rounds", "3", *mode, cwd=corpus / "hello_pt")
+def test_hello_pt_learns(corpus: Path, tmp_path: Path) -> None:
+    output = call("job.py", "--workspace", tmp_path, "--num_rounds", "3", *MIXED, cwd=corpus / "hello_pt")
     assert "Job Status is: FINISHED:COMPLETED" in output
     assert accuracy_on_digits(result_of(output) / "models" / "FL_global_model.safetensors") > 0.8
 
@@ -124,13 +125,13 @@ def test_every_model_is_measured_at_every_site(corpus: Path, tmp_path: Path) -> 
 
 
 # --------------------------------------------------------------------------------------------------- trackers
-@pytest.mark.parametrize("mode", [(), (EXTERNAL,)], ids=["in-process", "external"])
-def test_tensorboard_holds_every_value(corpus: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
-    output = call("job.py", "--workspace", tmp_path, *mode, cwd=corpus / "tensorboard")
+def test_tensorboard_holds_every_value(corpus: Path, tmp_path: Path) -> None:
+    output = call("job.py", "--workspace", tmp_path, *MIXED, cwd=corpus / "tensorboard")
     events = result_of(output) / "tb_events"
     expected = [(step, step / 4) for step in range(20)]
-    assert {site: points(events, "train/progress")[site] for site in SITES} == dict.fromkeys(SITES, expected)
-    assert {site: len(points(events, "train/loss")[site]) for site in SITES} == dict.fromkeys(SITES, 20)
+    assert points(events, "train/progress") == dict.fromkeys(SITES, expected)
+    assert {site: len(held) for site, held in points(events, "train/loss").items()} == dict.fromkeys(SITES, 20)
+    assert {row.run.split("/")[1] for row in read_tensorboard(events)} == set(SITES)  # the server has no run of its own
 
 
 def test_trackers_at_the_sites_alone_get_their_own_values(corpus: Path, tmp_path: Path) -> None:
@@ -142,13 +143,13 @@ def test_trackers_at_the_sites_alone_get_their_own_values(corpus: Path, tmp_path
         assert held == {site: [(step, step / 4) for step in range(20)]}
 
 
-@pytest.mark.parametrize("mode", [(), (EXTERNAL,)], ids=["in-process", "external"])
-def test_mlflow_holds_every_value(corpus: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
-    output = call("job.py", "--workspace", tmp_path, *mode, cwd=corpus / "mlflow")
+def test_mlflow_holds_every_value(corpus: Path, tmp_path: Path) -> None:
+    output = call("job.py", "--workspace", tmp_path, *MIXED, cwd=corpus / "mlflow")
     store = result_of(output) / "mlflow.db"
-    runs = {run.params.get("site"): run for run in read_mlflow_runs(store) if "site" in run.params}
-    assert set(runs) == set(SITES)
-    for site, run in runs.items():
+    runs = read_mlflow_runs(store)
+    assert sorted(run.params["site"] for run in runs) == list(SITES)
+    for run in runs:
+        site = run.params["site"]
         assert (run.experiment, run.status, run.name) == ("fl-experiment", "FINISHED", f"{site}-fl-run")
         assert run.params == {"lr": "0.05", "optimizer": "SGD", "site": site}
         assert (run.tags["data"], run.tags["kind"]) == ("synthetic", "test")
@@ -173,38 +174,26 @@ def test_receivers_put_to_the_sites_by_hand_fill_a_store_at_each(corpus: Path, t
         assert (result / "sites" / site / "artifacts").is_dir()
 
 
-@pytest.mark.parametrize(
-    ("mode", "at_server", "at_sites"),
-    [
-        ((), True, False),
-        ((EXTERNAL,), True, False),
-        (("--streamed_to_clients",), True, True),
-        (("--streamed_to_clients", "--disable_server_tracking"), False, True),
-    ],
-    ids=["server", "server, external", "both", "sites"],
-)
-def test_wandb_holds_every_value_where_it_is_wanted(
-    corpus: Path, tmp_path: Path, mode: tuple[str, ...], *, at_server: bool, at_sites: bool
-) -> None:
-    output = call("job.py", "--workspace", tmp_path, *mode, cwd=corpus / "wandb")
+def test_wandb_holds_every_value_at_the_server_and_at_the_sites(corpus: Path, tmp_path: Path) -> None:
+    output = call("job.py", "--workspace", tmp_path, "--streamed_to_clients", *MIXED, cwd=corpus / "wandb")
     result = result_of(output)
-    folders = [result / "wandb"] * at_server + [result / "sites" / site / "wandb" for site in SITES] * at_sites
-    found = sorted(folder for folder in result.rglob("wandb") if folder.is_dir() and list(folder.rglob("*.wandb")))
-    assert found == sorted(folders)
     expected = [(step, 2.0 - step / 8) for step in range(8)]
-    for folder in folders:
-        rows = [row for row in read_wandb(folder) if row.key == "train_loss"]
-        held = {run: [(row.step, row.value) for row in rows if row.run == run] for run in {row.run for row in rows}}
-        sites = SITES if folder == result / "wandb" else (folder.parent.name,)
-        assert held == {f"{site}-wandb": expected for site in sites}
-        runs = [run for run in read_wandb_runs(folder) if run.name in held]
+    for folder, sites in {
+        result: SITES,
+        result / "sites" / "site-1": ("site-1",),
+        result / "sites" / "site-2": ("site-2",),
+    }.items():
+        runs = read_wandb_runs(folder / "wandb")
+        assert sorted(run.name for run in runs) == [f"{site}-wandb" for site in sites]
         assert all((run.project, run.exit_code, run.torn) == ("wandb-experiment", 0, None) for run in runs)
+        for run in runs:
+            rows = [row for row in read_wandb(folder / "wandb") if row.run == run.name and row.key == "train_loss"]
+            assert [(row.step, row.value) for row in rows] == expected
 
 
 # -------------------------------------------------------------------------------------------------- Lightning
-@pytest.mark.parametrize("mode", [(), (EXTERNAL,)], ids=["in-process", "external"])
-def test_lightning_trains_and_measures(corpus: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
-    output = call("job.py", "--workspace", tmp_path, *mode, cwd=corpus / "lightning")
+def test_lightning_trains_and_measures(corpus: Path, tmp_path: Path) -> None:
+    output = call("job.py", "--workspace", tmp_path, *MIXED, cwd=corpus / "lightning")
     result = result_of(output)
     rounds = [json.loads(line) for line in (result / "round_results.jsonl").read_text().splitlines()]
     measured = [[one["sites"][site]["metrics"]["val_acc_epoch"] for site in SITES] for one in rounds]

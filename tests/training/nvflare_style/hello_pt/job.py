@@ -5,7 +5,7 @@ import argparse
 from model import SimpleNetwork
 
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
-from nvflare.recipe import SimEnv
+from nvflare.recipe import SimEnv, set_per_site_config
 
 
 def define_parser():
@@ -15,6 +15,7 @@ def define_parser():
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--workspace", type=str, default="/tmp/nvflare/simulation")
     parser.add_argument("--launch_external_process", action="store_true")
+    parser.add_argument("--external_site", type=str, default="")
     parser.add_argument("--export_config", type=str, default="")
     return parser.parse_args()
 
@@ -30,6 +31,9 @@ def main():
         train_args=f"--batch_size {args.batch_size}",
         launch_external_process=args.launch_external_process,
     )
+    if args.external_site:
+        sites = [f"site-{i + 1}" for i in range(args.n_clients)]
+        set_per_site_config(recipe, {site: {"launch_external_process": site == args.external_site} for site in sites})
     if args.export_config:
         recipe.export(args.export_config)
         return

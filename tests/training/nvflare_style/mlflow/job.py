@@ -5,13 +5,14 @@ from model import SimpleNetwork
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.app_opt.tracking.mlflow.mlflow_receiver import MLflowReceiver
 from nvflare.recipe.sim_env import SimEnv
-from nvflare.recipe.utils import add_experiment_tracking
+from nvflare.recipe.utils import add_experiment_tracking, set_per_site_config as per_site
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("-w", "--workspace", default="/tmp/nvflare/simulation")
     parser.add_argument("--launch_external_process", action="store_true")
+    parser.add_argument("--external_site", default="")
     parser.add_argument("--tracking_uri", default=None)
     parser.add_argument("--by_hand", action="store_true", help="add the receivers to the job at every site")
     args = parser.parse_args()
@@ -23,6 +24,8 @@ def main():
         train_script="client.py",
         launch_external_process=args.launch_external_process,
     )
+    if args.external_site:
+        per_site(recipe, {site: {"launch_external_process": site == args.external_site} for site in ("site-1", "site-2")})
     kw_args = {"experiment_name": "fl-experiment", "run_name": "fl-run", "experiment_tags": {"mlflow.note.content": "a note"}}
     if args.by_hand:
         receiver = MLflowReceiver(

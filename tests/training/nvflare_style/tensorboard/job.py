@@ -6,11 +6,13 @@ from nvflare.app_opt.pt.recipes import FedAvgRecipe
 from nvflare.recipe import (
     SimEnv,  # two sites on this machine
     add_experiment_tracking,
+    set_per_site_config,
 )
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--workspace", default="/tmp/nvflare/simulation")
 parser.add_argument("--launch_external_process", action="store_true")
+parser.add_argument("--external_site", default="")
 parser.add_argument("--client_side", action="store_true")
 parser.add_argument("--no_server_side", action="store_true")
 args = parser.parse_args()
@@ -24,6 +26,10 @@ recipe = FedAvgRecipe(
     train_args="--hidden 8",
     launch_external_process=args.launch_external_process,
 )
+if args.external_site:
+    set_per_site_config(
+        recipe, {site: {"launch_external_process": site == args.external_site} for site in ("site-1", "site-2")}
+    )
 add_experiment_tracking(
     recipe,
     tracking_type="tensorboard",

@@ -4,6 +4,7 @@ from model import SimpleNetwork
 
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.recipe import SimEnv, add_experiment_tracking
+from nvflare.recipe.utils import set_per_site_config
 
 WANDB_CONFIG = {
     "mode": "offline",
@@ -20,6 +21,9 @@ def main(args):
         train_script=args.script,
         launch_external_process=args.launch_external_process,
     )
+    if args.external_site:
+        sites = [f"site-{i + 1}" for i in range(args.n_clients)]
+        set_per_site_config(recipe, {site: {"launch_external_process": site == args.external_site} for site in sites})
     add_experiment_tracking(
         recipe,
         tracking_type="wandb",
@@ -41,6 +45,7 @@ if __name__ == "__main__":
     parser.add_argument("--num_rounds", type=int, default=2)
     parser.add_argument("--script", default="client.py")
     parser.add_argument("--launch_external_process", action="store_true")
+    parser.add_argument("--external_site", default="")
     parser.add_argument("--streamed_to_clients", action="store_true")
     parser.add_argument("--disable_server_tracking", action="store_true")
     parser.add_argument("--export_config", action="store_true")
