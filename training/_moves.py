@@ -113,6 +113,18 @@ MOVES: tuple[Move, ...] = (
         "training",
         "it has no `info`, `warning` and `error`: use `logging` where the class calls them",
     ),
+    *_moved(
+        "app_common.abstract.model_persistor",
+        "ModelPersistor",
+        "training",
+        "its methods are `load_model(server)` and `save_model(model, server)`, with an `FLModel`: adapt the class",
+    ),
+    *_moved(
+        "app_common.abstract.model_locator",
+        "ModelLocator",
+        "training",
+        "its methods are `get_model_names(server)` and `locate_model(model_name, server)`: adapt the class",
+    ),
     *_moved("app_opt.pt app_opt.pt.file_model_persistor", "PTFileModelPersistor", "training"),
     *_moved("app_opt.pt app_opt.pt.file_model_locator", "PTFileModelLocator", "training"),
     *_moved("app_common.app_constant", "ModelName", "training"),
@@ -127,13 +139,13 @@ MOVES: tuple[Move, ...] = (
         "app_common.widgets.streaming",
         "AnalyticsReceiver",
         "receivers.abc",
-        "its methods are `initialize(run)`, `save(event)` and `finalize(status)` here: adapt the class",
+        "its methods are `initialize(run)`, `save(event)` and `finalize(status)`, and run in a worker: adapt the class",
     ),
     *_moved(
         "app_common.tracking.log_writer",
         "LogWriter",
         "writers.abc",
-        "it has one method to call, `write(tag, value, data_type, global_step=None)`: adapt the class",
+        "make it in the training script; `super().__init__()` takes no event type, and a writer's name is a text",
     ),
     # --- what has no counterpart, and what to use instead
     *_left(

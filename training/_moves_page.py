@@ -41,8 +41,9 @@ In `requirements.txt`, `nvflare` becomes `trackbus[all]`.
   more tasks.
 - **A site that fails, is late or sends what can't be averaged does not end the job**: it is named, with the reason, and
   the others go on as long as there are `min_clients`.
-- **A run is a folder**: `<workspace_root>/<job name>` holds journal, models, results, the trackers' files, and `job/`,
-  the job as it was run. MLflow's default store is a SQLite file there.
+- **A run is a folder**: `<workspace_root>/<job name>`, or what `simulator_run` is given. It holds journal, models,
+  results, the trackers' files, and `job/`, the job as it was run. Each site works in `sites/<site>/`; what its script
+  prints is in `log.txt` there. MLflow's default store is a SQLite file in the folder.
 - **There is one machine.** Every site is a process of its own, which is what the simulator was; there is no proof of
   concept and no production mode, no filters, and no job submission.
 
