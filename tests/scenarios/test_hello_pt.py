@@ -79,7 +79,7 @@ def demand_losses(rows: list[Row], run: str, rounds: int, key: str = "train_loss
     losses = metrics(rows)[run, key]
     assert [step for step, _ in losses] == list(range(1, rounds * STEPS + 1))
     values = [value for _, value in losses]
-    assert sum(values[-20:]) < sum(values[:20]) / 2
+    assert sum(values[-20:]) < 0.9 * sum(values[:20])
 
 
 @pytest.mark.usefixtures("one_thread")
