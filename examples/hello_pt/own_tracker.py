@@ -1,6 +1,7 @@
 """A tracker of your own: how scripts log to it, and how what they logged gets there."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Unpack
 
@@ -26,12 +27,13 @@ class CsvReceiver(AnalyticsReceiver):
         self.folder = folder
 
     def initialize(self, run: RunInfo) -> None:
-        """Open the run's file, and see what it has."""
-        path = Path(self.workspace, self.folder, f"{run.id}-{run.site}.csv")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+", newline="")
-        self._file.seek(0)
-        self._found = {(row[0], row[3]) for row in csv.reader(self._file) if len(row) == 5}
+        """Open the run's file, and see what it has; a worker that was killed may have left half a line."""
+        self.path = Path(self.workspace, self.folder, f"{run.id}-{run.site}.csv")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+        self.known = {(row[0], row[3]) for row in csv.reader(self.path.read_text().splitlines())}
+        self.file = self.path.open("a", newline="")
 
     def save(self, event: Envelope[Event]) -> None:
         """Append the event's numbers."""
@@ -40,13 +42,14 @@ class CsvReceiver(AnalyticsReceiver):
             self.counts["no metric"] += 1
             return
         rows = [(name, event.time_ns, found.step, key, value) for key, value in found.values.items()]
-        csv.writer(self._file).writerows(row for row in rows if (name, row[3]) not in self._found)
+        csv.writer(self.file).writerows(row for row in rows if (name, row[3]) not in self.known)
 
     def flush(self) -> None:
         """Hand what is held back to the operating system."""
-        self._file.flush()
+        self.file.flush()
 
     def finalize(self, status: RunStatus | None) -> None:
         """Close the file, and say how the run ended."""
-        csv.writer(self._file).writerow(["status", status.value if status else "goes on"])
-        self._file.close()
+        self.file.close()
+        if status is not None:
+            self.path.with_suffix(".end").write_text(status.value)

@@ -18,6 +18,8 @@ import torch
 from readback import Row, read_mlflow, read_tensorboard, read_wandb
 from safetensors.torch import load_file
 
+from receivers.abc import AnalyticsConfig, AnalyticsSink, RunInfo
+from receivers.testing import check_sink
 from training.data import load_dataset
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "hello_pt"
@@ -97,6 +99,7 @@ def test_hello_pt_learns_the_digits_as_well_as_one_place_does(tmp_path: Path, mo
     assert reached >= wanted - 0.03
 
 
+@pytest.mark.slow  # two runs
 def test_the_same_seed_trains_the_same_weights_on_uneven_shares(tmp_path: Path) -> None:
     weights: list[dict[str, torch.Tensor]] = []
     for attempt in ("first", "second"):
@@ -159,18 +162,15 @@ def test_wandb_tracks_where_the_switches_say(
         run = "hello-pt-wandb" if combined else f"{site}-hello-pt-wandb"
         for rows in [server] * bool(at_server) + [sites[site]] * bool(at_sites):
             demand_losses(rows, run, rounds=1, key=key)
+    if not at_server:
+        demand_nothing_left_the_sites(workspace)
 
 
-def test_what_is_tracked_at_the_sites_alone_does_not_leave_them(tmp_path: Path) -> None:
-    run_example(
-        "job_wandb.py", "--num_rounds", "1", "--streamed_to_clients", "--disable_server_tracking", folder=tmp_path
-    )
-    workspace = tmp_path / "runs/hello-pt-wandb"
-    assert sorted(path.name for path in (workspace / "sites").iterdir()) == ["site-1", "site-2"]
-    outside = [path for path in workspace.rglob("*") if path.is_file() and "sites" not in path.parts]
-    assert not [path for path in outside if path.suffix != ".py" and b"train_loss" in path.read_bytes()]
-    inside = [path for path in (workspace / "sites").rglob("*") if path.is_file()]
-    assert [path for path in inside if b"train_loss" in path.read_bytes()]
+def demand_nothing_left_the_sites(workspace: Path) -> None:
+    """No file outside of the sites' folders knows a metric's name, the job's own scripts left out."""
+    files = [path for path in workspace.rglob("*") if path.is_file() and path.suffix != ".py"]
+    telling = [path.relative_to(workspace).parts for path in files if b"train_loss" in path.read_bytes()]
+    assert {parts[:2] for parts in telling} == {("sites", "site-1"), ("sites", "site-2")}
 
 
 def test_the_wandb_job_is_exported_instead_of_run(tmp_path: Path) -> None:
@@ -187,11 +187,25 @@ def test_a_tracker_of_ones_own_gets_what_a_writer_of_ones_own_logs(tmp_path: Pat
     files = sorted((tmp_path / "runs/hello-pt-own/scores").glob("*.csv"))
     assert [path.stem.rpartition("-site-")[2] for path in files] == ["1", "2"]
     for path in files:
-        *rows, end = csv.reader(path.read_text().splitlines())
+        rows = list(csv.reader(path.read_text().splitlines()))
         assert Counter((step, key) for _, _, step, key, _ in rows) == Counter(
             (str(step), f"score/{key}") for step in (0, 1) for key in ("accuracy", "loss")
         )
-        assert end == ["status", "FINISHED"]
+        assert path.with_suffix(".end").read_text() == "FINISHED"
+
+
+def test_the_tracker_of_ones_own_has_nothing_twice_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    def make_sink() -> AnalyticsSink:
+        return AnalyticsSink(AnalyticsConfig(receiver="own_tracker:CsvReceiver", args={"folder": "csv"}), tmp_path)
+
+    def read_back(run: RunInfo) -> list[str]:
+        return (tmp_path / f"csv/{run.id}-{run.site}.csv").read_text().splitlines()
+
+    check_sink(make_sink, read_back)
 
 
 def test_no_example_is_longer_than_a_page() -> None:
