@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -29,7 +30,16 @@ LOG_TAIL_LINES = 3
 
 
 class ScriptFailedError(TrackbusError, RuntimeError):
-    """Raised when a site's script does not work; the message says why, and where its log is."""
+    """Raised when a site's script is there no more; the message says why, and where its log is.
+
+    Attributes:
+        is_clean: Whether it has said so, or has ended without an error: it may have done all that it wanted to.
+    """
+
+    def __init__(self, what: str, *, is_clean: bool = False) -> None:
+        """Say what has happened."""
+        super().__init__(what)
+        self.is_clean = is_clean
 
 
 @dataclass(eq=False, slots=True)
@@ -88,17 +98,16 @@ class Script:
         """Tell it to end."""
         self.process.signal(signal.SIGTERM)
 
-    async def failed(self, what: str) -> ScriptFailedError:
-        """Return the error for a script that has gone; it may still be ending.
+    def failed(self, what: str, *, is_clean: bool = False) -> ScriptFailedError:
+        """Return the error for a script of which is known what it did."""
+        return ScriptFailedError(f"its script {what}; its log: {self.log}", is_clean=is_clean)
 
-        Args:
-            what: What is known of it; empty: its process says it.
-        """
-        if what:
-            return ScriptFailedError(f"its script {what}; its log: {self.log}")
+    async def hung_up(self) -> ScriptFailedError:
+        """Return the error for a script that has gone without a word: its process says why, if it ends soon."""
         with anyio.move_on_after(EXIT_SECONDS):
             await self.process.exited.wait()
-        return ScriptFailedError(f"its script {self._last_words()}, before the job was over")
+        what = f"its script {self._last_words()}, before the job was over"
+        return ScriptFailedError(what, is_clean=self.process.code == 0)
 
     async def stop(self) -> str:
         """See to it that the process ends; it may take the time that the plan gives it.
@@ -114,7 +123,7 @@ class Script:
             await self.process.stop()
         if was_alive:
             return f"its script had to be stopped: it did not end within {self.plan.shutdown_timeout:g} s"
-        return f"its script {self._last_words()}, after the job was over" if self.process.code else ""
+        return f"its script {self._last_words()}, in the end" if self.process.code else ""
 
     def _last_words(self) -> str:
         """Return how the process has ended and the last lines that it printed, for people."""
@@ -142,8 +151,17 @@ def _ending(process: Process) -> str:
 
 
 def command_of(command: tuple[str, ...], script: Path, args: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the command line of a script that is started by its own command; `python` is this interpreter."""
+    """Return the command line of a script that is started by its own command.
+
+    `python` is this interpreter, and a launcher that is on no path, such as torchrun, is looked for beside it.
+    """
     if not command:
         return ()
-    program = sys.executable if command[0] in {"python", "python3"} else command[0]
-    return (program, *command[1:], str(script), *args)
+    return (_program(command[0]), *command[1:], str(script), *args)
+
+
+def _program(name: str) -> str:
+    if name in {"python", "python3"}:
+        return sys.executable
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if shutil.which(name) is None and beside.is_file() else name

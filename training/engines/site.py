@@ -123,6 +123,7 @@ class Site:
         self._over_reason = ""
         self._current: Errand | None = None
         self._script: Script | None = None
+        self._is_done = False
 
     @property
     def name(self) -> str:
@@ -131,8 +132,12 @@ class Site:
 
     @property
     def failure(self) -> str:
-        """Why it has left before the job was over; empty if it has not."""
-        return "" if self.left == OVER else self.left
+        """Why it has left before the job was over; empty if it has not, or had nothing left to do and said no error."""
+        return "" if self._is_done or self.left == OVER else self.left
+
+    @property
+    def _is_busy(self) -> bool:
+        return any(errand and errand.order.is_open for errand in (self._current, *self._errands))
 
     # --- for who asks ---------------------------------------------------------------------------------------------
 
@@ -220,12 +225,13 @@ class Site:
                 await self._converse(script, errands)
         except ScriptFailedError as error:
             if self.plan.script.launch_once:
+                self._is_done = error.is_clean and not self._is_busy
                 self.leave(str(error))  # who waits for it waits no longer, though the process may live on for a moment
             raise
         finally:
             complaint = await script.stop()
             self._home.door.forget(script.guest)
-            if complaint and not self.left:
+            if complaint and (self._is_done or not self.left):
                 self.complain(complaint)
 
     def _start(self) -> Script:
@@ -260,7 +266,8 @@ class Site:
         Raises:
             ScriptFailedError: There is no more script.
         """
-        listening, failure = anyio.CancelScope(), ""
+        listening = anyio.CancelScope()
+        failure: ScriptFailedError | None = None
 
         async def send() -> None:
             with suppress(HungUpError):  # the reader finds out, and why
@@ -274,8 +281,8 @@ class Site:
             with listening:
                 failure = await self._listen(script)
             tasks.cancel_scope.cancel()
-        if listening.deadline == math.inf:
-            raise await script.failed(failure)
+        if failure and listening.deadline == math.inf:
+            raise failure
 
     async def _send(self, wire: Wire, errand: Errand) -> None:
         """Send an errand, and wait until it is settled: also late, since the script does one thing at a time."""
@@ -288,19 +295,20 @@ class Site:
         order.on_sent()
         await errand.done.wait()
 
-    async def _listen(self, script: Script) -> str:
-        """Take what the script sends, until it hangs up or should; return what is wrong with it, if that is known."""
+    async def _listen(self, script: Script) -> ScriptFailedError:
+        """Take what the script sends until it hangs up or should; return why it has."""
         try:
             while True:
                 message, size = await script.wire.receive()
                 if isinstance(message, Leave):
-                    return f"has left: {message.error or 'it ended of its own accord, or called shutdown()'}"
+                    why = message.error or "it ended of its own accord, or called shutdown()"
+                    return script.failed(f"has left: {why}", is_clean=not message.error)
                 await self._take(message, size, script.wire)
         except HungUpError:
-            return ""
+            return await script.hung_up()
         except DecodeError as error:
             script.terminate()
-            return f"sent what can't be read: {error}"
+            return script.failed(f"sent what can't be read: {error}")
 
     async def _take(self, message: Message, size: int, wire: Wire) -> None:
         errand = self._current
