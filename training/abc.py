@@ -240,8 +240,8 @@ class Server:
         seed: Of the run: what is drawn at the server depends on it alone.
         sites: Those that train.
         components: The job's components by id, in its order.
-        writer: Logs to the server's own run; None where the server tracks nothing. It is one that counts bad input, as
-            sites choose the names of their metrics.
+        writer: Logs to the server's own run; None where it has none: see `JobPlan.global_metrics`. It is one that
+            counts bad input, as sites choose the names of their metrics.
         in_thread: Runs a blocking call off the loop.
         tell: Takes every event, after the components have, from any thread: for a progress view. It must be quick, and
             not raise.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from jobs.plain import Ask, job, site
 from readback import read_jsonl
 
 from receivers import JsonlReceiver
-from training.abc import Outcome
+from training.abc import Outcome, Server
 from training.engines import prepare, processes, run_job
 from training.engines.gpus import gpu_groups
 from training.errors import JobError
@@ -63,7 +64,7 @@ def test_two_sites_answer_and_what_they_log_is_stored_at_the_server(tmp_path: Pa
     assert [answer.model.metrics for answer in workflow.answers] == [{"round": 0}] * 2 + [{"round": 1}] * 2
     expected = [(0, 0.5), (1, 1.5)]
     assert losses(tmp_path / "ws/jsonl") == {"site-1": expected, "site-2": expected}
-    assert statuses(tmp_path / "ws/jsonl") == {"server": "FINISHED", "site-1": "FINISHED", "site-2": "FINISHED"}
+    assert statuses(tmp_path / "ws/jsonl") == {"site-1": "FINISHED", "site-2": "FINISHED"}
 
 
 # ------------------------------------------------------------------------------------------------ what a script finds
@@ -303,3 +304,70 @@ def test_what_was_prepared_is_used_by_a_job_on_torch_and_ended_by_another(tmp_pa
     (started,) = processes._ahead
     assert run(job(tmp_path, [site(tmp_path, "site-1")], Ask()), tmp_path / "ws").error == ""
     assert started.process.returncode == -signal.SIGKILL
+
+
+# -------------------------------------------------------------------------------------- the server's run, and goodbyes
+class Measures(Ask):
+    """Logs at the server, if it may."""
+
+    async def run(self, server: Server) -> None:
+        await super().run(server)
+        if server.writer is not None:
+            server.writer.log({"loss": 0.25, "\n": 1.0}, step=0)
+
+
+@pytest.mark.parametrize("global_metrics", [False, True])
+def test_the_server_has_a_run_of_its_own_where_the_job_wants_one(tmp_path: Path, global_metrics: bool) -> None:
+    plan = job(
+        tmp_path,
+        [site(tmp_path, "site-1", LOGGING)],
+        Measures(times=1),
+        receivers=(JsonlReceiver(),),
+        global_metrics=global_metrics,
+    )
+    assert run(plan, tmp_path / "ws").error == ""
+    expected = {"site-1": [(0, 0.5)]} | ({"server": [(0, 0.25)]} if global_metrics else {})
+    assert losses(tmp_path / "ws/jsonl") == expected
+    assert statuses(tmp_path / "ws/jsonl") == dict.fromkeys(expected, "FINISHED")
+
+
+GOODBYE = """
+import sys
+import plain_client
+
+link = plain_client.Link()
+for task, payload in link.tasks():
+    link.answer(task, payload)
+    if sys.argv[1] == "leave":
+        link.send(plain_client.Leave())
+    raise SystemExit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "problem"),
+    [("leave", 0, ""), ("end", 0, ""), ("leave", 3, "exit code 3"), ("end", 3, "exit code 3")],
+)
+def test_a_site_that_has_done_what_it_was_asked_may_go(tmp_path: Path, how: str, code: int, problem: str) -> None:
+    class WaitsForItsEnd(Ask):
+        async def run(self, server: Server) -> None:
+            await super().run(server)
+            while server.sites.names:  # noqa: ASYNC110 - nothing is awaited that tells of it; the test is bounded
+                await anyio.sleep(0.01)
+
+    sites = [site(tmp_path, "site-1", GOODBYE, args=(how, str(code)))]
+    result = run(job(tmp_path, sites, WaitsForItsEnd(times=1)), tmp_path / "ws")
+    assert result.error == ""
+    problems = "\n".join(result.problems.get("site-1", ()))
+    assert problem in problems
+    assert bool(problems) == bool(problem)
+
+
+def test_a_launcher_beside_the_interpreter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.devnull)
+    workflow = Ask(times=1)
+    command = ("torchrun", "--nnodes=1", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0")
+    sites = [site(tmp_path, "site-1", TELLS, args=("--lr", "1"), command=command)]
+    result = run(job(tmp_path, sites, workflow), tmp_path / "ws")
+    assert (result.error, dict(result.problems)) == ("", {})
+    assert told(workflow)["site-1"][0]["argv"] == ["--lr", "1"]

@@ -167,7 +167,7 @@ class _Job:
             seed=plan.seed,
             sites=group,
             components=plan.components,
-            writer=TrackingWriter(bus=bus, on_bad_input="count") if plan.receivers else None,
+            writer=TrackingWriter(bus=bus, on_bad_input="count") if plan.receivers and plan.global_metrics else None,
             in_thread=self._in_thread,
             tell=self._hear,
         )
