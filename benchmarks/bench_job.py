@@ -55,8 +55,20 @@ def run_job(*arguments: str) -> Times:
         done = subprocess.run(job, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         if done.returncode:
             sys.exit(f"the job failed:\n{done.stdout}\n{done.stderr}")
+        check_stored(Path(folder) / "bench", arguments)
         found = {file.stem: json.loads(file.read_text()) for file in (Path(folder) / "times").glob("*.json")}
     return Times(found.pop("job"), found)
+
+
+def check_stored(workspace: Path, arguments: Sequence[str]) -> None:
+    """End the benchmark unless every tracker has all that every site has logged: what is not stored costs nothing."""
+    status = [sys.executable, "-P", "-m", "training.cli", "status", "--json", str(workspace)]
+    found = json.loads(subprocess.run(status, capture_output=True, text=True, check=True).stdout)["workspaces"][0]
+    logged = sum(partition["events"] for partition in found["partitions"])
+    stored = {one["name"]: sum(one["stored"].values()) for one in found["consumers"]}
+    wanted = dict.fromkeys(TRACKERS.split(",") if TRACKERS in arguments else (), logged)
+    if stored != wanted or (wanted and not logged):
+        sys.exit(f"{logged} events are logged, and stored are {stored}")
 
 
 def run_plain(rounds: int, epochs: int) -> float:

@@ -42,8 +42,8 @@ def main() -> None:
         "started": STARTED,
         "ended": time.monotonic(),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "status": run.get_status(),
     }
+    assert run.get_status() == "FINISHED:COMPLETED", run.get_status()
     (times / "job.json").write_text(json.dumps(result))
 
 
