@@ -279,6 +279,7 @@ def test_trackers_on_one_side_have_what_is_theirs(server_side: bool, client_side
     for site in sites:
         assert stored(folder / "sites" / site / "jsonl") == ({site: LOSSES} if client_side else {})
         assert (folder / "journal" / site).exists() == server_side
+    assert sorted(file.stem for file in folder.glob("jsonl/*/*.jsonl")) == (list(sites) if server_side else [])
 
 
 def test_scripts_in_processes_of_their_own_are_tracked_on_both_sides(
