@@ -18,8 +18,7 @@ def simulator(
     job: Annotated[Path, typer.Argument(metavar="JOB_DIR", help="The job's folder: the one with meta.json.")],
     *,
     workspace: Annotated[
-        Path | None,
-        typer.Option("-w", "--workspace", help="Folder of the run.", show_default="runs/JOB"),
+        Path | None, typer.Option("-w", "--workspace", help="Folder of the run.", show_default="runs/JOB")
     ] = None,
     n_clients: Annotated[
         int,
