@@ -5,7 +5,7 @@ import argparse
 from model import Net, accuracy, train
 
 import training.client as flare
-from training.data import load_share
+from training.data import label_histogram, load_share
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--sites", type=int, default=2)
@@ -16,6 +16,7 @@ args = parser.parse_args()
 
 flare.init()
 data = load_share(args.data, flare.get_site_name(), args.sites, partition=args.partition)
+print(f"{flare.get_site_name()}: samples by class {label_histogram(data.train.labels, data.classes)}")
 net = Net()
 
 while flare.is_running():

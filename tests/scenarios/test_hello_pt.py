@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from fashion_files import make_fashion
 from readback import Row, read_mlflow, read_tensorboard, read_wandb
 from safetensors.torch import load_file
 
@@ -28,7 +29,8 @@ STEPS = 2 * 47
 """Steps of a site's round: two epochs of 750 samples, 16 at a time."""
 
 
-def run_example(name: str, *arguments: str, folder: Path) -> str:
+def run_example(name: str, *arguments: str, folder: Path, data_root: Path | None = None) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_"))}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *arguments],
         cwd=folder,
@@ -36,7 +38,7 @@ def run_example(name: str, *arguments: str, folder: Path) -> str:
         text=True,
         timeout=110,
         check=False,
-        env={key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "MLFLOW_"))},
+        env=environment | ({"TRACKBUS_DATA_ROOT": str(data_root)} if data_root else {}),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -99,6 +101,16 @@ def test_hello_pt_learns_the_digits_as_well_as_one_place_does(tmp_path: Path, mo
     assert reached >= wanted - 0.03
 
 
+def test_the_data_is_chosen_by_a_switch(tmp_path: Path) -> None:
+    make_fashion(tmp_path / "FashionMNIST" / "raw", "", samples=200)
+    switches = ("--data", "fashion-mnist", "--num_rounds", "1", "--partition", "shards:5")
+    run_example("job.py", *switches, folder=tmp_path, data_root=tmp_path)
+    found = [(tmp_path / f"runs/hello-pt/sites/site-{number}/log.txt").read_text() for number in (1, 2)]
+    counts = [json.loads(f"[{text.partition('by class (')[2].partition(')')[0]}]") for text in found]
+    assert sorted(map(sum, zip(*counts, strict=True))) == [20] * 10
+    assert [sum(count > 0 for count in site) for site in counts] == [5, 5]
+
+
 @pytest.mark.slow  # two runs
 def test_the_same_seed_trains_the_same_weights_on_uneven_shares(tmp_path: Path) -> None:
     weights: list[dict[str, torch.Tensor]] = []
@@ -138,20 +150,22 @@ SITES = {"site-1-hello-pt-wandb", "site-2-hello-pt-wandb"}
     ("switches", "at_server", "at_sites"),
     [
         ("--launch_external_process", SITES, set[str]()),
+        ("--layout combined", {"hello-pt-wandb"}, set[str]()),
         ("--streamed_to_clients --disable_server_tracking", set[str](), SITES),
         ("--streamed_to_clients", SITES, SITES),
         ("--streamed_to_clients --layout combined", {"hello-pt-wandb"}, {"hello-pt-wandb"}),
     ],
-    ids=["server", "clients", "both", "combined"],
+    ids=["server", "server-combined", "clients", "both", "both-combined"],
 )
 def test_wandb_tracks_where_the_switches_say(
     switches: str, at_server: set[str], at_sites: set[str], tmp_path: Path
 ) -> None:
-    """N runs at the server, N at the sites, 2 N, and N + 1 where the server has one for all sites."""
+    """Runs: N at the server, or 1 that holds all sites; N at the sites; both: 2 N, or N + 1."""
     run_example("job_wandb.py", "--num_rounds", "1", *switches.split(), folder=tmp_path)
     workspace = tmp_path / "runs/hello-pt-wandb"
     server = read_wandb(workspace / "wandb") if (workspace / "wandb").exists() else []
     sites = {path.parent.name: read_wandb(path) for path in (workspace / "sites").glob("*/wandb")}
+    assert len(list(workspace.rglob("*.wandb"))) == len(at_server) + 2 * bool(at_sites)  # none has the name of another
     assert runs(server) == at_server
     assert set().union(*map(runs, sites.values())) == at_sites
     combined = "combined" in switches

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import pickle
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fashion_files import make_fashion, write_idx
 from torchvision.datasets import CIFAR10
 
 from training.data import DatasetDamagedError, DatasetMissingError, _fetch, fashion_mnist, load_dataset, load_share
@@ -84,21 +83,6 @@ def test_damaged_cifar10_is_not_trained_on(cifar: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- Fashion-MNIST
-def write_idx(path: Path, values: np.ndarray) -> None:
-    head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
-    data = head + values.astype(np.uint8).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-
-
-def make_fashion(folder: Path, suffix: str, bright: int = 255) -> None:
-    for part, count in (("train", 40), ("t10k", 10)):
-        images = np.zeros((count, 28, 28), dtype=np.uint8)
-        images[:, 14:] = bright
-        write_idx(folder / f"{part}-images-idx3-ubyte{suffix}", images)
-        write_idx(folder / f"{part}-labels-idx1-ubyte{suffix}", np.arange(count) % 10)
-
-
 @pytest.fixture
 def debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "debian"
