@@ -281,12 +281,16 @@ def test_what_a_script_started_ends_with_the_job(tmp_path: Path) -> None:
     assert alive(pids(tmp_path)) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_process_outlives_its_server(tmp_path: Path, number: signal.Signals) -> None:
-    path = script(tmp_path, JOB, "job.py")
+def start_server(folder: Path) -> subprocess.Popen[bytes]:
+    path = script(folder, JOB, "job.py")
     tests = str(Path(__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
-    server = subprocess.Popen([sys.executable, str(path), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, str(path), str(folder)], env=environment, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_its_server(tmp_path: Path, number: signal.Signals) -> None:
+    server = start_server(tmp_path)
     started = pids(tmp_path)
     assert len(alive(started)) == 6
     server.send_signal(number)
@@ -296,3 +300,15 @@ def test_no_process_outlives_its_server(tmp_path: Path, number: signal.Signals) 
         assert statuses(tmp_path / "ws/jsonl") == dict.fromkeys(("inside", "outside"), "KILLED")
         lines = [line.value for line in read_jsonl(tmp_path / "ws/jsonl")]
         assert sum(line.get("type") == "MetricsLogged" for line in lines) == 2
+
+
+def test_no_process_outlives_a_server_that_died_before_it_heard_of_a_sites_end(tmp_path: Path) -> None:
+    server = start_server(tmp_path)
+    started = pids(tmp_path)
+    server.send_signal(signal.SIGSTOP)
+    inside = started[0]
+    os.kill(inside, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{inside}").exists())
+    server.kill()
+    assert server.wait(60) == -signal.SIGKILL
+    wait_until(lambda: not alive(started))

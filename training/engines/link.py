@@ -26,6 +26,9 @@ STALL_SECONDS = 30.0
 HELLO_SECONDS = 10.0
 """How long who has connected may take to say who it is."""
 
+ACCEPT_SECONDS = 0.5
+"""How long it waits to let somebody in when the process has no more file descriptors: others may be closed by then."""
+
 MAX_PATH = 100
 """Bytes of the path of a socket's folder: Linux takes 107 with the name."""
 
@@ -174,8 +177,15 @@ class Door:
         async with anyio.create_task_group() as tasks:
             while True:
                 await anyio.wait_readable(self._listener)
-                with suppress(BlockingIOError):
-                    tasks.start_soon(self._greet, Wire(self._listener.accept()[0]))
+                try:
+                    connection = self._listener.accept()[0]
+                except (BlockingIOError, ConnectionAbortedError):
+                    continue
+                except OSError as error:  # who has knocked waits at the socket
+                    _logger.warning("no script can be let in for the moment: %s", error)
+                    await anyio.sleep(ACCEPT_SECONDS)
+                    continue
+                tasks.start_soon(self._greet, Wire(connection))
 
     async def _greet(self, wire: Wire) -> None:
         guest = None

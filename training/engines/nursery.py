@@ -5,7 +5,8 @@ FD, one datagram each, and reports when what it started has ended. It has one th
 its children can do all of it. When the socket closes, because the job is over or because its server is dead, it ends
 every process that it or its children have started, and itself.
 
-It adopts what a script leaves behind, also from sessions of their own: a launcher that was killed has workers.
+It adopts what a script leaves behind, also from sessions of their own: a launcher that was killed has workers. What
+is in the script's own session ends soon after the script, the rest with the job.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from training.engines.orders import MAX_DATAGRAM, Ended, Order, Signal, Spawn
 from training.engines.stage import play, set_scene
 
 GRACE_SECONDS = 2.0
-"""How long, at the end, orphans may take to end by themselves: multiprocessing's own helper removes what leaked."""
+"""How long orphans may take to end by themselves: multiprocessing's own helper removes what leaked."""
 
 POLL_SECONDS = 0.02
 """How often a dying process is looked for."""
 
 NO_SUCH_COMMAND = 127
 """Exit code of a process whose command can't be run, as in a shell."""
+
+CANT_START = 126
+"""Exit code of a process that the system has no room for."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -53,27 +57,41 @@ class Nursery:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._numbers: dict[int, int] = {}
+        self._grace: dict[int, float] = {}
         self._news, self._alarm = socket.socketpair()
         self._alarm.setblocking(False)  # noqa: FBT003 - its only argument
 
     def run(self) -> Spawn | None:
         """Serve orders to the end; in a child that is to run a script, return what it was ordered to be."""
+        home = os.getpid()
+        try:
+            return self._serve_all()
+        finally:
+            if os.getpid() == home:  # a child leaves this way too
+                self._end_all()
+
+    def _serve_all(self) -> Spawn | None:
         signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _wake)
         while True:
-            ready, _, _ = select.select([self._control, self._news], [], [])
+            ready, _, _ = select.select([self._control, self._news], [], [], self._seconds_to_next_look())
             if self._news in ready:
                 self._news.recv(4096)
                 self._report_ends()
+            self._end_leftovers()
             if self._control in ready:
-                data = self._control.recv(MAX_DATAGRAM)
+                data = self._receive()
                 if not data:
-                    break
+                    return None
                 order = _orders.decode(data)
                 if self._serve(order):
                     return cast("Spawn", order)
-        self._end_all()
-        return None
+
+    def _receive(self) -> bytes:
+        try:
+            return self._control.recv(MAX_DATAGRAM)
+        except ConnectionError:  # the server is dead, and had not read all reports
+            return b""
 
     def _serve(self, order: Order) -> bool:
         """Serve an order; True in a child that is now to run the order's script."""
@@ -83,13 +101,23 @@ class Nursery:
                     _signal_group(pid, order.signal)
             return False
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._refuse(order, error)
+            return False
         if pid:
             self._numbers[pid] = order.number
             return False
         self._leave_home(parent)
         enter(order)
         return True
+
+    def _refuse(self, order: Spawn, error: OSError) -> None:
+        """Say that a process can't be started, where its last words would be; others still can, perhaps later."""
+        with contextlib.suppress(OSError), open(order.log, "a", encoding="utf-8") as log:  # noqa: PTH123 - as below
+            print(f"no process can be started: {error.strerror}", file=log)
+        self._report(order.number, CANT_START)
 
     def _leave_home(self, parent: int) -> None:
         """Become a process of its own, in the child, that dies with the nursery."""
@@ -106,7 +134,32 @@ class Nursery:
         for pid, code in _reap():
             number = self._numbers.pop(pid, None)
             if number is not None:
-                self._control.send(msgspec.msgpack.encode(Ended(number=number, code=code)))
+                self._grace[pid] = time.monotonic() + GRACE_SECONDS
+                self._report(number, code)
+
+    def _report(self, number: int, code: int) -> None:
+        with contextlib.suppress(ConnectionError):  # the server is dead, which the next look at its orders tells
+            self._control.send(msgspec.msgpack.encode(Ended(number=number, code=code)))
+
+    def _seconds_to_next_look(self) -> float | None:
+        return max(0.0, min(self._grace.values()) - time.monotonic()) if self._grace else None
+
+    def _end_leftovers(self) -> None:
+        """End what is left in the sessions of scripts that have ended, and whose grace is over.
+
+        Only what has been adopted is seen: what a process has started is, once that process has been ended.
+        """
+        now = time.monotonic()
+        over = {session for session, until in self._grace.items() if until <= now}
+        left = {pid: _session(pid) for pid in _children() if pid not in self._numbers} if over else {}
+        for pid, session in left.items():
+            if session in over:
+                _kill(pid)
+        for session in over:
+            if session in left.values():
+                self._grace[session] = now + POLL_SECONDS
+            else:
+                del self._grace[session]
 
     def _end_all(self) -> None:
         for pid in self._numbers:
@@ -114,8 +167,7 @@ class Nursery:
         patient_until = time.monotonic() + GRACE_SECONDS
         while _has_children():
             for pid in _children() if time.monotonic() > patient_until else ():
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+                _kill(pid)
             time.sleep(POLL_SECONDS)
 
 
@@ -173,6 +225,17 @@ def _children() -> list[int]:
             return [int(pid) for pid in file.read().split()]
     except OSError:
         return []
+
+
+def _session(pid: int) -> int | None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        return os.getsid(pid)
+    return None
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from training.engines.orders import MAX_DATAGRAM, Ended, Order, Signal, Spawn
+from training.engines.script import ScriptFailedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -31,6 +33,9 @@ END_SECONDS = 10.0
 
 TERMINATE_SECONDS = 3.0
 """How long a process may take after SIGTERM: enough to write a file, too little to train on."""
+
+RESERVED_BYTES = 32
+"""What the system takes for itself of the room for a datagram."""
 
 _ended = msgspec.msgpack.Decoder(Ended)
 
@@ -79,6 +84,10 @@ class Nursery:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        self._room = control.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - RESERVED_BYTES
+        self._outbox: deque[bytes] = deque()
+        self._news = anyio.Event()
+        self._life = anyio.CancelScope(shield=True)
         self._processes: dict[int, Process] = {}
         self._count = 0
         self._is_dead = False
@@ -89,21 +98,61 @@ class Nursery:
         Args:
             order: What to start.
             on_exit: Called on the loop when it has ended.
+
+        Raises:
+            ScriptFailedError: Its environment and its arguments are too long.
         """
         self._count += 1
         process = Process(self._count, self._send, on_exit)
         if self._is_dead:
             process.ended(None)
         else:
-            self._processes[process.number] = process
             self._send(replace(order, number=process.number))
+            self._processes[process.number] = process
         return process
 
     def _send(self, order: Order) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # dead: the listener finds out, and tells the sites
-            self._control.send(msgspec.msgpack.encode(order))
+        """Have an order sent as soon as the nursery, which may be loading its modules still, has room for it."""
+        data = msgspec.msgpack.encode(order)
+        if len(data) > self._room:
+            raise ScriptFailedError(
+                f"its script can't be started: environment and arguments take {len(data)} bytes; {self._room} may"
+            )
+        self._outbox.append(data)
+        self._news.set()
 
-    async def listen(self) -> None:
+    async def live(self) -> None:
+        """Send orders and take reports, until `end`: also when the job is cancelled, so that it sees processes end."""
+        with self._life:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._deliver)
+                tasks.start_soon(self._listen)
+
+    def end(self) -> None:
+        """End all of it."""
+        self._life.cancel()
+        with suppress(OSError):  # the nursery is dead
+            self._control.shutdown(socket.SHUT_RDWR)
+
+    async def _deliver(self) -> None:
+        while True:
+            self._news = anyio.Event()
+            while self._outbox:
+                await self._deliver_one(self._outbox.popleft())
+            await self._news.wait()
+
+    async def _deliver_one(self, data: bytes) -> None:
+        while True:
+            try:
+                self._control.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await anyio.wait_writable(self._control)
+                continue
+            except ConnectionError:  # dead: the listener finds out, and tells the sites
+                pass
+            return
+
+    async def _listen(self) -> None:
         """Take note of the ends of processes, until the nursery's own."""
         while data := await self._receive():
             ended = _ended.decode(data)
@@ -118,7 +167,7 @@ class Nursery:
             with suppress(BlockingIOError):
                 try:
                     return self._control.recv(MAX_DATAGRAM, socket.MSG_DONTWAIT)
-                except ConnectionResetError:
+                except ConnectionError:
                     return b""
 
 
@@ -165,12 +214,11 @@ async def open_nursery(modules: Sequence[str]) -> AsyncGenerator[Nursery]:
     home = Nursery(started.control)
     with started.control:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(home.listen)
+            tasks.start_soon(home.live)
             try:
                 yield home
             finally:
-                tasks.cancel_scope.cancel()
-                started.control.shutdown(socket.SHUT_RDWR)
+                home.end()
                 await _see_off(started.process)
 
 
