@@ -36,7 +36,7 @@ class Link:
 
         Raises:
             OSError: The other end is gone.
-            ValueError: The message is too long.
+            BadInputError: The message is too long, or holds text that has no UTF-8.
         """
         begin = pack(message, len(payload))
         with self._whole_frame():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from eventbus.errors import BadInputError, DecodeError
-from training._wire import ModelHead
+from training._wire import UNREADABLE, ModelHead
 from training.fl_model import FLModel, ParamsType
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ TORCH, NUMPY = "pt", "np"
 _TRAVELS = "tensors, numpy arrays, numbers and booleans travel"
 _SAYS_NO = (KeyError, NotImplementedError, OverflowError, RuntimeError, TypeError, ValueError)
 """What torch, numpy and safetensors raise for what they can't take."""
+
+MAX_DEPTH = 32
+"""Dicts and lists within each other, in metrics and meta; one that contains itself ends here too."""
 
 _LEAST_INT, _MOST_INT = -(2**63), 2**64 - 1  # what msgpack can say
 
@@ -170,8 +173,17 @@ def _array(value: object) -> Any:
 # --- metrics and meta ------------------------------------------------------------------------------------------------
 
 
-def _plain_dict(where: str, values: Mapping[Any, object]) -> dict[str, Any]:
-    return {_key(where, key): _plain(f"{where}[{key!r}]", value) for key, value in values.items()}
+def _plain_dict(where: str, values: Mapping[Any, object], depth: int = MAX_DEPTH) -> dict[str, Any]:
+    inner = _inwards(where, depth)
+    return {_key(where, key): _plain(f"{where}[{key!r}]", value, inner) for key, value in values.items()}
+
+
+def _inwards(where: str, depth: int) -> int:
+    """Return how many more levels there may be within this one."""
+    if not depth:
+        outermost = where[: where.find("]") + 1]
+        raise BadInputError(f"{outermost} is nested deeper than {MAX_DEPTH} levels, or contains itself: flatten it")
+    return depth - 1
 
 
 def _key(where: str, key: object) -> str:
@@ -185,7 +197,7 @@ def _key(where: str, key: object) -> str:
     raise BadInputError(f"{where} has the key {key!r}, a {type(key).__name__}: keys are text or whole numbers")
 
 
-def _plain(where: str, value: object) -> Any:
+def _plain(where: str, value: object, depth: int) -> Any:
     """Return a value as JSON has it."""
     if value is None or isinstance(value, bool):
         return value
@@ -196,8 +208,8 @@ def _plain(where: str, value: object) -> Any:
     if isinstance(value, int):
         return _integer(where, value)
     if isinstance(value, Mapping):
-        return _plain_dict(where, cast("Mapping[Any, object]", value))
-    return _plain_list(where, value)
+        return _plain_dict(where, cast("Mapping[Any, object]", value), depth)
+    return _plain_list(where, value, depth)
 
 
 def _integer(where: str, value: int) -> int:
@@ -206,13 +218,14 @@ def _integer(where: str, value: int) -> int:
     return int(value)
 
 
-def _plain_list(where: str, value: object) -> Any:
+def _plain_list(where: str, value: object, depth: int) -> Any:
     if isinstance(value, list | tuple):
         members = cast("Iterable[object]", value)
-        return [_plain(f"{where}[{index}]", member) for index, member in enumerate(members)]
+        inner = _inwards(where, depth)
+        return [_plain(f"{where}[{index}]", member, inner) for index, member in enumerate(members)]
     to_list = getattr(value, "tolist", None)
     if callable(to_list):
-        return _plain(where, to_list())
+        return _plain(where, to_list(), depth)
     raise BadInputError(
         f"{where} is a {type(value).__name__}: numbers, texts, and lists and dicts of them travel; of what computes a "
         "metric, send what it has computed"
@@ -243,11 +256,11 @@ def model_from(head: ModelHead, payload: bytes, params_format: ParamsFormat) -> 
             params_type=head.params_type if head.has_params else None,
             params=_with(PARAMS, entries) if head.has_params else None,
             optimizer_params=_with(OPTIMIZER_PARAMS, entries) if head.has_optimizer_params else None,
-            metrics=head.metrics,
+            metrics=None if head.metrics is None else _plain_dict("metrics", head.metrics),
             start_round=head.start_round,
             current_round=head.current_round,
             total_rounds=head.total_rounds,
-            meta=dict(head.meta),
+            meta=_plain_dict("meta", head.meta),
         )
     except BadInputError as error:
         raise DecodeError(f"not a model: {error}") from error
@@ -272,7 +285,7 @@ def _metadata(payload: bytes) -> _Metadata:
     """Read a file's metadata: 8 bytes with the length of the head, little-endian, then the head in JSON."""
     try:
         return msgspec.json.decode(payload[8 : 8 + int.from_bytes(payload[:8], "little")], type=_FileHead).metadata
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise DecodeError(f"these {len(payload)} bytes are not a safetensors file: {error}") from error
 
 

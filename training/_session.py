@@ -23,7 +23,7 @@ from training._wire import ENVIRONMENT, End, Hello, Leave, LinkAddress, Result, 
 from training.errors import ClientError
 from training.fl_model import FLModel, ParamsType
 from writers import TrackingWriter
-from writers._runs import outcome
+from writers._runs import outcome, short
 
 if TYPE_CHECKING:
     from training.plan import ParamsFormat
@@ -121,10 +121,17 @@ class Session:
             return None
         message, payload = frame
         if isinstance(message, TaskSent):
-            model = model_from(message.model, payload, self._params_format)
-            return _Assignment(message, payload if self._sends_difference else b"", model)
+            return self._assign(message, payload)
         self._end(message.reason if isinstance(message, End) else f"the site sent {type(message).__name__}, not a task")
         return None
+
+    def _assign(self, task: TaskSent, payload: bytes) -> _Assignment:
+        try:
+            model = model_from(task.model, payload, self._params_format)
+        except DecodeError as error:  # nobody can answer it: the site would wait for ever
+            self._leave(short(f"the task {task.name!r} can't be read: {error}"))
+            raise
+        return _Assignment(task, payload if self._sends_difference else b"", model)
 
     def _to_answer(self, model: object) -> _Assignment:
         if not isinstance(model, FLModel):

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from eventbus.errors import DecodeError
+from eventbus.errors import BadInputError, DecodeError
 
 ENVIRONMENT = "TRACKBUS_CLIENT"
 """Environment variable that names a script's link: a `LinkAddress` as JSON."""
@@ -114,6 +114,9 @@ class Leave(msgspec.Struct, tag="leave", frozen=True, kw_only=True):
 
 Message = Hello | Welcome | TaskSent | Result | End | Leave
 
+UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What msgspec raises for bytes that it can't read."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
@@ -122,11 +125,16 @@ def pack(message: Message, payload_bytes: int = 0) -> bytes:
     """Return the begin of a frame: lengths and header. The payload follows it.
 
     Raises:
-        ValueError: The header is too long.
+        BadInputError: The header is too long, or holds text that has no UTF-8.
     """
-    header = _encoder.encode(message)
+    try:
+        header = _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise BadInputError(f"a text can't be sent: {error}") from error
     if len(header) > MAX_HEADER_BYTES:
-        raise ValueError(f"metrics and meta take {len(header)} bytes; {MAX_HEADER_BYTES} may travel")
+        raise BadInputError(
+            f"metrics and meta take {len(header)} bytes; {MAX_HEADER_BYTES} may travel: send large values as params"
+        )
     return PREFIX.pack(len(header), payload_bytes) + header
 
 
@@ -150,5 +158,5 @@ def unpack(header: bytes) -> Message:
     """
     try:
         return _decoder.decode(header)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise DecodeError(f"not a message: {error}") from error

@@ -27,6 +27,12 @@ def meet(count):
         time.sleep(0.01)
 
 
+def wait_for(path):
+    """Return when the file is there."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
 address = msgspec.json.decode(os.environ["TRACKBUS_CLIENT"], type=LinkAddress)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import numpy as np
 import pytest
 from jobs.plain import ECHO, WITH_CHILDREN, Ask, job, script, site
 from readback import read_jsonl
@@ -53,7 +54,14 @@ SCRIPTS = {
         fault="link.socket.sendall(plain_client.pack(plain_client.Result(task=task.task,"
         " model=plain_client.ModelHead()), 1 << 40)); time.sleep(1000)"
     ),
+    "says-no-text": WITH_TASK.format(
+        fault="link.socket.sendall(plain_client.PREFIX.pack(21, 0) +"
+        " b'\\x82\\xa4type\\xa5leave\\xa5error\\xa2\\xff\\xfe'); time.sleep(1000)"
+    ),
     "sends-no-tensors": WITH_TASK.format(fault="payload = b'no safetensors'"),
+    "sends-deep-tensors": WITH_TASK.format(
+        fault="payload = (400006).to_bytes(8, 'little') + b'{\"x\":' + b'[' * 200000 + b']' * 200000 + b'}'"
+    ),
     "is-refused": ECHO,
 }
 
@@ -76,10 +84,12 @@ REASONS = {
     "sends-too-much": ["sent what can't be read", "a Hello where none was due"],
     "answers-another": ["sent what can't be read", "a Result where none was due"],
     "announces-a-terabyte": ["sent what can't be read", "an answer of 1099511627776 bytes; 67108864 may come"],
+    "says-no-text": ["sent what can't be read", "not a message", "utf-8"],
     "sends-no-tensors": ["its answer can't be read", "safetensors"],
+    "sends-deep-tensors": ["its answer can't be read", "400014 bytes are not a safetensors file"],
     "is-refused": ["its weights are odd"],
 }
-GO_ON = {"sends-no-tensors", "is-refused"}
+GO_ON = {"sends-no-tensors", "sends-deep-tensors", "is-refused"}
 """Sites that are asked again, for all that."""
 
 
@@ -216,6 +226,39 @@ def test_a_late_answer_is_thrown_away_and_its_site_is_asked_again(tmp_path: Path
     assert sorted(workflow.outcomes[1].accepted) == ["quick", "slow"]
     assert [answer.model.current_round for answer in workflow.answers if answer.site == "slow"] == [None]
     assert any("came too late, and was thrown away" in reason for reason in result.problems["slow"])
+
+
+TRICKLES = """
+import time
+import plain_client
+
+link = plain_client.Link()
+for task, payload in link.tasks():
+    head = plain_client.ModelHead(has_params=True)
+    link.socket.sendall(plain_client.pack(plain_client.Result(task=task.task, model=head), len(payload)))
+    for number in range(len(payload)):
+        link.socket.sendall(payload[number : number + 1])
+        open("../began", "w").close()
+        time.sleep(1)
+"""
+
+AFTER_THE_FIRST = ECHO.replace("link.answer", "plain_client.wait_for('../began'); link.answer")
+
+
+def test_a_site_that_sends_slowly_keeps_no_other_from_being_heard(tmp_path: Path) -> None:
+    workflow = Ask(
+        times=1,
+        patience=Patience(min_answers=1, timeout=40, grace=0.1),
+        make=lambda _: FLModel(params={"w": np.zeros(9)}),
+    )
+    sites = [
+        site(tmp_path, "trickles", TRICKLES, shutdown_timeout=0.5),
+        site(tmp_path, "is-heard", AFTER_THE_FIRST),
+    ]
+    result = run(job(tmp_path, sites, workflow), tmp_path / "ws")
+    assert result.error == ""
+    assert workflow.outcomes[0].accepted == ("is-heard",)
+    assert list(workflow.outcomes[0].problems) == ["trickles"]
 
 
 def test_a_job_ends_though_a_site_is_still_late(tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ def test_calls_out_of_order_are_refused_and_harm_nothing(site: Site) -> None:
     refused(flare.send, model.params)
     refused(flare.send, flare.FLModel())
     refused(flare.send, flare.FLModel(params={"w": [1.0]}))
+    refused(flare.send, flare.FLModel(metrics={"notes": "x" * 5_000_000}))
     refused(flare.clear)
     flare.send(model, clear_cache=False)
     assert flare.receive() is model
@@ -281,6 +282,7 @@ def test_calls_out_of_order_are_refused_and_harm_nothing(site: Site) -> None:
         "BadInputError a dict can't be sent: send a flare.FLModel",
         "ClientError the model to send has neither params nor metrics: give it FLModel(params=..., metrics=...)",
         "BadInputError params['w'] (list) can't be sent: tensors, numpy arrays, numbers and booleans travel (a list)",
+        "BadInputError metrics and meta take 5000046 bytes; 4194304 may travel: send large values as params",
         "ClientError the task 'train' is not answered: send() a model first",
         "ClientError the task 'train' is answered: clear(), then receive() the next one",
         "ClientError there is no task to answer: call receive() first, and send() once for each task",
@@ -514,6 +516,32 @@ def test_what_can_not_be_read_is_an_error_and_the_end(site: Site, garbage: bytes
     assert code == 0
     assert word in printed
     assert complained == "no more tasks come: the connection to the site is lost: the link is closed\n"
+
+
+def test_a_task_that_can_not_be_read_ends_the_session_and_the_site_is_told(site: Site) -> None:
+    import torch
+
+    here = site()
+    process = here.run("""
+        import training.client as flare
+        from eventbus.errors import DecodeError
+
+        flare.init()
+        try:
+            flare.receive()
+        except DecodeError as error:
+            print(error)
+        print(flare.is_running())
+    """)
+    here.ask("train", FLModel(params={"w": torch.ones(2).to(torch.float8_e4m3fn)}))
+    reason = here.left()
+    printed, complained, code = here.output(process)
+
+    assert "the task 'train' can't be read: " in reason
+    assert "numpy has no F8" in reason
+    assert "numpy has no F8" in printed
+    assert printed.endswith("\nFalse\n")
+    assert (complained, code) == ("", 0)
 
 
 # --- log -------------------------------------------------------------------------------------------------------------

@@ -254,6 +254,69 @@ def test_metrics_that_cannot_travel_are_named(metrics: dict[Any, Any], named: st
         payload_of(FLModel(metrics=metrics))
 
 
+def nested(levels: int, key: str | None = "a") -> dict[str, Any]:
+    """So many dicts within each other, or lists within a dict."""
+    value: Any = 1
+    for _ in range(levels - 1):
+        value = [value] if key is None else {key: value}
+    return {"outer": value}
+
+
+@pytest.mark.parametrize("key", ["a", None])
+@pytest.mark.parametrize("part", ["metrics", "meta"])
+def test_deep_metrics_and_meta_are_refused_at_both_ends(part: str, key: str | None) -> None:
+    deepest, too_deep, far_too_deep = (nested(levels, key) for levels in (32, 33, 300))
+    itself: dict[str, Any] = {}
+    itself["outer"] = itself
+
+    assert getattr(crossed(FLModel(**{part: deepest})), part) == deepest
+    for values in (too_deep, far_too_deep, itself):
+        with pytest.raises(BadInputError, match=rf"^{part}\['outer'\] is nested deeper than 32 levels"):
+            payload_of(FLModel(**{part: values}))
+    with pytest.raises(DecodeError, match="nested deeper than 32 levels"):
+        model_from(ModelHead(**{part: far_too_deep}), b"", "numpy")
+
+
+def test_what_is_no_metric_for_the_sender_is_none_for_the_reader() -> None:
+    with pytest.raises(DecodeError, match=r"metrics\['auc'\] is a bytes"):
+        model_from(ModelHead(metrics={"auc": b"x"}), b"", "numpy")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [("x" * 5_000_000, "bytes; 4194304 may travel"), ("\ud800", "surrogates")]
+)
+def test_a_header_that_cannot_travel_is_refused(value: str, reason: str) -> None:
+    with pytest.raises(BadInputError, match=reason):
+        crossed(FLModel(metrics={"notes": value}))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"\x82\xa4type\xa5leave\xa5error\xa2\xff\xfe", id="no UTF-8"),
+        pytest.param(b"\x82\xa4type\xa5leave\xa5other" + b"\x91" * 100_000, id="deep"),
+        pytest.param(b"\x81\xa4type\xa5other", id="no message"),
+    ],
+)
+def test_a_header_that_is_none_is_refused(header: bytes) -> None:
+    with pytest.raises(DecodeError, match="not a message"):
+        unpack(header)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b'{"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}", id="deep"),
+        pytest.param(json.dumps({"__metadata__": {"format": "np", "names": "[" * 100_000}}).encode(), id="deep names"),
+        pytest.param(b'{"\xff":1}', id="no UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("params_format", ["pytorch", "numpy", "raw"])
+def test_a_head_of_tensors_that_is_none_is_refused(head: bytes, params_format: Any) -> None:
+    with pytest.raises(DecodeError):
+        model_from(ModelHead(has_params=True), len(head).to_bytes(8, "little") + head, params_format)
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"xx", lambda data: b"\xff" * 30])
 @pytest.mark.parametrize("params_format", ["pytorch", "numpy", "raw"])
 def test_a_damaged_payload_is_refused(damage: Any, params_format: Any) -> None:

@@ -32,6 +32,9 @@ ACCEPT_SECONDS = 0.5
 MAX_PATH = 100
 """Bytes of the path of a socket's folder: Linux takes 107 with the name."""
 
+SLOWEST = 1 << 20
+"""Bytes a second that a payload must come with, after `STALL_SECONDS`: far less than any socket on one machine does."""
+
 CHUNK = 1 << 20
 """Bytes read at once of what is thrown away."""
 
@@ -40,6 +43,19 @@ _logger = logging.getLogger("trackbus.engines")
 
 class HungUpError(TrackbusError, ConnectionError):
     """Raised when a script is not there any more."""
+
+
+@dataclass(slots=True)
+class Coming:
+    """A payload on its way.
+
+    Attributes:
+        missing: Bytes that are not here yet.
+        data: Has room for all of it once reading has begun.
+    """
+
+    missing: int
+    data: bytearray = field(default_factory=bytearray)
 
 
 class Wire:
@@ -78,14 +94,21 @@ class Wire:
         header, payload = unpack_prefix(bytes(await self._read(PREFIX.size, None)))
         return unpack(bytes(await self._read(header))), payload
 
-    async def payload(self, size: int) -> bytearray:
-        """Read a payload.
+    async def fill(self, payload: Coming) -> None:
+        """Read what is missing of a payload; if this is cancelled, the next call goes on.
 
         Raises:
             HungUpError: Nobody is there.
-            DecodeError: The script stopped in its midst.
+            DecodeError: The script stopped in its midst, or is too slow.
         """
-        return await self._read(size)
+        payload.data = payload.data or bytearray(payload.missing)
+        bound = STALL_SECONDS + payload.missing / SLOWEST
+        with anyio.move_on_after(bound) as scope:
+            while payload.missing:
+                rest = memoryview(payload.data)[-payload.missing :]
+                payload.missing -= await self._read_some(rest, STALL_SECONDS)
+        if scope.cancelled_caught:
+            raise DecodeError(f"{payload.missing} of {len(payload.data)} bytes did not come within {bound:g} s")
 
     async def skip(self, size: int) -> None:
         """Read a payload that nobody wants, and keep nothing of it."""
@@ -97,17 +120,22 @@ class Wire:
         data = bytearray(size)
         rest = memoryview(data)
         while rest:
+            rest = rest[await self._read_some(rest, timeout if len(rest) == size else STALL_SECONDS) :]
+        return data
+
+    async def _read_some(self, into: memoryview, timeout: float | None) -> int:
+        """Wait for bytes, and return how many came; a cancelled wait has taken none."""
+        while True:
             try:
-                got = self._socket.recv_into(rest)
+                got = self._socket.recv_into(into)
             except BlockingIOError:
-                await self._wait_for_more(timeout if len(rest) == size else STALL_SECONDS)
+                await self._wait_for_more(timeout)
                 continue
             except OSError as error:
                 raise HungUpError("the script has hung up") from error
             if not got:
                 raise HungUpError("the script has hung up")
-            rest = rest[got:]
-        return data
+            return got
 
     async def _wait_for_more(self, timeout: float | None) -> None:
         with anyio.move_on_after(timeout) as scope:

@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from eventbus.errors import DecodeError
 from training.abc import Answer, Outcome, Patience, Task
+from training.engines.link import Coming
 from training.engines.site import Arrival, Order, Site
 from training.errors import TooFewSitesError, UpdateRefusedError
 from training.fl_model import MetaKey
@@ -21,6 +22,9 @@ PAYLOAD_BYTES = 64 * 1024 * 1024
 PAYLOAD_FACTOR = 4
 """An answer may be so many times what was sent, and at least so many bytes: optimizer state is two models more, and
 nobody fills the server's memory."""
+
+TURN_SECONDS = 2.0
+"""How long the others wait for a site whose answer comes slowly: a local socket carries a gigabyte in that time."""
 
 LATE = "its answer came too late"
 
@@ -177,20 +181,30 @@ class SiteGroup:
         one.settle(name, errand.problem)
 
     async def _take(self, order: Order, one: _Round, arrival: Arrival) -> str:
-        """Take an answer while no other is being read: memory holds one, however many sites there are."""
+        """Take an answer while no other is being read: memory holds one, and those that come slowly."""
         bound = max(PAYLOAD_BYTES, PAYLOAD_FACTOR * self._most_sent)
         if arrival.size > bound:
             raise DecodeError(f"an answer of {arrival.size} bytes; {bound} may come")
+        coming = Coming(arrival.size)
         async with self._reading:
+            with anyio.move_on_after(TURN_SECONDS):
+                if order.is_open:
+                    await arrival.wire.fill(coming)
+            if not coming.missing:
+                return await self._hand_over(order, one, arrival, coming.data)
+        if not order.is_open:
+            await arrival.wire.skip(coming.missing)
+            return self._say_late(order, arrival.site)
+        await arrival.wire.fill(coming)  # too slow for its turn: it goes on beside the others
+        async with self._reading:
+            return await self._hand_over(order, one, arrival, coming.data)
+
+    async def _hand_over(self, order: Order, one: _Round, arrival: Arrival, payload: bytearray) -> str:
+        async with one.taking:
             if not order.is_open:
-                await arrival.wire.skip(arrival.size)
                 return self._say_late(order, arrival.site)
-            payload = await arrival.wire.payload(arrival.size)
-            async with one.taking:
-                if not order.is_open:
-                    return self._say_late(order, arrival.site)
-                self._moved("answered")
-                return await self._accept(one, arrival, payload)
+            self._moved("answered")
+            return await self._accept(one, arrival, payload)
 
     def _say_late(self, order: Order, site: str) -> str:
         self._sites[site].complain(f"its answer to '{order.name}' came too late, and was thrown away")
@@ -225,7 +239,7 @@ def _accept(accept: Callable[[Answer], object], arrival: Arrival, payload: bytea
 
     try:
         model = model_from(arrival.head, bytes(payload), "pytorch")
-    except DecodeError as error:
+    except Exception as error:  # noqa: BLE001 - border: whatever a site sends is that site's problem
         return f"its answer can't be read: {error}"
     model.meta[MetaKey.SITE_NAME] = arrival.site
     try:
