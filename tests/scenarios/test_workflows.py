@@ -72,7 +72,7 @@ def run(folder: Path, factors: list[float], *workflows: Workflow, min_sites: int
         "persistor": PTFileModelPersistor(model={"w": torch.zeros(1)}),
         "locator": PTFileModelLocator("persistor"),
     }
-    plan = JobPlan("job", workflows, components, sites, folder, (JsonlReceiver(),), min_sites)
+    plan = JobPlan("job", workflows, components, sites, folder, (JsonlReceiver(),), min_sites, global_metrics=True)
     return anyio.run(partial(run_job, plan, folder / "ws"))
 
 
