@@ -307,6 +307,7 @@ class WandBReceiver(Receiver):
     """Fills Weights & Biases.
 
     Args:
+        given: `mode`, `wandb_args`, or both, in either order: NVFLARE has the dict first.
         mode: `offline` keeps all in files for `wandb sync`, `online` sends it as well, `disabled` drops it.
         wandb_args: What `wandb.init` takes: `project`, `entity`, `name`, `group`, `job_type`, `tags`, `notes`, ...
         fallback: With `offline`, an online receiver without a key or a server records offline.
@@ -316,11 +317,16 @@ class WandBReceiver(Receiver):
 
     def __init__(
         self,
+        *given: str | dict[str, Any],
         mode: str = "offline",
         wandb_args: dict[str, Any] | None = None,
-        *,
         fallback: Literal["offline"] | None = None,
         process_timeout: float | None = None,  # noqa: ARG002 - accepted
         **options: Unpack[ReceiverOptions],
     ) -> None:
+        for value in given:
+            if isinstance(value, str):
+                mode = value
+            else:
+                wandb_args = value
         super().__init__(WandBConfig(mode=mode, wandb_args=wandb_args or {}, fallback=fallback), **options)

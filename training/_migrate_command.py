@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import typer
 from rich.text import Text
 
 from training._console import make_console
+from training._files import write_atomically
 from training._moves import ROOT
 from training.cli import EXIT_FAILED, EXIT_USAGE, leave
 from training.errors import SourceError
@@ -156,14 +156,11 @@ def _lines(data: bytes) -> list[str]:
 def _replace(path: Path, data: bytes) -> None:
     """Write a file anew, whole or not at all, with the rights that it had; a link stays one."""
     target = path.resolve()
-    beside = target.with_name(f".{target.name}.tmp")
+    mode = target.stat().st_mode
     try:
-        beside.write_bytes(data)
-        beside.chmod(target.stat().st_mode)
-        beside.replace(target)
+        write_atomically(target, data)
+        target.chmod(mode)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the cause is worth telling, not what the tidying met
-            beside.unlink(missing_ok=True)
         leave(f"{path} can't be written: {error.strerror}", EXIT_USAGE)
 
 

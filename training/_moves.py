@@ -107,12 +107,7 @@ MOVES: tuple[Move, ...] = (
     *_moved("app_common.widgets.intime_model_selector", "IntimeModelSelector", "training"),
     *_moved("app_common.widgets.validation_json_generator", "ValidationJsonGenerator", "training"),
     *_moved("app_common.widgets.metrics_artifact_writer", "MetricsArtifactWriter=RoundResultsWriter", "training"),
-    *_moved(
-        "app_common.aggregators.model_aggregator",
-        "ModelAggregator",
-        "training",
-        "it has no `info`, `warning` and `error`: use `logging` where the class calls them",
-    ),
+    *_moved("app_common.aggregators.model_aggregator", "ModelAggregator", "training"),
     *_moved(
         "app_common.abstract.model_persistor",
         "ModelPersistor",

@@ -8,7 +8,8 @@
         flare.send(flare.FLModel(params=model.state_dict(), metrics={"accuracy": accuracy}))
 
 The script is started by a job, within its site's process or by a command of its own; it is the same either way.
-Names, arguments and rules are NVFLARE's. A task is waited for without polling.
+Names, arguments and rules are NVFLARE's; there is one session, so its `ctx` is accepted and has no effect. A task is
+waited for without polling.
 
 **Ranks.** Of a script on several ranks (torchrun, Lightning's ddp) rank 0 talks; it is known by `init(rank=)`, else by
 `RANK`, else by `LOCAL_RANK` and `NODE_RANK`. On the others `is_running()` is False, `receive()` returns None and
@@ -59,7 +60,7 @@ __all__ = [
 ]
 
 
-def init(rank: str | int | None = None, config_file: str | None = None) -> None:  # noqa: ARG001 - NVFLARE's own
+def init(rank: str | int | None = None, config_file: str | None = None) -> None:
     """Meet the site that started this script. A second call does nothing.
 
     Args:
@@ -73,7 +74,7 @@ def init(rank: str | int | None = None, config_file: str | None = None) -> None:
     open_session(rank)
 
 
-def is_running() -> bool:
+def is_running(ctx: object = None) -> bool:
     """Wait for the next task.
 
     Returns:
@@ -85,13 +86,14 @@ def is_running() -> bool:
     return session().is_running()
 
 
-def receive(timeout: float | None = None) -> FLModel | None:
+def receive(timeout: float | None = None, ctx: object = None) -> FLModel | None:
     """Return the model of the task in hand; without one, wait for the next task.
 
     Until it is answered, the same model is returned again.
 
     Args:
         timeout: Seconds to wait; None waits for as long as the job goes on.
+        ctx: Has no effect.
 
     Returns:
         The model; None when there is no task in time, or no more at all.
@@ -102,7 +104,7 @@ def receive(timeout: float | None = None) -> FLModel | None:
     return session().receive(timeout)
 
 
-def send(model: FLModel, clear_cache: bool = True) -> None:  # noqa: FBT001, FBT002 - NVFLARE's own argument
+def send(model: FLModel, clear_cache: bool = True, ctx: object = None) -> None:  # noqa: FBT001, FBT002 - NVFLARE's
     """Answer the task in hand; returns when the answer is on its way.
 
     Where the job is to transfer differences (DIFF) and the model holds whole weights, the difference from those that
@@ -112,6 +114,7 @@ def send(model: FLModel, clear_cache: bool = True) -> None:  # noqa: FBT001, FBT
         model: Params, metrics, or both. It is left as it is.
         clear_cache: Whether `receive` waits for the next task from now on; else it returns the same model until
             `clear` is called.
+        ctx: Has no effect.
 
     Raises:
         BadInputError: A value of the model can't travel, or has no difference; the message names it.
@@ -120,7 +123,7 @@ def send(model: FLModel, clear_cache: bool = True) -> None:  # noqa: FBT001, FBT
     session().send(model, clear_cache)
 
 
-def clear() -> None:
+def clear(ctx: object = None) -> None:
     """Forget the model that was received, after `send(..., clear_cache=False)`.
 
     Raises:
@@ -129,22 +132,22 @@ def clear() -> None:
     session().clear()
 
 
-def is_train() -> bool:
+def is_train(ctx: object = None) -> bool:
     """Tell whether the task in hand is to train."""
     return session().is_task(TRAIN)
 
 
-def is_evaluate() -> bool:
+def is_evaluate(ctx: object = None) -> bool:
     """Tell whether the task in hand is to validate a model."""
     return session().is_task(VALIDATE)
 
 
-def is_submit_model() -> bool:
+def is_submit_model(ctx: object = None) -> bool:
     """Tell whether the task in hand is to send the site's own best model."""
     return session().is_task(SUBMIT_MODEL)
 
 
-def get_task_name() -> str:
+def get_task_name(ctx: object = None) -> str:
     """Return the name of the task in hand.
 
     Raises:
@@ -153,33 +156,34 @@ def get_task_name() -> str:
     return session().get_task_name()
 
 
-def system_info() -> dict[str, Any]:
+def system_info(ctx: object = None) -> dict[str, Any]:
     """Return `job_id` and `site_name`."""
     return session().system_info()
 
 
-def get_config() -> dict[str, Any]:
+def get_config(ctx: object = None) -> dict[str, Any]:
     """Return what the job says to its scripts, `job_id` and `site_name` among it."""
     return session().get_config()
 
 
-def get_job_id() -> str:
+def get_job_id(ctx: object = None) -> str:
     """Return the name of the job."""
     return session().system_info()["job_id"]
 
 
-def get_site_name() -> str:
+def get_site_name(ctx: object = None) -> str:
     """Return the name of this site."""
     return session().system_info()["site_name"]
 
 
-def log(key: str, value: Any, data_type: AnalyticsDataType, **kwargs: Any) -> Receipt:
+def log(key: str, value: Any, data_type: AnalyticsDataType, ctx: object = None, **kwargs: Any) -> Receipt:
     """Log a value to the job's trackers; legal from any thread. The writers in `writers` say more with less.
 
     Args:
         key: Its name.
         value: A number, a text, or a dict of them, as the data type has it.
         data_type: What it is.
+        ctx: Has no effect.
         **kwargs: `global_step`, and `path` of a text's file. Any other is refused.
 
     Raises:
@@ -189,6 +193,6 @@ def log(key: str, value: Any, data_type: AnalyticsDataType, **kwargs: Any) -> Re
     return log_typed(session().writer, key, value, data_type, **kwargs)
 
 
-def shutdown() -> None:
+def shutdown(ctx: object = None) -> None:
     """Leave the job: there are no more tasks for this script. A second call does nothing."""
     session().shutdown()

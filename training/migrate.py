@@ -197,15 +197,15 @@ class _Rewriter:
             pairs = zip(uses, modules.values(), strict=True)
             there = [(use.node, use.move) for use, target in pairs if _is_in(use.move, target)]
             if there:
-                self._rename(*there[0])
+                self._rename(local, *there[0])
             else:
                 use = max(uses, key=lambda use: use.move is not None)
                 self.left.append(Left(use.node.lineno, use.path, _instead(use)))
 
-    def _rename(self, node: ast.expr, move: Move) -> None:
-        end = self.source.span(node)[1]
-        if move.new_name != move.name:
-            self.edits.append(Edit(end - len(move.name.encode()), end, move.new_name))
+    def _rename(self, local: str, node: ast.Attribute, move: Move) -> None:
+        """Write `flare.init` in place of `flare.api.init`, and new names in place of old ones."""
+        if isinstance(node.value, ast.Attribute) or move.new_name != move.name:
+            self.edits.append(Edit(*self.source.span(node), f"{local}.{move.new_name}"))
         if move.note:
             self.left.append(Left(node.lineno, move.path, move.note))
 

@@ -7,6 +7,7 @@ import pytest
 from eventbus.errors import ConfigurationError
 from receivers import MLflowReceiver, Receiver, TensorBoardReceiver, WandBReceiver
 from receivers.mlflow import MLflowConfig
+from receivers.wandb import WandBConfig
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,20 @@ from receivers.mlflow import MLflowConfig
 )
 def test_its_options_are_accepted(receiver: Receiver, tmp_path: Path) -> None:
     receiver.config.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "receiver",
+    [
+        WandBReceiver({"project": "p"}, "online"),
+        WandBReceiver({"project": "p"}, mode="online"),
+        WandBReceiver("online", {"project": "p"}),
+        WandBReceiver(wandb_args={"project": "p"}, mode="online"),
+    ],
+)
+def test_wandb_takes_its_arguments_in_either_order(receiver: WandBReceiver) -> None:
+    assert isinstance(receiver.config, WandBConfig)
+    assert (receiver.config.mode, receiver.config.wandb_args) == ("online", {"project": "p"})
 
 
 def test_events_that_there_are_not_are_refused() -> None:

@@ -65,6 +65,10 @@ def test_the_page_is_what_the_table_makes() -> None:
         ("from nvflare import client as flare", "from training import client as flare"),
         ("from nvflare import client", "from training import client"),
         ("import nvflare.client.lightning as flare", "import training.lightning as flare"),
+        (
+            "import nvflare.client as flare\nflare.api.init(), flare.decorator.train(flare.FLModel.summary)",
+            "import training.client as flare\nflare.init(), flare.train(flare.FLModel.summary)",
+        ),
         ("from nvflare import FedJob", "from training.job import FedJob"),
         ("import nvflare\njob = nvflare.FedJob()", "import training.job\njob = training.job.FedJob()"),
         ("from nvflare.client import *", "from training.client import *"),

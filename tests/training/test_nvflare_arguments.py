@@ -1,0 +1,64 @@
+"""Argument names and members are NVFLARE's: `nvflare_arguments.json` has those of version 2.9, written down once."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training._moves import MOVES
+
+NAMES: dict[str, list[str]] = json.loads((Path(__file__).parent / "nvflare_arguments.json").read_text())
+
+NOT_HERE = {
+    "training.client.AnalyticsDataType": {"IMAGE", "LOG_RECORD", "MODEL", "INIT_DATA"},
+    "training.job.FrameworkType": {"TENSORFLOW"},
+    "training.job.ExchangeFormat": {"KERAS_LAYER_WEIGHTS"},
+}
+"""Members of what we don't have."""
+
+
+def found(path: str) -> Any:
+    """What a path names: in a module, or a method of a class in one."""
+    parts = path.split(".")
+    module = next(name for end in range(len(parts), 0, -1) if importable(name := ".".join(parts[:end])))
+    thing: Any = importlib.import_module(module)
+    for part in parts[module.count(".") + 1 :]:
+        thing = getattr(thing, part)
+    return thing
+
+
+def importable(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def accepted(thing: Any) -> set[str] | None:
+    """The names that it takes; None if it takes any."""
+    if isinstance(thing, type) and issubclass(thing, Enum):
+        return set(thing.__members__)
+    parameters = inspect.signature(thing).parameters.values()
+    if any(one.kind == one.VAR_KEYWORD for one in parameters) and not thing.__module__.startswith("receivers"):
+        return None
+    own = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    return own | {"events"} if thing.__module__.startswith("receivers") else own
+
+
+@pytest.mark.parametrize("path", NAMES)
+def test_every_argument_is_accepted(path: str) -> None:
+    takes = accepted(found(path))
+    missing = set(NAMES[path]) - (takes if takes is not None else set(NAMES[path]))
+    assert missing == NOT_HERE.get(path, set())
+
+
+def test_what_is_written_down_is_in_the_table() -> None:
+    paths = {move.new_path for move in MOVES}
+    assert [path for path in NAMES if path not in paths and path.rpartition(".")[0] not in paths] == []
