@@ -105,8 +105,7 @@ class MLflowConfig(SinkConfig):
         tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the
             workspace.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`, as NVFLARE names them.
-        artifact_location: Where a new experiment keeps its artifacts: a URI, or a folder, relative to the
-            workspace; by default `mlartifacts`, or what the server says.
+        artifact_location: Where new artifacts go: a URI or a folder in the workspace; by default what a server says.
     """
 
     kind: ClassVar[str] = "mlflow"
@@ -392,6 +391,7 @@ class MLflowReceiver(Receiver):
         tracking_uri: str | None = None,
         kw_args: dict[str, Any] | None = None,
         artifact_location: str | None = None,
+        *,
         buffer_flush_time: float | None = None,  # noqa: ARG002 - accepted
         **options: Unpack[ReceiverOptions],
     ) -> None:

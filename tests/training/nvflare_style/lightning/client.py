@@ -15,7 +15,7 @@ def loader(seed):
 def main():
     model = LitNet()
     trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
 
     flare.patch(trainer)

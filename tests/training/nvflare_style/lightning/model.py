@@ -23,4 +23,4 @@ class LitNet(LightningModule):
         self.log("val_acc_epoch", accuracy, on_epoch=True, prog_bar=False)
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.05)
+        return torch.optim.SGD(self.parameters(), lr=0.5)
