@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 CORPUS = Path(__file__).resolve().parents[1] / "training" / "nvflare_style"
+pytestmark = pytest.mark.slow  # each runs a job as a user does, and waits for torch to load three times
 SITES = ("site-1", "site-2")
 TIMEOUT = 110
 MIXED = ("--external_site", "site-2")
