@@ -41,8 +41,10 @@ In `requirements.txt`, `nvflare` becomes `trackbus[all]`.
   more tasks.
 - **A site that fails, is late or sends what can't be averaged does not end the job**: it is named, with the reason, and
   the others go on as long as there are `min_clients`.
-- **Each round's results** are a line of JSON in `round_results.jsonl`: what a `RoundResultsWriter`, which stands where
-  NVFLARE has a `MetricsArtifactWriter`, writes is its own.
+- **Each round's results** are a whole line of JSON in `round_results.jsonl`, by site and by class. `RoundResultsWriter`
+  stands where NVFLARE has a `MetricsArtifactWriter` and takes its arguments; there is no `metrics_summary.json`, and
+  nothing is cut short.
+- **FedProx** is a matter of the script: `FedAvg(fedprox_mu=0.1)` is refused, and says what to do there.
 - **A run is a folder**: `<workspace_root>/<job name>`, or what `simulator_run` is given. It holds journal, models,
   results, the trackers' files, and `job/`, the job as it was run. Each site works in `sites/<site>/`; what its script
   prints is in `log.txt` there. MLflow's default store is a SQLite file in the folder.
