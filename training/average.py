@@ -75,19 +75,19 @@ class WeightedAverage:
 
         Raises:
             UpdateRefusedError: The site was added before, has no samples, or its state has other names or
-                shapes than expected, is complex where that is not, or holds a NaN, an infinity or a number too large
-                for the expected type; or it is a difference, and there is no global model that it could be one from.
+                shapes than expected, is complex where that is not, or holds, once a difference is added to the global
+                model, a NaN, an infinity or a number too large for the expected type; or it is a difference, and there
+                is no global model that it could be one from.
         """
         state = self._averaged(update.state)
         if reason := self._reason_to_refuse(update, state):
             raise UpdateRefusedError(update.site, reason)
-        base = self._like if update.is_diff else None
+        base = self._base(update)
         if self._like is None:
             # Only shapes and types are asked of it: on the meta device they take no memory.
             self._like = {name: tensor.to("meta") for name, tensor in state.items()}
         for name, tensor in state.items():
-            share = _widen(tensor) if base is None else _widen(tensor).add_(_widen(base[name]))
-            share.mul_(update.samples)
+            share = _whole(tensor, base.get(name)).mul_(update.samples)
             self._sums[name] = self._sums[name].add_(share) if name in self._sums else share
         for name, value in update.metrics.items():
             total, weight = self._metrics.get(name, (0.0, 0))
@@ -127,25 +127,44 @@ class WeightedAverage:
         if update.is_diff and self._like is None:
             return "it is a difference, but there is no global model to add it to"
         expected = state if self._like is None else self._like
-        return explain_mismatch(expected, state) or _explain_values(expected, state)
+        return explain_mismatch(expected, state) or _explain_values(expected, state, self._base(update))
+
+    def _base(self, update: ModelUpdate) -> State:
+        """What an update is the difference from; nothing where it is whole."""
+        return self._like or {} if update.is_diff else {}
 
 
-def _explain_values(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
+def _explain_values(
+    expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]
+) -> str:
     for name, tensor in given.items():
         wanted = expected[name].dtype
         if tensor.is_complex() != wanted.is_complex:
             return f"{name} is {tensor.dtype}, not {wanted}"
         # Numpy computes in float64 unasked: what comes is to fit into the model's type, not to be of it.
-        fitted = tensor.detach().to(wanted) if wanted.is_floating_point else tensor
-        if not bool(torch.isfinite(_widen(fitted)).all()):
-            return f"{name} holds a NaN or an infinity"
+        if problem := _explain_fit(_whole(tensor, base.get(name)), wanted):
+            return f"{name} {problem}"
     return ""
 
 
-def _widen(tensor: torch.Tensor) -> torch.Tensor:
-    # Always a copy, so that it may be written into.
+def _explain_fit(whole: torch.Tensor, wanted: torch.dtype) -> str:
+    is_decimal = wanted.is_floating_point or wanted.is_complex
+    fitted = whole.to(wanted) if is_decimal else whole
+    if not bool(torch.isfinite(fitted).all()):
+        return "holds a NaN or an infinity"
+    if is_decimal or wanted is torch.bool:
+        return ""
+    limits = torch.iinfo(wanted)
+    # One above the most is a power of two, which float64 has exactly; the most of int64 it has not.
+    fits = (whole.round() >= float(limits.min)) & (whole.round() < float(limits.max + 1))
+    return "" if bool(fits.all()) else f"holds a number that {wanted} has no room for"
+
+
+def _whole(tensor: torch.Tensor, base: torch.Tensor | None) -> torch.Tensor:
+    """Return an update's tensor in float64, added to what it is the difference from; always a copy, to write into."""
     wide = torch.complex128 if tensor.is_complex() else torch.float64
-    return tensor.detach().to("cpu", wide, copy=True)
+    whole = tensor.detach().to("cpu", wide, copy=True)
+    return whole if base is None else whole.add_(base.detach().to("cpu", wide))
 
 
 def _narrow(mean: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

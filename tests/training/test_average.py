@@ -109,6 +109,54 @@ def test_a_difference_of_a_counter_may_be_wider_than_the_counter() -> None:
 
 
 @pytest.mark.parametrize(
+    ("like", "change", "reason"),
+    [
+        (torch.tensor([60_000.0], dtype=torch.float16), torch.tensor([60_000.0]), "w holds a NaN or an infinity"),
+        (torch.tensor([3e38]), torch.tensor([3e38]), "w holds a NaN or an infinity"),
+        (torch.tensor([3e38 + 0j]), torch.tensor([3e38 + 0j]), "w holds a NaN or an infinity"),
+        (
+            torch.tensor([250], dtype=torch.uint8),
+            torch.tensor([6]),
+            "w holds a number that torch.uint8 has no room for",
+        ),
+        (torch.tensor([1], dtype=torch.uint8), torch.tensor([-2]), "w holds a number that torch.uint8 has no room for"),
+    ],
+)
+def test_a_difference_must_fit_once_it_is_added(like: torch.Tensor, change: torch.Tensor, reason: str) -> None:
+    average = WeightedAverage({"w": like})
+    with pytest.raises(UpdateRefusedError) as refused:
+        average.add(ModelUpdate("a", {"w": change}, 1, is_diff=True))
+    assert refused.value.reason == reason
+    average.add(ModelUpdate("b", {"w": torch.zeros_like(like)}, 1, is_diff=True))
+    assert torch.equal(average.result()["w"], like)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "fits"),
+    [
+        (torch.uint8, 255.4, True),
+        (torch.uint8, 255.5, False),
+        (torch.uint8, 300.0, False),
+        (torch.int8, -128.0, True),
+        (torch.int8, -129.0, False),
+        (torch.int64, -(2.0**63), True),
+        (torch.int64, 2.0**63 - 2**10, True),
+        (torch.int64, 2.0**63, False),
+        (torch.int32, math.inf, False),
+    ],
+)
+def test_a_number_must_fit_into_the_integers_of_the_model(dtype: torch.dtype, value: float, fits: bool) -> None:
+    average = WeightedAverage({"w": torch.zeros(1, dtype=dtype)})
+    update = _update("a", 1, value, dtype=torch.float64)
+    if fits:
+        average.add(update)
+        assert average.result()["w"].item() == round(value)
+    else:
+        with pytest.raises(UpdateRefusedError, match="w holds a"):
+            average.add(update)
+
+
+@pytest.mark.parametrize(
     ("update", "reason"),
     [
         (_update("b", 0, 1.0), "it stands for 0 samples"),
