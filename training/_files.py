@@ -27,6 +27,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def set_aside(path: Path) -> None:
+    """Rename the file of an earlier run, if there is one, to `<name>.earlier`; what was set aside before it is gone.
+
+    Raises:
+        OSError: It can't be renamed.
+    """
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.earlier"))
+
+
 def _sync_folder(folder: Path) -> None:
     # The move itself is only safe from a power cut once the folder is synced; Windows can't open a folder.
     if os.name != "posix":

@@ -56,7 +56,9 @@ while flare.is_running():
 """
 
 
-def run(folder: Path, factors: list[float], *workflows: Workflow, min_sites: int = 1) -> JobResult:
+def run(
+    folder: Path, factors: list[float], *workflows: Workflow, min_sites: int = 1, key_metric: str = "accuracy"
+) -> JobResult:
     """Run a job over as many sites; what a site sends is its weight times its factor."""
     script = folder / "client.py"
     script.write_text(SCRIPT)
@@ -67,7 +69,7 @@ def run(folder: Path, factors: list[float], *workflows: Workflow, min_sites: int
     ]
     components = {
         "json_generator": ValidationJsonGenerator(),
-        "model_selector": IntimeModelSelector(key_metric="accuracy"),
+        "model_selector": IntimeModelSelector(key_metric=key_metric),
         "results": RoundResultsWriter(),
         "persistor": PTFileModelPersistor(model={"w": torch.zeros(1)}),
         "locator": PTFileModelLocator("persistor"),
@@ -112,6 +114,17 @@ def test_two_sites_train_and_measure_each_others_models(tmp_path: Path) -> None:
     }
     accuracies = [(step, value) for key, step, value in logged(tmp_path / "ws" / "jsonl") if key == "global/accuracy"]
     assert accuracies == [(line["round"], line["global"]["accuracy"]) for line in rounds]
+
+
+def test_a_run_in_the_folder_of_another_keeps_its_own_results_alone(tmp_path: Path) -> None:
+    first = run(tmp_path, [1], FedAvg(num_clients=1, num_rounds=2), CrossSiteModelEval(model_locator_id="locator"))
+    again = run(tmp_path, [1], FedAvg(num_clients=1, num_rounds=1), key_metric="dice")
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    models = tmp_path / "ws" / "models"
+    assert [path.name for path in models.glob("*.safetensors")] == ["FL_global_model.safetensors"]
+    assert weight(models / "FL_global_model.safetensors") == 0.5
+    names = {path.name for path in (tmp_path / "ws" / "cross_site_val").iterdir()}
+    assert names == {"models", "cross_val_results.json.earlier"}
 
 
 def test_a_site_with_nan_weights_is_named_and_the_others_go_on(tmp_path: Path) -> None:

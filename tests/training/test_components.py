@@ -2,8 +2,11 @@
 
 import json
 import math
+import resource
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +340,48 @@ def test_excluded_variables_stay_at_the_server_and_in_its_files(tmp_path: Path) 
     assert list(PTFileModelLocator("persistor").locate_model("FL_global_model.pt", server).params or {}) == ["body.w"]
 
 
+def test_the_persistors_arguments_stand_in_nvflares_order(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    persistor = PTFileModelPersistor("^head", None, "last.pt", "best.pt", "first.pt", "filter", True, False, "cuda:0")
+    assert (persistor.global_model_file_name, persistor.best_global_model_file_name) == ("last.pt", "best.pt")
+    assert (persistor.source_ckpt_file_full_name, persistor.allow_numpy_conversion) == ("first.pt", False)
+    assert [record.message for record in caplog.records] == [
+        "filter_id='filter' has no effect: models are kept as they are"
+    ]
+
+
+def keep(tmp_path: Path, **values: float) -> None:
+    """Write models as an earlier run has left them."""
+    (tmp_path / "models").mkdir(exist_ok=True)
+    for name, value in values.items():
+        save_file({"w": torch.full((1,), value)}, tmp_path / "models" / f"{name}.safetensors")
+
+
+def test_a_training_sets_the_models_of_an_earlier_run_aside_once(tmp_path: Path) -> None:
+    keep(tmp_path, FL_global_model=1.0, best_FL_global_model=2.0)
+    persistor = PTFileModelPersistor()
+    server, _ = make_server(tmp_path, {}, persistor=persistor)
+    locator = PTFileModelLocator("persistor")
+    hear(server, ModelValidated("a", "a", {"accuracy": 1}))
+    assert locator.get_model_names(server) == ["FL_global_model.pt", "best_FL_global_model.pt"]
+
+    hear(server, RoundStarted(0, 2))
+    assert locator.get_model_names(server) == []
+    assert load_file(tmp_path / "models" / "best_FL_global_model.safetensors.earlier")["w"].item() == 2.0
+
+    hear(server, BestModelFound(0, FLModel(params={"w": torch.zeros(1)}), "accuracy", 0.5, "max"), RoundStarted(1, 2))
+    assert locator.get_model_names(server) == ["best_FL_global_model.pt"]
+
+
+def test_a_training_leaves_the_checkpoint_that_it_begins_with(tmp_path: Path) -> None:
+    keep(tmp_path, FL_global_model=1.0, best_FL_global_model=2.0)
+    source = tmp_path / "models" / "FL_global_model.safetensors"
+    persistor = PTFileModelPersistor(source_ckpt_file_full_name=str(source))
+    server, _ = make_server(tmp_path, {}, persistor=persistor)
+    hear(server, RoundStarted(0, 1))
+    assert {path.name for path in source.parent.iterdir()} == {source.name, "best_FL_global_model.safetensors.earlier"}
+
+
 @pytest.mark.parametrize("name", ["", "../model.pt", "/tmp/model.pt", "a/b.pt"])
 def test_a_model_file_stays_in_its_folder(name: str) -> None:
     with pytest.raises(JobError, match="is not the name of a file"):
@@ -358,6 +403,55 @@ def test_results_are_written_as_they_come(tmp_path: Path) -> None:
         "site-2": {"site-2": {"a": 1}},
     }
     assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("event", [RoundStarted(0, 1), SiteProblem("a", "validate", None, "it died")])
+def test_results_of_an_earlier_run_are_set_aside_though_this_one_has_none(tmp_path: Path, event: ServerEvent) -> None:
+    folder = tmp_path / "cross_site_val"
+    folder.mkdir()
+    (folder / "cross_val_results.json").write_text("of an earlier run")
+    (tmp_path / "round_results.jsonl").write_text("of an earlier run, too")
+    components = {"json_generator": ValidationJsonGenerator(), "results": RoundResultsWriter()}
+    server, told = make_server(tmp_path, {}, **components)
+    hear(server, event, RoundStarted(1, 2))
+    assert {path.name: path.read_text() for path in (*folder.iterdir(), *tmp_path.glob("round*"))} == {
+        "cross_val_results.json.earlier": "of an earlier run",
+        "round_results.jsonl.earlier": "of an earlier run, too",
+    }
+    assert [one for one in told if isinstance(one, ComponentProblem)] == []
+
+
+@contextmanager
+def full_disk(size: int) -> Generator[None]:
+    """No file grows beyond this size, as on a disk that is full; Python ignores the signal of it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_was_full_leaves_no_part_of_a_line(tmp_path: Path) -> None:
+    server, told = make_server(tmp_path, {}, results=RoundResultsWriter())
+    path = tmp_path / "round_results.jsonl"
+    hear(server, aggregated(0, contribution("a", {"accuracy": 1.0})))
+    with full_disk(path.stat().st_size + 10):
+        hear(server, *(aggregated(number, contribution("a", {"accuracy": 1.0})) for number in (1, 2)))
+    assert not path.read_bytes().endswith(b"\n")
+    hear(server, aggregated(3, contribution("a", {"accuracy": 1.0})))
+    assert [json.loads(line)["round"] for line in path.read_text().splitlines()] == [0, 3]
+    assert sum(isinstance(one, ComponentProblem) for one in told) == 2
+
+
+def test_the_round_writer_takes_nvflares_arguments(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    writer = RoundResultsWriter("metrics", "summary.json", "rounds.jsonl", {"max_sites_per_round": 3})
+    assert len(caplog.records) == 1
+    server, _ = make_server(tmp_path, {}, results=writer)
+    server.hear(aggregated(0, *(contribution(site, {"accuracy": 1.0}) for site in "abcd")))
+    (line,) = (tmp_path / "metrics" / "rounds.jsonl").read_text().splitlines()
+    assert list(json.loads(line)["sites"]) == ["a", "b", "c", "d"]
 
 
 def test_rounds_are_written_by_site_and_by_class(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.abc import BestModelFound, ModelLocator, ModelPersistor
+from training._files import set_aside
+from training.abc import BestModelFound, ModelLocator, ModelPersistor, RoundStarted
 from training.errors import JobError
 from training.fl_model import FLModel, ParamsType
 
@@ -27,11 +29,13 @@ _OTHER_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin"}
 _logger = logging.getLogger("trackbus.training")
 
 
+@dataclass(eq=False, repr=False)
 class PTFileModelPersistor(ModelPersistor):
     """Keeps PyTorch models as safetensors, each complete or absent; arguments are NVFLARE's.
 
     The global model is kept after each round, the best one when the model selector finds it. Both files tell in their
-    metadata of which round they are; the best one also its `metric`, `mode` and `value`.
+    metadata of which round they are; the best one also its `metric`, `mode` and `value`. When a training begins in the
+    folder of an earlier one, the earlier one's files are set aside: `.earlier` is put behind their names.
 
     Args:
         exclude_vars: Regular expression; variables in whose name it is found are not sent to sites, but are kept with
@@ -43,36 +47,36 @@ class PTFileModelPersistor(ModelPersistor):
         source_ckpt_file_full_name: File of the first model's weights: `.safetensors`, or what `torch.save` made of a
             state dict, alone or under `model`, `state_dict` or `model_state_dict`. A relative path is looked for in the
             app's folder and its `custom`. Where `model` is given too, it must fit it.
+        filter_id: Has no effect: there are no filters, and models are kept as they are.
         load_weights_only: True: what is read can't run code. Nothing else is supported.
         allow_numpy_conversion: Taken since exported jobs have it; models are tensors, and each script says what it
             wants to get.
+        load_device: Has no effect: the server works on the CPU.
 
     Raises:
         JobError: An argument is none that can work.
     """
 
-    def __init__(
-        self,
-        exclude_vars: str | None = None,
-        model: object = None,
-        global_model_file_name: str = GLOBAL_MODEL,
-        best_global_model_file_name: str = BEST_GLOBAL_MODEL,
-        source_ckpt_file_full_name: str | None = None,
-        *,
-        load_weights_only: bool = True,
-        allow_numpy_conversion: bool = True,
-    ) -> None:
-        self.exclude_vars = exclude_vars
-        self.model = model
-        self.global_model_file_name = _check_name("global_model_file_name", global_model_file_name)
-        self.best_global_model_file_name = _check_name("best_global_model_file_name", best_global_model_file_name)
-        self.source_ckpt_file_full_name = source_ckpt_file_full_name
-        self.load_weights_only = load_weights_only
-        self.allow_numpy_conversion = allow_numpy_conversion
-        self._excluded = compile_pattern("exclude_vars", exclude_vars)
+    exclude_vars: str | None = None
+    model: object = None
+    global_model_file_name: str = GLOBAL_MODEL
+    best_global_model_file_name: str = BEST_GLOBAL_MODEL
+    source_ckpt_file_full_name: str | None = None
+    filter_id: str | None = None
+    load_weights_only: bool = True
+    allow_numpy_conversion: bool = True
+    load_device: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("global_model_file_name", self.global_model_file_name)
+        _check_name("best_global_model_file_name", self.best_global_model_file_name)
+        self._excluded = compile_pattern("exclude_vars", self.exclude_vars)
         self._kept: State = {}
-        if not load_weights_only:
+        self._has_begun = False
+        if not self.load_weights_only:
             raise JobError("load_weights_only=False would run code from a file: save the weights as a state dict")
+        if self.filter_id:
+            _logger.info("filter_id=%r has no effect: models are kept as they are", self.filter_id)
 
     def load_model(self, server: Server) -> FLModel:
         """Return the first global model.
@@ -96,8 +100,11 @@ class PTFileModelPersistor(ModelPersistor):
         self._save(self.global_model_file_name, model, {"round": str(model.current_round)}, server)
 
     def handle(self, event: ServerEvent, server: Server) -> ServerEvent | None:
-        """Keep the best model when one is found."""
-        if isinstance(event, BestModelFound):
+        """Keep the best model when one is found; set the models of an earlier run aside when a training begins."""
+        if isinstance(event, RoundStarted) and not self._has_begun:
+            self._has_begun = True
+            self._set_earlier_aside(server)
+        elif isinstance(event, BestModelFound):
             told = {"round": event.round, "metric": event.metric, "mode": event.mode, "value": event.value}
             metadata = {key: str(value) for key, value in told.items()}
             self._save(self.best_global_model_file_name, event.model, metadata, server)
@@ -139,6 +146,14 @@ class PTFileModelPersistor(ModelPersistor):
         if made is not None and (problem := explain_mismatch(made, state)):
             raise JobError(f"the checkpoint {source} is not of this model: {problem}")
         return state
+
+    def _set_earlier_aside(self, server: Server) -> None:
+        # Not before: a job that only evaluates finds the models that an earlier one has trained.
+        source = self._source(self.source_ckpt_file_full_name or "", server)
+        for name in (self.global_model_file_name, self.best_global_model_file_name):
+            file = model_file(server.folder, name)
+            if file.resolve() != source.resolve():  # it is what this training began with, and begins with next time
+                set_aside(file)
 
     def _source(self, name: str, server: Server) -> Path:
         folders = (server.app_folder, server.app_folder / "custom")
@@ -212,7 +227,6 @@ def compile_pattern(name: str, pattern: str | None) -> re.Pattern[str] | None:
         raise JobError(f"{name}={pattern!r} is not a regular expression: {error}") from error
 
 
-def _check_name(argument: str, name: str) -> str:
+def _check_name(argument: str, name: str) -> None:
     if not name or Path(name).name != name:
         raise JobError(f"{argument}={name!r} is not the name of a file: leave out the folders")
-    return name
