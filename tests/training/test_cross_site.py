@@ -114,12 +114,58 @@ def test_a_script_that_does_not_know_the_task_costs_its_timeout_alone(tmp_path: 
     assert problems(told) == [("old", "submit_model", "no model of it: it did not answer in time")]
 
 
-def test_without_a_time_for_it_no_model_is_asked_for(tmp_path: Path) -> None:
+def test_no_time_limit_means_as_long_as_they_live(tmp_path: Path) -> None:
+    async def slow(task: Task) -> FLModel:
+        await anyio.sleep(0.05)
+        return await site(1)(task)
+
+    told = evaluate(tmp_path, {"a": slow}, CrossSiteModelEval(submit_model_timeout=0, validation_timeout=0))
+    assert (cells(told), problems(told)) == ({("a", "a"): 0.0}, [])
+
+
+def test_the_arguments_stand_in_nvflares_order(tmp_path: Path) -> None:
+    workflow = CrossSiteModelEval(0.5, "out", 60, 600, "locator", "formatter", "submit", "check", True, ["a"], 300)
+    assert (workflow.cross_val_dir, workflow.submit_model_timeout, workflow.validation_timeout) == ("out", 60, 600)
+    assert (workflow.model_locator_id, workflow.submit_model_task_name) == ("locator", "submit")
+    assert (workflow.validation_task_name, workflow.cleanup_models) == ("check", True)
+    assert workflow.participating_clients == ["a"]
+    named = CrossSiteModelEval(task_check_period=0.1, formatter_id="formatter", wait_for_clients_timeout=1)
+    assert cells(evaluate(tmp_path, {"a": site(1)}, named)) == {("a", "a"): 0.0}
+
+
+def test_what_an_earlier_run_left_is_no_model_and_no_result_of_this_one(tmp_path: Path) -> None:
+    def run(value: float, metric: str) -> set[str]:
+        components = {
+            "persistor": PTFileModelPersistor(model=weigh(0)),
+            "selector": IntimeModelSelector(key_metric=metric),
+            "locator": PTFileModelLocator("persistor"),
+            "json_generator": ValidationJsonGenerator(),
+        }
+        server, told = make_server(tmp_path, {"a": site(value)}, **components)
+
+        async def work() -> None:
+            await FedAvg(num_clients=1, num_rounds=2).run(server)
+            await CrossSiteModelEval(model_locator_id="locator").run(server)
+
+        anyio.run(work)
+        return {owner for _, owner in cells(told)}
+
+    assert run(1, "distance") == {"a", "SRV_FL_global_model.pt", "SRV_best_FL_global_model.pt"}
+    assert run(3, "accuracy") == {"a", "SRV_FL_global_model.pt"}
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {
+        "FL_global_model.safetensors",
+        "FL_global_model.safetensors.earlier",
+        "best_FL_global_model.safetensors.earlier",
+    }
+    assert load_file(tmp_path / "models" / "FL_global_model.safetensors.earlier")["w"].tolist() == [1.0, 1.0]
+
+
+def test_without_a_task_for_it_no_model_is_asked_for(tmp_path: Path) -> None:
     sites = LocalSites({"a": site(1)})
     persistor = PTFileModelPersistor()
     server, told = make_server(tmp_path, sites, persistor=persistor, locator=PTFileModelLocator("persistor"))
     persistor.save_model(FLModel(params=weigh(5)), server)
-    anyio.run(CrossSiteModelEval(submit_model_timeout=0, model_locator_id="locator").run, server)
+    anyio.run(CrossSiteModelEval(submit_model_task_name="", model_locator_id="locator").run, server)
     assert cells(told) == {("a", "SRV_FL_global_model.pt"): 4.0}
     assert [task.name for task, _ in sites.asked] == [VALIDATE]
 
@@ -240,7 +286,7 @@ def test_submitted_models_can_be_cleaned_up(tmp_path: Path) -> None:
         ({"submit_model_timeout": -1}, "submit_model_timeout=-1 won't do"),
         ({"validation_timeout": math.nan}, "validation_timeout=nan won't do"),
         ({"validation_timeout": "1h"}, "validation_timeout='1h' won't do"),
-        ({"submit_model_timeout": 0}, "there is nothing to evaluate"),
+        ({"submit_model_task_name": ""}, "there is nothing to evaluate"),
     ],
 )
 def test_an_argument_that_cannot_work_is_refused_at_once(given: dict[str, Any], message: str) -> None:
@@ -250,7 +296,7 @@ def test_an_argument_that_cannot_work_is_refused_at_once(given: dict[str, Any], 
 
 def test_a_locator_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="there is no ModelLocator with the id 'locator'"):
-        evaluate(tmp_path, {"a": site(1)}, CrossSiteModelEval(model_locator_id="locator", submit_model_timeout=0))
+        evaluate(tmp_path, {"a": site(1)}, CrossSiteModelEval(model_locator_id="locator"))
 
 
 class Many(ModelLocator):

@@ -367,6 +367,45 @@ def test_a_condition_on_a_metric_that_nobody_sends_is_told_once(
     assert warnings == ["stop_cond asks for the metric 'acuracy', which no site gave; given: accuracy"]
 
 
+def test_the_arguments_stand_in_nvflares_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    workflow = FedAvg(
+        "keeper",
+        False,
+        True,
+        0.1,
+        num_clients=1,
+        num_rounds=1,
+        memory_gc_rounds=2,
+        enable_tensor_disk_offload=True,
+        fedprox_mu=0.0,
+    )
+    assert [record.message.partition(" ")[0] for record in caplog.records] == [
+        "ignore_result_error",
+        "allow_empty_global_weights",
+    ]
+    told = train(tmp_path, {"a": site(answer(2))}, workflow, keeper=PTFileModelPersistor(model=ZERO))
+    assert (len(rounds(told)), kept(tmp_path)["b"]) == (1, [2.0])
+
+
+@pytest.mark.parametrize("order", ["abc", "cab"])
+def test_a_rounds_metrics_do_not_depend_on_who_was_first(order: str) -> None:
+    from training.abc import Answer
+    from training.workflows._updates import RoundUpdates
+
+    given = {
+        "a": {"loss": 1.0, "per_class": {"cat": {"f1": 0.1, "support": 0.1}}},
+        "b": {"per_class": {"cat": {"f1": 0.2, "support": 0.2}}},
+        "c": {"accuracy": 0.5, "per_class": {"cat": {"f1": 0.3, "support": 0.3}}},
+    }
+    updates = RoundUpdates(FLModel(params=ZERO), {})
+    for name in order:
+        updates.accept(Answer(name, answer(1, metrics=given[name])))
+    metrics = updates.result().metrics or {}
+    assert list(metrics) == ["loss", "per_class", "accuracy"]
+    assert metrics["per_class"]["cat"]["support"] == 0.1 + 0.2 + 0.3
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -383,6 +422,8 @@ def test_a_condition_on_a_metric_that_nobody_sends_is_told_once(
         ({"min_responses": 3}, "from 1 to 2"),
         ({"round_timeout": 0}, "round_timeout=0 won't do"),
         ({"exclude_vars": "("}, "exclude_vars='\\(' is not a regular expression"),
+        ({"fedprox_mu": 0.1}, "fedprox_mu=0.1 is not supported"),
+        ({"fedprox_mu": math.nan}, "fedprox_mu=nan is not supported"),
         ({"aggregation_weights": {"a": 0}}, "aggregation_weights of 'a' is 0"),
         ({"aggregation_weights": {"a": "much"}}, "aggregation_weights of 'a' is 'much'"),
     ],

@@ -68,10 +68,12 @@ class RoundUpdates:
     def result(self) -> FLModel:
         """Return the new global model, with the mean of what the sites measured on the one before.
 
+        Its metrics don't depend on who came first. Its weights do, in float64's last bit: they are summed as they come.
+
         Raises:
             JobError: The aggregator has returned what does not fit the model.
         """
-        metrics = merge_metrics((one.metrics, one.weight) for one in self._contributions)
+        metrics = merge_metrics((one.metrics, one.weight) for one in self.contributions)
         made = FLModel() if self._aggregator is None else self._aggregator.aggregate_model()
         return FLModel(
             params_type=ParamsType.FULL,

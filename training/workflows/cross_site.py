@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eventbus.workspace import SERVER
@@ -22,6 +23,7 @@ MODELS_DIR = "models"
 """Where submitted models wait for their evaluation, within `cross_val_dir`."""
 
 
+@dataclass(eq=False, repr=False)
 class CrossSiteModelEval(Workflow):
     """Has every site evaluate every site's best model and the server's models; arguments are NVFLARE's.
 
@@ -29,41 +31,40 @@ class CrossSiteModelEval(Workflow):
     job's problems, and the others go on. One model at a time is in memory; those that were submitted wait on disk.
 
     Args:
+        task_check_period: Has no effect: answers are taken as they come.
         cross_val_dir: Folder of the submitted models, within the run's folder.
-        submit_model_timeout: Seconds that the sites have to submit their models; 0: only the server's are evaluated.
+        submit_model_timeout: Seconds that the sites have to submit their models; 0: as long as they live.
         validation_timeout: Seconds that they have to evaluate one model; 0: as long as they live.
         model_locator_id: The component that finds the server's models; empty: only the sites' are evaluated.
-        submit_model_task_name: What a site is asked to do for its model.
+        formatter_id: Has no effect: results are shown as they come.
+        submit_model_task_name: What a site is asked to do for its model; empty: only the server's are evaluated.
         validation_task_name: What it is asked to do with a model.
         cleanup_models: Whether the submitted models are deleted in the end.
         participating_clients: Which sites take part; by default all that are there.
+        wait_for_clients_timeout: Has no effect: a job begins when its sites are there.
 
     Raises:
         JobError: An argument is none that can work.
     """
 
-    def __init__(
-        self,
-        *,
-        cross_val_dir: str = CROSS_VAL_DIR,
-        submit_model_timeout: float = 600,
-        validation_timeout: float = 6000,
-        model_locator_id: str = "",
-        submit_model_task_name: str = SUBMIT_MODEL,
-        validation_task_name: str = VALIDATE,
-        cleanup_models: bool = False,
-        participating_clients: Sequence[str] | None = None,
-    ) -> None:
-        self.cross_val_dir = check_inside("cross_val_dir", cross_val_dir)
-        self.submit_model_timeout = _check_seconds("submit_model_timeout", submit_model_timeout)
-        self.validation_timeout = _check_seconds("validation_timeout", validation_timeout)
-        self.model_locator_id = model_locator_id
-        self.submit_model_task_name = submit_model_task_name
-        self.validation_task_name = validation_task_name
-        self.cleanup_models = cleanup_models
-        self.participating_clients = participating_clients
-        if not submit_model_timeout and not model_locator_id:
-            raise JobError("there is nothing to evaluate: name a model_locator_id, or give a submit_model_timeout")
+    task_check_period: float = 0.5
+    cross_val_dir: str = CROSS_VAL_DIR
+    submit_model_timeout: float = 600
+    validation_timeout: float = 6000
+    model_locator_id: str = ""
+    formatter_id: str = ""
+    submit_model_task_name: str = SUBMIT_MODEL
+    validation_task_name: str = VALIDATE
+    cleanup_models: bool = False
+    participating_clients: Sequence[str] | None = None
+    wait_for_clients_timeout: float = 300
+
+    def __post_init__(self) -> None:
+        check_inside("cross_val_dir", self.cross_val_dir)
+        _check_seconds("submit_model_timeout", self.submit_model_timeout)
+        _check_seconds("validation_timeout", self.validation_timeout)
+        if not self.submit_model_task_name and not self.model_locator_id:
+            raise JobError("there is nothing to evaluate: name a model_locator_id, or a submit_model_task_name")
 
     async def run(self, server: Server) -> None:
         """Gather the models, and have them evaluated one after another.
@@ -99,7 +100,7 @@ class _Evaluation:
     async def gather(self) -> None:
         """Find out which models there are: those of the sites, then the server's."""
         asked = self._targets()
-        if self._settings.submit_model_timeout:
+        if self._settings.submit_model_task_name:
             wanted = FLModel(meta={MetaKey.SUBMIT_MODEL_NAME: ModelName.BEST_MODEL})
             task = Task(self._settings.submit_model_task_name, wanted)
             await self._ask(task, self._keep, self._settings.submit_model_timeout, "no model of it")
@@ -125,15 +126,15 @@ class _Evaluation:
         model = await self._server.in_thread(load)
         model.meta = {MetaKey.VALIDATE_TYPE: owner}
         task = Task(self._settings.validation_task_name, model)
-        timeout = self._settings.validation_timeout or None
+        timeout = self._settings.validation_timeout
         await self._ask(task, lambda answer: self._take(answer, owner), timeout, f"model of {owner}")
 
-    async def _ask(self, task: Task, accept: Callable[[Answer], object], timeout: float | None, what: str) -> None:
+    async def _ask(self, task: Task, accept: Callable[[Answer], object], timeout: float, what: str) -> None:
         targets = self._targets()
         if not targets:
             self._problems.update(self._server.sites.left)
             return
-        outcome = await self._server.sites.ask(task, targets, accept, Patience(len(targets), timeout))
+        outcome = await self._server.sites.ask(task, targets, accept, Patience(len(targets), timeout or None))
         for site, reason in outcome.problems.items():
             self._problems[site] = f"{what}: {reason}"
             await self._server.notify(SiteProblem(site, task.name, None, self._problems[site]))
@@ -177,7 +178,6 @@ def _load(path: Path) -> FLModel:
     return FLModel(params_type=ParamsType.FULL, params=load_state_file(path))
 
 
-def _check_seconds(name: str, value: float) -> float:
+def _check_seconds(name: str, value: float) -> None:
     if not (is_number(value) and value >= 0):
         raise JobError(f"{name}={value!r} won't do: it is a number of seconds from 0")
-    return value

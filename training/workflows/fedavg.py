@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from eventbus.errors import WorkspaceError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("trackbus.training")
 
 
+@dataclass(eq=False, repr=False)
 class FedAvg(Workflow):
     """Federated averaging, after McMahan et al. (https://arxiv.org/abs/1602.05629); arguments are NVFLARE's.
 
@@ -51,10 +53,14 @@ class FedAvg(Workflow):
     judge yet; it is kept all the same.
 
     Args:
+        persistor_id: The component that has the first model, and keeps the global model after each round.
+        ignore_result_error: Has no effect: `min_responses` says how many sites a round can do without.
+        allow_empty_global_weights: Has no effect: the first model must have weights.
+        task_check_period: Has no effect: answers are taken as they come.
         num_clients: How many sites train in a round.
         num_rounds: How many rounds there are.
         start_round: Number of the first round.
-        persistor_id: The component that has the first model, and keeps the global model after each round.
+        memory_gc_rounds: Has no effect: an update is forgotten once it is added.
         model: The first model, in place of the persistor's: tensors by name, an `FLModel`, a `torch.nn.Module`, or
             `{"path": "module.Class", "args": {...}}`. Then no persistor is needed.
         save_filename: Where the global model is kept if there is no persistor: in `models`, as safetensors.
@@ -65,6 +71,8 @@ class FedAvg(Workflow):
         exclude_vars: Regular expression; variables in whose name it is found stay as they are, and sites may leave
             them out.
         aggregation_weights: By site; 1 for those that are not named.
+        enable_tensor_disk_offload: Has no effect: one update at a time is in memory.
+        fedprox_mu: None or 0: the server can't add FedProx's term to the loss; a script can.
         min_responses: With fewer updates a round has failed; by default all of `num_clients` are needed.
         round_timeout: Seconds that the sites have for a round. None: as long as they live.
         grace: Seconds that the others have once `min_responses` updates are there. None: until `round_timeout`.
@@ -73,43 +81,37 @@ class FedAvg(Workflow):
         JobError: An argument is none that can work; the message says what to write instead.
     """
 
-    def __init__(
-        self,
-        *,
-        num_clients: int = 3,
-        num_rounds: int = 5,
-        start_round: int = 0,
-        persistor_id: str = "persistor",
-        model: object = None,
-        save_filename: str = GLOBAL_MODEL,
-        aggregator: ModelAggregator | None = None,
-        stop_cond: str | None = None,
-        patience: int | None = None,
-        task_name: str = TRAIN,
-        exclude_vars: str | None = None,
-        aggregation_weights: Mapping[str, float] | None = None,
-        min_responses: int | None = None,
-        round_timeout: float | None = None,
-        grace: float | None = None,
-    ) -> None:
-        self.num_clients = num_clients
-        self.num_rounds = num_rounds
-        self.start_round = start_round
-        self.persistor_id = persistor_id
-        self.model = model
-        self.save_filename = save_filename
-        self.aggregator = aggregator
-        self.stop_cond = stop_cond
-        self.patience = patience
-        self.task_name = task_name
-        self.exclude_vars = exclude_vars
-        self.aggregation_weights = aggregation_weights
-        self.min_responses = min_responses
-        self.round_timeout = round_timeout
-        self.grace = grace
+    persistor_id: str = "persistor"
+    ignore_result_error: bool | None = None
+    allow_empty_global_weights: bool = False
+    task_check_period: float = 0.5
+    _: KW_ONLY
+    num_clients: int = 3
+    num_rounds: int = 5
+    start_round: int = 0
+    memory_gc_rounds: int = 0
+    model: object = None
+    save_filename: str = GLOBAL_MODEL
+    aggregator: ModelAggregator | None = None
+    stop_cond: str | None = None
+    patience: int | None = None
+    task_name: str = TRAIN
+    exclude_vars: str | None = None
+    aggregation_weights: Mapping[str, float] | None = None
+    enable_tensor_disk_offload: bool = False
+    fedprox_mu: float | None = None
+    min_responses: int | None = None
+    round_timeout: float | None = None
+    grace: float | None = None
+
+    def __post_init__(self) -> None:
         self._check()
-        self._condition = StopCondition.parse(stop_cond) if stop_cond else None
-        self._excluded = compile_pattern("exclude_vars", exclude_vars)
+        self._condition = StopCondition.parse(self.stop_cond) if self.stop_cond else None
+        self._excluded = compile_pattern("exclude_vars", self.exclude_vars)
+        if self.ignore_result_error is not None:
+            _logger.info("ignore_result_error has no effect: min_responses says how many sites a round can do without")
+        if self.allow_empty_global_weights:
+            _logger.info("allow_empty_global_weights has no effect: the first model must have weights")
 
     def _check(self) -> None:
         _check_count("num_clients", self.num_clients, 1)
@@ -121,6 +123,11 @@ class FedAvg(Workflow):
         _check_seconds("grace", self.grace)
         if self.patience and not self.stop_cond:
             raise JobError("patience needs stop_cond, which says what is to become better: such as 'accuracy >= 80'")
+        if self.fedprox_mu:
+            raise JobError(
+                f"fedprox_mu={self.fedprox_mu!r} is not supported: leave it out, and have the script add to its loss "
+                "mu / 2 times the squared distance of its weights from those that it received"
+            )
         check_weights(self.aggregation_weights)
 
     @property
