@@ -52,6 +52,20 @@ class StoredRecord(NamedTuple):
     body: bytes
 
 
+class PartitionEnd(NamedTuple):
+    """How a partition has ended.
+
+    Attributes:
+        header: The partition.
+        last: Number of its last record.
+        orderly: Whether its writer said so; else it is gone without a word.
+    """
+
+    header: PartitionHeader
+    last: int
+    orderly: bool
+
+
 class RelayedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A stretch of one partition on its way to another journal.
 
@@ -199,9 +213,16 @@ class LocalJournal(Journal):
         del seq, timeout
         return None
 
-    async def ended(self) -> list[tuple[PartitionHeader, bool]]:
-        """Return the partitions of other processes here whose writers have ended, and whether in order."""
+    async def ended(self) -> list[PartitionEnd]:
+        """Return the ends of the partitions of other processes here whose writers have ended."""
         return []
+
+    async def closed(self) -> set[str]:
+        """Return the keys of the relayed partitions of which is stored how they ended: a relay says it of the others.
+
+        A journal that stores no such thing is told at the end of every relay.
+        """
+        return set()
 
     def wait_for_room(self) -> bool:
         """After a refusal, wait in the calling thread until there is room again, once for as long as there is none.

@@ -56,7 +56,7 @@ class Relay(Consumer):
         self._counts = ConsumerStatistics(state="waiting")
         self._withheld = 0
         self._cursor: Cursor = {}
-        self._sent: set[str] = set()
+        self._closed: set[str] = set()
         self._committed: Cursor = {}
         self._committed_at = 0.0
 
@@ -86,6 +86,7 @@ class Relay(Consumer):
     async def consume(self, feed: Feed) -> None:
         """Relay until the bus drains and its journal is read to the end."""
         self._cursor = await self._target.journal.marks()
+        self._closed = await self._target.journal.closed()
         feed.moved(self._cursor)
         await self._commit(feed, dict.fromkeys(await feed.journal.cursor(self.name), 0) | self._cursor)
         while True:
@@ -95,11 +96,10 @@ class Relay(Consumer):
                 await self._send(batch, feed)
             if self._cursor != self._committed and time.monotonic() > self._committed_at + COMMIT_SECONDS:
                 await self._commit(feed, self._cursor)
-            if not records and draining:
-                await self._end_partitions(feed)
+            if not records and draining and await self._end_partitions(feed):
                 await self._commit(feed, self._cursor)
                 return
-            if not records:
+            if not (records or draining):
                 await feed.wait_for_news(POLL_SECONDS)
                 await self._linger(feed)
 
@@ -123,7 +123,7 @@ class Relay(Consumer):
     async def _send(self, batch: RelayedBatch, feed: Feed) -> None:
         mark = await self._accepted(batch)
         self._cursor[batch.header.key] = mark
-        self._sent.add(batch.header.key)
+        self._closed.discard(batch.header.key)
         site = batch.header.origin.site
         self._counts.delivered += len(batch.records)
         self._counts.by_site[site] = self._counts.by_site.get(site, 0) + len(batch.records)
@@ -139,12 +139,20 @@ class Relay(Consumer):
                 self._fail(f"refused: {error}")
                 await anyio.sleep(RETRY_SECONDS)
 
-    async def _end_partitions(self, feed: Feed) -> None:
-        """Say which partitions end here: the site's own, and those of processes that are gone, also without a word."""
+    async def _end_partitions(self, feed: Feed) -> bool:
+        """Say which partitions end here: the site's own, and those of processes that are gone, also without a word.
+
+        Returns:
+            Whether all was read: if not, nothing is said yet. A process may have logged and ended since the last look.
+        """
+        ended = await feed.journal.ended()
+        if await feed.journal.read(self._cursor, 1):
+            return False
         await self._end_partition(feed.journal.header, orderly=True)
-        for header, orderly in await feed.journal.ended():
-            if header.key in self._sent or not orderly:  # an earlier relay said the rest
+        for header, last, orderly in ended:  # one that can't be read to its end now is left to the next relay
+            if header.key not in self._closed and last <= self._cursor.get(header.key, 0):
                 await self._end_partition(header, orderly=orderly)
+        return True
 
     async def _end_partition(self, header: PartitionHeader, *, orderly: bool) -> None:
         mark = self._cursor.get(header.key, 0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from eventbus._bus import Bus
     from eventbus._event import Envelope
     from eventbus._topic import Scope, Topic
-    from eventbus.abc import Cursor, PartitionHeader, RelayedBatch, StoredRecord
+    from eventbus.abc import Cursor, PartitionEnd, PartitionHeader, RelayedBatch, StoredRecord
 
 __all__ = ["JOURNAL_CHECKS", "FaultyJournal", "Recorder", "check_journal", "recording"]
 
@@ -161,9 +161,13 @@ class FaultyJournal(LocalJournal):
         """Return the last sequence of every partition."""
         return await self._journal.ends()
 
-    async def ended(self) -> list[tuple[PartitionHeader, bool]]:
-        """Return the partitions of other processes whose writers have ended, and whether in order."""
+    async def ended(self) -> list[PartitionEnd]:
+        """Return the ends of the partitions of other processes whose writers have ended."""
         return await self._journal.ended()
+
+    async def closed(self) -> set[str]:
+        """Return the keys of the relayed partitions of which is stored how they ended."""
+        return await self._journal.closed()
 
     async def cursor(self, consumer: str) -> Cursor:
         """Return the committed position of a consumer."""

@@ -171,7 +171,7 @@ class PartitionReader:
             return False
         if self.mark() is None:
             return not (self.is_left_out or files.is_held(self.lock))
-        return self.succeeded or self._newest("SELECT 1 FROM header WHERE name = 'closed'") is not None
+        return self.succeeded or self.is_closed()
 
     def _is_complete(self) -> bool:
         """Tell whether all files are known here: one that was begun since the last look has the last records."""
@@ -179,6 +179,10 @@ class PartitionReader:
             return False
         newest = self.files[-1].path
         return self.journal.knows(newest.with_name(files.name_after(newest)))
+
+    def is_closed(self) -> bool:
+        """Tell whether it says how it ended."""
+        return self._newest("SELECT 1 FROM header WHERE name = 'closed'") is not None
 
     def closed_in_order(self) -> bool:
         """Tell whether the writer said that the partition ends; of a mirror it is also said that it did not."""

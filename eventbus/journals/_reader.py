@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
-from eventbus.abc import Cursor, PartitionHeader, StoredRecord
+from eventbus.abc import Cursor, PartitionEnd, StoredRecord
 from eventbus.errors import JournalError
 from eventbus.journals import _partition as files
 from eventbus.journals._partition_reader import Connections, File, Opener, PartitionReader
@@ -232,10 +232,14 @@ class JournalReader:
         """Return the last sequence of every partition."""
         return {one.header.key: end for one in self.partitions() if (end := one.end())}
 
-    def ended(self) -> list[tuple[PartitionHeader, bool]]:
-        """Return the partitions whose writers have ended, and whether in order; mirrors are not among them."""
+    def ended(self) -> list[PartitionEnd]:
+        """Return the ends of the partitions whose writers have ended; mirrors are not among them."""
         ended = [one for one in self.partitions() if one.mark() is None and one.ended()]
-        return [(one.header, one.closed_in_order()) for one in ended]
+        return [PartitionEnd(one.header, one.end(), one.closed_in_order()) for one in ended]
+
+    def closed(self) -> set[str]:
+        """Return the keys of the mirrors that say how their partitions ended."""
+        return {one.header.key for one in self.partitions() if one.mark() is not None and one.is_closed()}
 
     def marks(self) -> Cursor:
         """Return the mark of every partition that was appended in batches."""

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from eventbus._codec import encode
 from eventbus._event import Envelope, Event, Origin
 from eventbus._fork import call_in_child, held_by_forks, keep_for_ever
-from eventbus.abc import Cursor, LocalJournal, PartitionHeader, RefusedError, RelayedBatch, StoredRecord
+from eventbus.abc import Cursor, LocalJournal, PartitionEnd, PartitionHeader, RefusedError, RelayedBatch, StoredRecord
 from eventbus.errors import JournalError
 from eventbus.health import JournalFilled, JournalTrimmed
 from eventbus.journals import _partition as files
@@ -300,9 +300,13 @@ class SqliteJournal(LocalJournal):
         """Return the last sequence of every partition."""
         return await self._in_thread(self._reader.ends)
 
-    async def ended(self) -> list[tuple[PartitionHeader, bool]]:
-        """Return the partitions of other processes here whose writers have ended, and whether in order."""
+    async def ended(self) -> list[PartitionEnd]:
+        """Return the ends of the partitions of other processes here whose writers have ended."""
         return await self._in_thread(self._reader.ended)
+
+    async def closed(self) -> set[str]:
+        """Return the keys of the relayed partitions of which is stored how they ended."""
+        return await self._in_thread(self._reader.closed)
 
     async def cursor(self, consumer: str) -> Cursor:
         """Return the committed position of a consumer, empty for a new one."""

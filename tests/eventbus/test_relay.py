@@ -18,7 +18,7 @@ from eventbus import Envelope, Event, EventBus, Origin, Relay, Scope, Topic
 from eventbus._bus import Bus
 from eventbus._codec import decode
 from eventbus._drain import DrainPolicy
-from eventbus.abc import Cursor, LocalJournal
+from eventbus.abc import Cursor, LocalJournal, PartitionEnd, RelayedBatch, StoredRecord
 from eventbus.errors import SubscriptionError
 from eventbus.journals import MemoryJournal, SqliteJournal
 from eventbus.journals.consumer import ConsumerFile
@@ -307,26 +307,119 @@ BESIDE = """
         number: int
 
     current_bus().publish(Counted(number=1), scope=Scope.FEDERATED)
+    print("logged", flush=True)
     if sys.argv[1] == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
+    for number in map(int, sys.stdin):
+        current_bus().publish(Counted(number=number), scope=Scope.FEDERATED)
 """
+
+
+async def begun_beside(site: EventBus, spawn: Spawn, how: str = "ends") -> subprocess.Popen[str]:
+    """A process of the site that has logged once, and logs the numbers that it is sent."""
+    child = spawn(BESIDE, how, **{ENVIRONMENT: msgspec.json.encode(site.address).decode()})
+    assert child.stdout is not None
+    assert await anyio.to_thread.run_sync(child.stdout.readline) == "logged\n"
+    return child
+
+
+async def end(child: subprocess.Popen[str], *numbers: int) -> None:
+    await anyio.to_thread.run_sync(child.communicate, "".join(f"{number}\n" for number in numbers))
+
+
+def ends_at(server: EventBus) -> list[tuple[bool, bool]]:
+    """Whether each relayed partition has ended there, and in order."""
+    journal = server.journal
+    assert isinstance(journal, SqliteJournal)
+    mirrors = [one for one in journal._reader.partitions() if one.mark()]
+    return [(one.ended(), one.closed_in_order()) for one in mirrors]
 
 
 @pytest.mark.parametrize(("how", "orderly"), [("ends", True), ("dies", False)])
 async def test_the_server_learns_how_another_process_of_a_site_has_ended(
-    tmp_path: Path, spawn: Spawn, monkeypatch: pytest.MonkeyPatch, how: str, orderly: bool
+    tmp_path: Path, spawn: Spawn, how: str, orderly: bool
 ) -> None:
     async with make_bus(tmp_path, "server") as server:
         async with make_bus(tmp_path, "site-1") as site:
             site.subscribe(COUNTS.federated, Relay(server))
-            monkeypatch.setenv(ENVIRONMENT, msgspec.json.encode(site.address).decode())
-            child = spawn(BESIDE, how)
-            await anyio.to_thread.run_sync(child.communicate)
+            child = await begun_beside(site, spawn, how)
+            await end(child)
             assert child.returncode == (0 if orderly else -signal.SIGKILL)
-        journal = server.journal
-        assert isinstance(journal, SqliteJournal)
-        (mirror,) = [one for one in journal._reader.partitions() if one.mark()]
-        assert (mirror.ended(), mirror.closed_in_order()) == (True, orderly)
+        assert ends_at(server) == [(True, orderly)]
+
+
+async def test_what_a_process_logs_last_is_relayed_before_it_is_said_to_have_ended(
+    tmp_path: Path, spawn: Spawn
+) -> None:
+    """It logs and ends between the relay's last look for records and its question who has ended."""
+    async with make_bus(tmp_path, "server") as server:
+        async with make_bus(tmp_path, "site-1") as site:
+            relay = Relay(server)
+            site.subscribe(COUNTS.federated, relay)
+            child = await begun_beside(site, spawn)
+            ended = site.journal.ended
+
+            async def late() -> list[PartitionEnd]:
+                if child.poll() is None:
+                    await end(child, 2, 3)
+                return await ended()
+
+            site.journal.ended = late
+        assert list((await stored(server.journal)).values()) == [[1, 2, 3]]
+        assert relay.statistics().delivered == 3
+        assert ends_at(server) == [(True, True)]
+
+
+async def test_a_partition_that_cannot_be_read_to_its_end_is_not_said_to_have_ended(
+    tmp_path: Path, spawn: Spawn
+) -> None:
+    """The next relay reads on, and says it."""
+    async with make_bus(tmp_path, "server") as server:
+        async with make_bus(tmp_path, "site-1") as site:
+            read = site.journal.read
+
+            async def waiting(after: Mapping[str, int], limit: int) -> list[StoredRecord]:
+                return [record for record in await read(after, limit) if record.seq == 1]
+
+            site.journal.read = waiting
+            site.subscribe(COUNTS.federated, Relay(server))
+            await end(await begun_beside(site, spawn), 2, 3)
+        assert list((await stored(server.journal)).values()) == [[1]]
+        assert ends_at(server) == [(False, False)]
+
+        async with make_bus(tmp_path, "site-1") as site:
+            site.subscribe(COUNTS.federated, Relay(server))
+        assert list((await stored(server.journal)).values()) == [[1, 2, 3]]
+        assert ends_at(server) == [(True, True)]
+
+
+async def test_an_end_is_said_once_by_the_first_relay_that_can(tmp_path: Path, spawn: Spawn) -> None:
+    batches: list[tuple[int, bool, bool]] = []
+
+    async def relay_once(*, outlives: bool = False) -> list[tuple[int, bool, bool]]:
+        batches.clear()
+        async with make_bus(tmp_path, "server") as server:
+            append = server.journal.append
+
+            async def watched(batch: RelayedBatch) -> int:
+                batches.append((len(batch.records), batch.ended, batch.vanished))
+                return await append(batch)
+
+            server.journal.append = watched
+            async with make_bus(tmp_path, "site-1") as site:
+                site.subscribe(COUNTS.federated, Relay(server))
+                child = await begun_beside(site, spawn, "ends" if outlives else "dies")
+                if not outlives:
+                    await end(child)
+            if outlives:
+                await end(child)
+        return batches
+
+    event, ended, vanished = (1, False, False), (0, True, False), (0, False, True)
+    assert await relay_once() == [event, vanished]
+    assert await relay_once(outlives=True) == [event]
+    assert sorted(await relay_once()) == sorted([event, ended, vanished])
+    assert await relay_once() == [event, vanished]
 
 
 # ------------------------------------------------------------------------------------------ its cursor at its own site
