@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -16,6 +15,7 @@ from rich.text import Text
 from eventbus.workspace import SERVER
 from training._label_table import label_table
 from training._plan import DataDealt, FederationConfig, RoundDone, RoundMetrics, RunResumed, SiteReady, StepDone
+from training._say import fall_silent
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -38,9 +38,7 @@ class LastingConsole(Console):
     def on_broken_pipe(self) -> None:
         """Write no more, and leave nothing for the interpreter to flush into the closed pipe."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
+        fall_silent(self.file)
 
 
 def make_console(kind: type[Console] = Console, *, stderr: bool = False) -> Console:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
 from eventbus._report import align
 from eventbus.workspace import SERVER
+from training._say import say
 from training.abc import (
     BestModelFound,
     ComponentProblem,
@@ -19,7 +21,7 @@ from training.abc import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from eventbus import Report
@@ -44,10 +46,11 @@ class JobScreen:
         self._plan = plan
         self._workspace = workspace
         self._rounds = ""
+        self._first: int | None = None
         self._bar = _Bar() if sys.stdout.isatty() else None
 
     def __enter__(self) -> Self:
-        print(self._head(), flush=True)
+        say(self._head())
         if self._bar is not None:
             self._bar.start()
         return self
@@ -68,20 +71,25 @@ class JobScreen:
     def tell(self, event: ServerEvent) -> None:
         """Show what happens at the server."""
         if isinstance(event, RoundStarted):
-            self._rounds = f"/{event.total_rounds}"
+            self._first = event.round if self._first is None else self._first
+            self._rounds = f"/{self._first + event.total_rounds}"
             if self._bar is not None:
-                self._bar.show(event)
+                self._bar.show(event, self._first)
         line = _line(event, self._rounds)
         if line:
             is_problem = isinstance(event, SiteProblem | ComponentProblem)
-            print(line, file=sys.stderr if is_problem else sys.stdout, flush=True)
+            say(line, error=is_problem)
 
     def print_result(self, result: JobResult) -> None:
         """Print what became of the events, where the models are, and what went wrong."""
-        for line in _result_lines(result):
-            print(line, flush=True)
+        for line in _result_lines(result, self._trackers()):
+            say(line)
         for line in _problem_lines(result):
-            print(line, file=sys.stderr, flush=True)
+            say(line, error=True)
+
+    def _trackers(self) -> set[str]:
+        owners = (self._plan, *self._plan.sites)
+        return {receiver.name for owner in owners for receiver in owner.receivers}
 
 
 class _Bar:
@@ -99,10 +107,11 @@ class _Bar:
         self._task = self._progress.add_task("starting", total=None)
         self._progress.start()
 
-    def show(self, event: RoundStarted) -> None:
+    def show(self, event: RoundStarted, first: int) -> None:
         if self._progress is not None:
-            what = f"round {event.round + 1}/{event.total_rounds}"
-            self._progress.update(self._task, description=what, completed=event.round, total=event.total_rounds)
+            what = f"round {event.round + 1}/{first + event.total_rounds}"
+            done = event.round - first
+            self._progress.update(self._task, description=what, completed=done, total=event.total_rounds)
 
     def stop(self) -> None:
         if self._progress is not None:
@@ -139,8 +148,8 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 # --- at the end ------------------------------------------------------------------------------------------------------
 
 
-def _result_lines(result: JobResult) -> Iterator[str]:
-    rows = [row for at, report in result.reports.items() for row in _rows(at, report)]
+def _result_lines(result: JobResult, trackers: Collection[str]) -> Iterator[str]:
+    rows = [row for at, report in result.reports.items() for row in _rows(at, report, trackers)]
     if rows:
         yield from align([("tracker", "at", "events of", "stored", "lost", ""), *rows])
     late = sum(line.left for report in result.reports.values() for line in report.lines)
@@ -151,13 +160,14 @@ def _result_lines(result: JobResult) -> Iterator[str]:
     yield from (f"look at it: {look}" for look in _looks(result.reports.values()))
 
 
-def _rows(at: str, report: Report) -> Iterator[tuple[str, ...]]:
+def _rows(at: str, report: Report, trackers: Collection[str]) -> Iterator[tuple[str, ...]]:
     for line in report.lines:
-        if line.look or line.by_site:
-            sites = sorted(line.by_site.keys() | line.dropped_by_site.keys()) or [at]
-            for site in sites:
-                figures = (str(line.by_site.get(site, 0)), str(line.dropped_by_site.get(site, 0)))
-                yield (line.name, at, site, *figures, "")
+        if line.name in trackers or line.dropped:  # a relay that loses nothing is of no interest
+            lost = Counter(line.dropped_by_site)
+            if line.dropped > lost.total():  # whose they are was not told
+                lost[at] += line.dropped - lost.total()
+            for site in sorted(line.by_site.keys() | lost.keys()) or [at]:
+                yield (line.name, at, site, str(line.by_site.get(site, 0)), str(lost[site]), "")
 
 
 def _looks(reports: Iterable[Report]) -> Iterable[str]:

@@ -13,9 +13,11 @@ import anyio
 import sniffio
 
 from training._job_screen import JobScreen
-from training.errors import JobFailedError
-from training.jobs._export import check_place
+from training._say import say
+from training.errors import JobError, JobFailedError
+from training.jobs._export import replacing
 from training.jobs._load import LoadedJob
+from training.jobs._terms import META
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +60,7 @@ def simulate(job: LoadedJob, how: Simulation) -> JobResult:
         plan = job.plan(how.sites, seed=how.seed, trust_custom=True)
         _check_receivers(plan, how.workspace.absolute())
         for note in job.notes:
-            print(f"note: {note}", flush=True)
+            say(f"note: {note}")
         with JobScreen(plan, how.workspace) as screen:
             result = _run(plan, how, screen)
         screen.print_result(result)
@@ -103,15 +105,22 @@ def _in_loop() -> bool:
     return True
 
 
-def keep_job(job: Path, workspace: Path) -> Path:
-    """Copy a job's folder into the workspace, so that it tells what was run; return the copy.
+def keep_job(job: LoadedJob, workspace: Path) -> Path:
+    """Copy a job's files into the workspace, so that it tells what was run; return the copy.
 
     Raises:
-        JobError: There is something else in its place.
+        JobError: There is something else in its place, or the job would be copied into or over itself.
     """
-    target = (workspace / JOB_FOLDER).absolute()
-    check_place(target)
-    if job.resolve() != target.resolve():
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(job, target)
+    target = (workspace / JOB_FOLDER).resolve()
+    source = job.folder.resolve()
+    if source == target:
+        return target
+    if source.is_relative_to(target) or any(target.is_relative_to(app.resolve()) for app in job.apps):
+        raise JobError(
+            f"the run keeps a copy of its job in {target}, and the job itself is {source}: name another workspace"
+        )
+    with replacing(target) as scratch:
+        shutil.copy(source / META, scratch)
+        for app in job.apps:
+            shutil.copytree(app, scratch / app.relative_to(job.folder), dirs_exist_ok=True)
     return target

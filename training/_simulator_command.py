@@ -49,7 +49,7 @@ def simulator(
         names = [name.strip() for name in clients.split(",") if name.strip()]
         sites = site_names(n_clients, names) if n_clients or names else ()
         folder = workspace or Path(WORKSPACE_ROOT, loaded.name)
-        result = simulate(load_job(keep_job(job, folder)), Simulation(folder, sites, threads, gpu, seed))
+        result = simulate(load_job(keep_job(loaded, folder)), Simulation(folder, sites, threads, gpu, seed))
     except WRONG_JOB as error:
         leave(str(error), EXIT_USAGE)
     except (TrackbusError, OSError) as error:

@@ -18,6 +18,7 @@ from training import CrossSiteModelEval, FedAvg, IntimeModelSelector, PTFileMode
 from training.errors import JobError
 from training.job import (
     BaseFedJob,
+    ConvertToFedEvent,
     FedAvgJob,
     FedJob,
     FrameworkType,
@@ -61,6 +62,10 @@ OWN = """
         def __init__(self, level):
             pass
 
+    class Keeper(Component):
+        def __init__(self, api_key):
+            self.api_key = api_key
+
     class Holder(Component):
         def __init__(self, inner=None):
             self.inner = inner
@@ -90,6 +95,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "job_package/deeper.py": "x = 1",
         "scripts/beside.py": "",
         "data/labels.csv": "a,b",
+        "training/client.py": "",
     }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -315,7 +321,7 @@ def test_scripts_and_folders_are_copied(tmp_path: Path, project: Path) -> None:
     job.to_server(FedAvg(num_clients=1))
     job.to_clients(ScriptRunner("scripts/other.py"))
     job.to_clients("data")
-    job.add_file_to_clients(str(project / "job_utilities.py"), dest_dir="more")
+    job.add_file_to_clients(str(project / "job_utilities.py"), dest_dir="more", app_folder_type="custom")
     folder = exported(job, tmp_path)
 
     package = ["job_package/__init__.py", "job_package/deeper.py", "job_package/inner.py"]
@@ -401,6 +407,46 @@ def test_a_failed_export_leaves_the_one_before(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.parent.iterdir()) == ["small"]
 
 
+def test_an_export_that_cant_take_its_place_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = exported(small_job(), tmp_path)
+    rename = Path.rename
+
+    def fail_once(source: Path, target: Path) -> Path:
+        if target == folder and not source.name.endswith(".before"):
+            raise OSError("the disk is gone")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(OSError, match="the disk is gone"):
+        exported(small_job(), tmp_path)
+
+    assert (folder / "meta.json").is_file()
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["small"]
+
+
+def test_an_export_goes_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "exported" / "small").symlink_to(tmp_path / "there")
+    folder = exported(small_job(), tmp_path)
+
+    assert folder.is_symlink()
+    assert (tmp_path / "there" / "meta.json").is_file()
+
+
+def test_arguments_of_base_jobs_are_in_nvflares_order(tmp_path: Path) -> None:
+    convert, receiver = ConvertToFedEvent(["analytix_log_stats"]), TensorBoardReceiver()
+    job = BaseFedJob(None, "ordered", 2, None, "loss", None, None, convert, receiver)
+    job.to_server(FedAvg(num_clients=2))
+    job.to_clients(ScriptRunner("train.py"))
+
+    components = {entry["id"]: entry for entry in read(exported(job, tmp_path), ALL_SERVER)["components"]}
+    assert components["receiver"]["path"] == "receivers.TensorBoardReceiver"
+    assert components["model_selector"]["args"]["key_metric"] == "loss"
+
+
 # --------------------------------------------------------------------------------------------------------- round trip
 THINGS: Mapping[str, Callable[[], object]] = {
     "FedAvg": lambda: FedAvg(num_clients=4, num_rounds=7, stop_cond="accuracy >= 0.9", patience=2, exclude_vars="bn"),
@@ -433,7 +479,7 @@ def test_what_is_written_reads_back_as_the_same(name: str, tmp_path: Path) -> No
 
     custom = CustomFolder(tmp_path / "custom")
     written = describe(THINGS[name](), "here", custom)
-    made = Builder(tmp_path, trust_custom=False).build(written["path"], json.loads(json.dumps(written["args"])), "here")
+    made = Builder(tmp_path, trust_custom=True).build(written["path"], json.loads(json.dumps(written["args"])), "here")
 
     assert describe(made, "here", custom) == written
     assert written["args"]
@@ -509,6 +555,11 @@ WRONG: Mapping[str, tuple[Callable[[], FedJob], str]] = {
     "an array": (unwritable(level=torch.zeros(2)), "nothing for a torch.Tensor|arguments"),
     "NaN": (unwritable(level=float("nan")), "a number is NaN or infinite"),
     "a secret": (unwritable(level={"api_key": "abc"}), "level: api_key is a secret"),
+    "a secret as an argument": (with_server(lambda: own("Keeper", "sk-123")), "server: component: api_key is a secret"),
+    "a script in a folder named as a package of ours": (
+        lambda: [job := small_job(), job.to("training/client.py", "@ALL")][0],
+        "app/custom/training: scripts that import training would get this in place of the training that they need",
+    ),
     "a password in a URI": (
         with_server(lambda: MLflowReceiver("http://me:pw@host")),
         "tracking_uri holds a password.*MLFLOW_TRACKING_PASSWORD",
@@ -550,6 +601,10 @@ def test_a_job_that_cant_be_written_says_why(name: str, tmp_path: Path) -> None:
         (lambda job: ScriptRunner("a.py", execution_mode="attach"), "execution_mode='attach' is not known"),
         (lambda job: FedJob("no name!"), "job 'no name!' is not a name"),
         (lambda job: FedJob(min_clients=0), "min_clients=0"),
+        (
+            lambda job: job.add_file_to_server("data", app_folder_type="config"),
+            "app_folder_type='config': only files in",
+        ),
         (lambda job: BaseFedJob(key_metric_mode="most"), "key_metric_mode='most' is not known"),
     ],
 )

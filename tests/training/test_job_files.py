@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from receivers import MLflowReceiver, TensorBoardReceiver
-from training import CrossSiteModelEval, FedAvg, IntimeModelSelector, PTFileModelPersistor, RoundResultsWriter
+from training import (
+    CrossSiteModelEval,
+    FedAvg,
+    IntimeModelSelector,
+    PTFileModelPersistor,
+    RoundResultsWriter,
+    ValidationJsonGenerator,
+)
 from training.errors import JobError
 from training.job import load_job
 from training.plan import JobPlan
@@ -261,7 +268,94 @@ def test_the_jobs_module_is_taken_whatever_this_process_has_of_that_name(
     assert sys.modules["listening"] is sys.modules[__name__]
 
 
+def model(**more: object) -> Change:
+    given = {"path": "subprocess.call", "args": {"args": ["true"]}, **more}
+    return server(lambda content: content["components"][3]["args"].update(model=given))
+
+
+PERSISTOR = "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor"
+UNTRUSTED: list[tuple[str, Change, str]] = [
+    ("a model", model(), "unknown component 'subprocess.call'"),
+    ("a model by class_path", model(path=None, class_path="subprocess.call"), "unknown component 'subprocess.call'"),
+    ("a model that says more", model(name="x"), "unknown component 'subprocess.call'"),
+    ("a model that says what no model has", model(x=1), "a model has a path and args, and no x"),
+    ("a tracker's program", component("receivers.JsonlReceiver", python="/tmp/evil.sh"), "python='/tmp/evil.sh' names"),
+    (
+        "a script's program",
+        executor(execution_mode="external_process", command="bash -c id custom/client.py"),
+        r"executors\[0\]: command=.* names a program to start, and this job is not trusted",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), [case[1:] for case in UNTRUSTED], ids=[case[0] for case in UNTRUSTED])
+def test_a_job_that_is_not_trusted_starts_no_program_of_its_choice(job: Path, change: Change, message: str) -> None:
+    server(lambda content: content["components"][3].update(path=PERSISTOR, args={}))(job)
+    change(job)
+
+    with pytest.raises(JobError, match=message):
+        plan_of(job, trust=False)
+
+
+def test_a_job_that_is_not_trusted_may_start_the_interpreter(job: Path) -> None:
+    server(lambda content: content["components"][3].update(path=PERSISTOR, args={}))(job)
+    executor(launch_external_process=True, execution_mode="external_process", command="python3 -u")(job)
+
+    assert plan_of(job, trust=False).sites[0].script.command == ("python3", "-u")
+
+
+def test_a_module_of_the_process_that_is_installed_stays_itself(job: Path) -> None:
+    for name in ("receivers", "numpy"):
+        (job / "app" / "custom" / name).mkdir()
+        (job / "app" / "custom" / name / "data.csv").touch()
+    import numpy as np
+
+    loaded = load_job(job)
+    with loaded.importing():
+        assert sys.modules["numpy"] is np
+        assert sys.modules["receivers"].TensorBoardReceiver is TensorBoardReceiver
+
+
+def test_null_in_meta_is_the_default(job: Path) -> None:
+    edit("meta.json", lambda meta: meta.update(min_clients=None, mandatory_clients=None))(job)
+
+    assert plan_of(job).min_sites == 1
+
+
+def test_a_component_may_go_by_the_name_of_its_class(job: Path) -> None:
+    server(lambda content: content["components"].append({"id": "more", "name": "ValidationJsonGenerator"}))(job)
+
+    assert isinstance(plan_of(job).components["more"], ValidationJsonGenerator)
+
+
+def test_an_argument_of_averaging_that_means_nothing_here_is_said(job: Path) -> None:
+    given = {"task_check_period": 0.1, "ignore_result_error": True, "allow_empty_global_weights": True}
+    server(lambda content: content["workflows"][0]["args"].update(given, fedprox_mu=None))(job)
+
+    said = " ".join(notes_of(job))
+    assert all(f"FedAvg: {name}={value!r} has no effect here" in said for name, value in given.items())
+
+
 # ------------------------------------------------------------------------------------------------------ what is wrong
+def own_module(name: str, text: str = "") -> Change:
+    def apply(folder: Path) -> None:
+        file = folder / "app" / "custom" / name
+        file.parent.mkdir(exist_ok=True)
+        write(file, text)
+
+    return apply
+
+
+def app_elsewhere(folder: Path) -> None:
+    shutil.copytree(folder / "app", folder.parent / "elsewhere")
+    edit("meta.json", lambda meta: meta.update(deploy_map={"../elsewhere": ["@ALL"]}))(folder)
+
+
+def script_elsewhere(folder: Path) -> None:
+    write(folder / "evil.py", "")
+    executor(task_script_path="../../evil.py")(folder)
+
+
 WRONG: list[tuple[str, Change, str]] = [
     (
         "unknown component of NVFLARE's",
@@ -356,6 +450,23 @@ WRONG: list[tuple[str, Change, str]] = [
         "a site that must be there",
         edit("meta.json", lambda meta: meta.update(mandatory_clients=["site-3"])),
         "site-3 must take part",
+    ),
+    (
+        "two components of one id",
+        server(lambda content: content["components"].append(dict(content["components"][0], args={}))),
+        r"components\[7\] \(json_generator\): there are two components with the id 'json_generator'",
+    ),
+    ("an app elsewhere", app_elsewhere, r"meta.json: deploy_map: '../elsewhere' is no folder in the job's"),
+    ("a script elsewhere", script_elsewhere, r"the script '../../evil.py' leads out of .*custom: put it there"),
+    ("an absolute script", executor(task_script_path="/bin/sh"), "the script '/bin/sh' leads out of .*custom"),
+    ("a module of Python's", own_module("random.py"), "app/custom/random.py: scripts that import random would get"),
+    ("a package of Python's", own_module("json/__init__.py"), "rename json where the job is made"),
+    ("a module of ours", own_module("training/net.py"), "app/custom/training: scripts that import training"),
+    ("torch", own_module("torch.py"), "app/custom/torch.py: scripts that import torch"),
+    (
+        "FedProx",
+        server(lambda content: content["workflows"][0]["args"].update(fedprox_mu=0.1)),
+        r"workflows\[0\] \(controller\): fedprox_mu=0.1 is not sent to the sites: let the script add",
     ),
     (
         "two receivers of one name",

@@ -100,6 +100,13 @@ def test_its_arguments_stand_in_the_job(tmp_path: Path) -> None:
     assert (script.command, script.transfer) == (("python3", "-u", "-X", "dev"), "DIFF")
 
 
+def test_arguments_that_mean_nothing_here_are_accepted(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="enable_tensor_disk_offload has no effect"):
+        made = recipe(enable_tensor_disk_offload=True, aggregator_data_kind="WEIGHT_DIFF")
+
+    assert exported(made, tmp_path) == exported(recipe(), tmp_path)
+
+
 def test_sites_are_configured_one_by_one(tmp_path: Path) -> None:
     made = recipe()
     set_per_site_config(made, {"site-1": {"train_args": "--steps 7"}, "hospital": {"launch_external_process": True}})

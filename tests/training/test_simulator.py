@@ -6,22 +6,35 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from readback import read_mlflow_runs, read_tensorboard
+
+from eventbus import Report
+from eventbus._report import Line
+from receivers import JsonlReceiver
+from training import FLModel
+from training._job_screen import JobScreen
+from training._simulator import keep_job
+from training.abc import RoundAggregated, RoundStarted
+from training.errors import JobError
+from training.job import load_job
+from training.plan import JobPlan, JobResult
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = Path(__file__).parent / "jobs" / "hello-pt"
 TIMEOUT = 110  # seconds: importing torch on a busy machine takes 10 of them, MLflow's first store 20
 
 
-def simulator(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def simulator(*arguments: str, folder: Path, out: int | IO[str] = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     return subprocess.run(
         [sys.executable, "-P", "-m", "training.cli", "simulator", *arguments],
         cwd=folder,
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONPATH": path, "COLUMNS": "100"},
-        capture_output=True,
+        stdout=out,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=TIMEOUT,
         check=False,
@@ -90,6 +103,66 @@ def test_a_workspace_with_a_folder_of_ones_own_is_a_usage_error(tmp_path: Path) 
     assert done.returncode == 2
     assert "job is there already, and is no job" in done.stderr
     assert (tmp_path / "job" / "job.py").exists()
+
+
+def test_a_job_within_the_folder_of_its_copy_stays(tmp_path: Path) -> None:
+    for folder in (tmp_path / "job", tmp_path / "job" / "hello"):
+        shutil.copytree(EXAMPLE, folder)
+
+    done = simulator("job/hello", "-n", "2", "-w", ".", folder=tmp_path)
+
+    assert done.returncode == 2
+    assert "the run keeps a copy of its job in" in done.stderr
+    assert (tmp_path / "job" / "hello" / "meta.json").is_file()
+
+
+def test_a_job_is_copied_without_the_runs_in_its_folder(tmp_path: Path, job: Path) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "run" / "job")
+    (tmp_path / "run" / "job" / "app" / "custom" / "older.py").touch()
+    (job / "runs").mkdir()
+    (job / "runs" / "big").touch()
+
+    for workspace in (tmp_path / "run", job / "runs" / "hello-pt"):
+        copy = keep_job(load_job(job), workspace)
+        assert copy == workspace / "job"
+        names = {file.relative_to(copy) for file in copy.rglob("*") if "__pycache__" not in file.parts}
+        assert names == {file.relative_to(EXAMPLE) for file in EXAMPLE.rglob("*") if "__pycache__" not in file.parts}
+        assert keep_job(load_job(copy), workspace) == copy
+    with pytest.raises(JobError, match="name another workspace"):
+        keep_job(load_job(job), job / "app" / "run")
+
+
+def test_a_job_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = simulator(str(EXAMPLE), "-w", "run", "-n", "2", folder=tmp_path, out=closed)
+
+    assert (done.returncode, "BrokenPipe" in done.stderr) == (0, False), done.stderr
+    assert (tmp_path / "run" / "models" / "FL_global_model.safetensors").is_file()
+
+
+def test_rounds_count_from_the_workflows_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = JobPlan(name="later", workflows=(), components={}, sites=(), app_folder=tmp_path)
+    screen = JobScreen(plan, tmp_path)
+    for number in (4, 5):
+        screen.tell(RoundStarted(number, 2))
+        screen.tell(RoundAggregated(number, FLModel(metrics={"loss": 1.0}), FLModel(params={"w": [1.0]}), ()))
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == ["round 5/6", "round 6/6"]
+
+
+def test_only_trackers_and_losses_stand_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    receiver = JsonlReceiver()
+    plan = JobPlan(name="j", workflows=(), components={}, sites=(), app_folder=tmp_path, receivers=(receiver,))
+    lines = (Line("jsonl", by_site={"site-1": 3}), Line("relay", by_site={"site-1": 3}))
+    reports = {"server": Report(3, {}, lines), "site-2": Report(3, {}, (Line("relay", dropped=2, lost=2),))}
+
+    JobScreen(plan, tmp_path).print_result(JobResult(tmp_path, "r", reports=reports))
+
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1:] == [["jsonl", "server", "site-1", "3", "0"], ["relay", "site-2", "site-2", "0", "2"]]
 
 
 def test_a_folder_without_a_job_is_a_usage_error(tmp_path: Path) -> None:

@@ -7,22 +7,26 @@ import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from receivers import Receiver
 from receivers._receiver import ReceiverOptions
 from training.errors import JobError
-from training.jobs._custom import find_module
+from training.jobs._custom import find_module, is_installed
 from training.jobs._describe import CHECKPOINT, MODEL, signature_of
 from training.jobs._registry import KNOWN, did_you_mean, load_known, resolve
+from training.jobs._script import ScriptRunner
 from training.jobs._terms import INITIAL_MODEL
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
 
 LEFT_OUT = object()
 """Stands for a component that has no counterpart here, and needs none."""
+
+_INTERPRETER = (("python3", "-u"), ("python3",), ("python", "-u"), ("python",))
+"""Commands that start nothing but the interpreter which runs the job."""
 
 _CONFIG_KEYS = {"path", "args", "class_path", "name"}
 
@@ -78,11 +82,14 @@ class Builder:
         args = {name: self._value(name, value, f"{place}, argument {name!r}") for name, value in given.items()}
         args = {**{name: value for name, value in more.items() if takes is None or name in takes}, **args}
         try:
-            return kind(**args)
+            made = kind(**args)
         except JobError as error:
             raise JobError(f"{place}: {error}") from error
         except Exception as error:  # border: a component's constructor may raise anything
             raise JobError(f"{place}: {kind.__name__}: {type(error).__name__}: {error}") from error
+        if not self.trust_custom:
+            _refuse_programs(made, place)
+        return made
 
     def _value(self, name: str, value: object, place: str) -> object:
         """Make the component that an argument describes; any other value stays what it is.
@@ -93,12 +100,16 @@ class Builder:
             return value
         config = cast("dict[str, Any]", value)
         path = config.get("path") or config.get("class_path")
-        if not isinstance(path, str) or set(config) - _CONFIG_KEYS:
+        if not isinstance(path, str):
             return config
-        if name == MODEL:
-            self._check_own(path, place)
-            return config
-        return self.build(path, cast("Mapping[str, object]", config.get("args") or {}), place)
+        args = cast("Mapping[str, object]", config.get("args") or {})
+        unknown = sorted(map(str, set(config) - _CONFIG_KEYS))
+        if name != MODEL:
+            return config if unknown else self.build(path, args, place)
+        if unknown:
+            raise JobError(f"{place}: a model has a path and args, and no {', '.join(unknown)}")
+        self._check_own(path, place)
+        return {"path": path, "args": args}
 
     def _own_class(self, path: str, place: str) -> type:
         self._check_own(path, place)
@@ -128,6 +139,17 @@ class Builder:
         if not isinstance(found, type):
             raise JobError(f"{place}: {module} has no class {name!r}; {did_you_mean(f'{module}.{name}', KNOWN)}")
         return found
+
+
+def _refuse_programs(made: object, place: str) -> None:
+    """Refuse what would start a program of the job's choice."""
+    program = ""
+    if isinstance(made, Receiver) and made.python != sys.executable:
+        program = f"python={made.python!r}"
+    if isinstance(made, ScriptRunner) and made.launch_external_process and made.argv()[1] not in _INTERPRETER:
+        program = f"command={made.command!r}"
+    if program:
+        raise JobError(f"{place}: {program} names a program to start, and this job is not trusted")
 
 
 def arguments_of(kind: type) -> tuple[str, ...] | None:
@@ -166,4 +188,11 @@ def _modules_in(folder: Path) -> Iterator[str]:
 
 
 def _take_modules(names: set[str]) -> dict[str, ModuleType]:
-    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
+    """Take modules out of the process, but for what is installed: a folder of that name in a job hides none of it."""
+    taken = {name for name in names if not _has_installed(name)}
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in taken}
+
+
+def _has_installed(name: str) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and is_installed(Path(file))

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+ROOMS = ("eventbus", "receivers", "training", "writers")
+"""Our own packages."""
+
+_NEEDED = {*ROOMS, "torch"}
+
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
 
 
@@ -144,10 +149,34 @@ def relative(given: str) -> Path:
     return Path(path.name) if path.is_absolute() or ".." in path.parts or given.startswith("~") else path
 
 
+def check_names(custom: Path) -> None:
+    """Refuse modules that would hide those which every script needs: Python's, torch, and trackbus itself.
+
+    Raises:
+        JobError: There is such a module.
+    """
+    for place in sorted(custom.glob("*")):
+        name = place.stem if place.suffix == ".py" else place.name
+        if (name in _NEEDED and _has_modules(place)) or (name in sys.stdlib_module_names and _is_module(place)):
+            raise JobError(
+                f"{custom.parent.name}/custom/{place.name}: scripts that import {name} would get this in place of the "
+                f"{name} that they need; rename {place.name} where the job is made"
+            )
+
+
+def _has_modules(place: Path) -> bool:
+    return place.suffix == ".py" or any(place.glob("*.py"))
+
+
+def _is_module(place: Path) -> bool:
+    """Tell whether a name is taken from Python: a folder without `__init__.py` is looked at last."""
+    return place.suffix == ".py" or (place / "__init__.py").is_file()
+
+
 def is_installed(file: Path) -> bool:
     """Tell whether a module's file belongs to Python or to an installed package."""
     here = Path(__file__).resolve().parents[2]
-    rooms = [here / room for room in ("eventbus", "writers", "receivers", "training")]
+    rooms = [here / room for room in ROOMS]
     places = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     return any(file.resolve().is_relative_to(place) for place in (*rooms, *places))
 

@@ -64,6 +64,7 @@ def describe(thing: object, place: str, custom: CustomFolder) -> Description:
             args[name] = _describe_module(value, f"{place}: {name}", custom)
             _start_from(thing, value, args, place, custom)
         else:
+            _refuse_secret(name, value, place)
             args[name] = plain(value, f"{place}: {name}", custom)
     _bring_files(args, custom)
     return {"path": path, "args": args}
@@ -206,12 +207,16 @@ def plain(value: object, place: str, custom: CustomFolder) -> Any:
 
 def _plain_mapping(value: Mapping[object, object], place: str, custom: CustomFolder) -> Description:
     for key, inner in value.items():
-        if isinstance(inner, str) and inner and _SECRET_KEY.search(str(key)):
-            raise JobError(
-                f"{place}: {key} is a secret, and job files are read by many: leave it out, and set it in the "
-                "environment of the machine that runs the job"
-            )
+        _refuse_secret(str(key), inner, place)
     return {str(key): plain(inner, f"{place}.{key}", custom) for key, inner in value.items()}
+
+
+def _refuse_secret(name: str, value: object, place: str) -> None:
+    if isinstance(value, str) and value and _SECRET_KEY.search(name):
+        raise JobError(
+            f"{place}: {name} is a secret, and job files are read by many: leave it out, and set it in the "
+            "environment of the machine that runs the job"
+        )
 
 
 def _checked_text(text: str, place: str) -> str:

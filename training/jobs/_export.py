@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from eventbus.workspace import SERVER
 from training.errors import JobError
-from training.jobs._custom import CustomFolder, relative
+from training.jobs._custom import CustomFolder, check_names, relative
 from training.jobs._describe import Description, describe, plain
 from training.jobs._draft import AppDraft
 from training.jobs._script import ScriptRunner
@@ -31,30 +32,46 @@ def write_job(folder: Path, meta: Mapping[str, object], drafts: Drafts) -> None:
     Raises:
         JobError: The job lacks a part, or one can't be written; or something else is in the folder's place.
     """
-    check_place(folder)
     apps = _apps(drafts)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    before = scratch.with_name(f"{scratch.name}.before")
-    try:
+    with replacing(folder) as scratch:
         for name, targets in apps.items():
             _write_app(scratch / name, targets)
         _write_json(scratch / META, _meta(meta, apps))
-        scratch.chmod(0o755)  # mkdtemp's own is for nobody else
-        if folder.exists():
-            folder.rename(before)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(before, ignore_errors=True)
 
 
-def check_place(folder: Path) -> None:
-    """Refuse to put a job's folder in the place of something else.
+@contextmanager
+def replacing(folder: Path) -> Generator[Path]:
+    """Give a new folder to be filled, which takes the place of a job's folder once the block has ended well.
 
     Raises:
-        JobError: There is something that is no job.
+        JobError: There is something in its place that is no job.
     """
+    folder = folder.resolve()  # where a link leads, so that the link stays
+    _check_place(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)  # mkdtemp's own is for nobody else
+        _take_place(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    """Put a folder in the place of another, which is deleted only when the new one is there."""
+    before = new.with_name(f"{new.name}.before")
+    if folder.exists():
+        folder.rename(before)
+    try:
+        new.rename(folder)
+    finally:
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _check_place(folder: Path) -> None:
     if folder.exists() and not (folder / META).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise JobError(f"{folder} is there already, and is no job: it has no {META}; name another folder")
 
@@ -87,6 +104,7 @@ def _write_app(folder: Path, targets: Mapping[str, AppDraft]) -> None:
         _write_json(folder / "config" / name, {**config, **plain(draft.params, f"{target}: params", custom)})
         for file, subfolder in draft.files:
             custom.add(file, subfolder)
+    check_names(custom.folder)
 
 
 def _server_config(draft: AppDraft, custom: CustomFolder) -> Description:

@@ -179,17 +179,38 @@ class FedJob:
 
     # --- files ---------------------------------------------------------------------------------------------------
 
-    def add_file_to(self, src_path: str, target: str, dest_dir: str | None = None) -> None:
-        """Copy a script or a folder's content into a target's `custom/`, or a folder there."""
+    def add_file_to(
+        self, src_path: str, target: str, dest_dir: str | None = None, app_folder_type: str | None = None
+    ) -> None:
+        """Copy a script or a folder's content into a target's `custom/`, or a folder there.
+
+        Args:
+            src_path: The script or folder.
+            target: `server`, a site, or `@ALL`.
+            dest_dir: Folder in `custom/`.
+            app_folder_type: `custom`.
+
+        Raises:
+            JobError: It is to go elsewhere.
+        """
+        if app_folder_type not in (None, "custom"):
+            raise JobError(
+                f"app_folder_type={app_folder_type!r}: only files in custom/ are found by what runs at the server and "
+                "the sites; leave it out, and name a folder there with dest_dir"
+            )
         self._draft(target).add_files([src_path], dest_dir or "")
 
-    def add_file_to_server(self, src_path: str, dest_dir: str | None = None) -> None:
-        """Copy a script or a folder's content into the server's `custom/`."""
-        self.add_file_to(src_path, SERVER, dest_dir)
+    def add_file_to_server(
+        self, src_path: str, dest_dir: str | None = None, app_folder_type: str | None = None
+    ) -> None:
+        """Copy a script or a folder's content into the server's `custom/`: see `add_file_to`."""
+        self.add_file_to(src_path, SERVER, dest_dir, app_folder_type)
 
-    def add_file_to_clients(self, src_path: str, dest_dir: str | None = None) -> None:
-        """Copy a script or a folder's content into the sites' `custom/`."""
-        self.add_file_to(src_path, ALL_SITES, dest_dir)
+    def add_file_to_clients(
+        self, src_path: str, dest_dir: str | None = None, app_folder_type: str | None = None
+    ) -> None:
+        """Copy a script or a folder's content into the sites' `custom/`: see `add_file_to`."""
+        self.add_file_to(src_path, ALL_SITES, dest_dir, app_folder_type)
 
     def export_job(self, job_root: str | Path) -> Path:
         """Write the job's folder, `<job_root>/<name>`, in place of an older one, and return it.

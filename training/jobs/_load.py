@@ -17,18 +17,24 @@ from receivers import Receiver
 from training.abc import Workflow
 from training.errors import JobError
 from training.jobs._build import LEFT_OUT, Builder, importing_from
+from training.jobs._custom import check_names
+from training.jobs._registry import FOREIGN
 from training.jobs._script import ScriptRunner
 from training.jobs._terms import ALL_SITES, CLIENT_CONFIG, GLOBAL_METRICS, META, SERVER_CONFIG
 from training.plan import JobPlan, SitePlan
 
 
 class Entry(msgspec.Struct):
-    """A component as its file has it."""
+    """A component as its file has it: by its path, or by the name of a class of NVFLARE's."""
 
     path: str = ""
     id: str = ""
     args: dict[str, Any] = {}
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.path and self.name:
+            self.path = f"{FOREIGN}{self.name}"
 
 
 class ExecutorEntry(msgspec.Struct):
@@ -107,8 +113,13 @@ class LoadedJob:
 
     def importing(self) -> AbstractContextManager[None]:
         """Let the job's modules in `custom/` be imported within the block: `plan` and the run need it."""
+        return importing_from([app / "custom" for app in self.apps])
+
+    @property
+    def apps(self) -> Sequence[Path]:
+        """The folders of its apps."""
         apps = (self.server, *filter(None, [self.common]), *self.sites.values())
-        return importing_from(list(dict.fromkeys(app.custom for app in apps)))
+        return list(dict.fromkeys(app.folder for app in apps))
 
     def plan(
         self, sites: Sequence[str] = (), *, seed: int = 0, run: str | None = None, trust_custom: bool = False
@@ -179,6 +190,8 @@ class LoadedJob:
         builder = Builder(app.custom, trust_custom)
         runner, tasks = _runner(builder, app)
         script = runner.plan(app.custom, tasks)
+        if not script.script.resolve().is_relative_to(app.custom.resolve()):
+            raise JobError(f"{app.file}: the script {runner.script!r} leads out of {app.custom}: put it there")
         if not script.script.is_file():
             raise JobError(f"{app.file}: the script {runner.script!r} is not in {app.custom}")
         if _imports_nvflare(script.script):
@@ -209,7 +222,10 @@ def load_job(folder: str | Path) -> LoadedJob:
     job = Path(folder).absolute()
     if not job.is_dir():
         raise JobError(f"{job} is not a folder: name the one that holds the job's {META}")
-    meta = _convert(_read(job / META), Meta, job / META)
+    meta = _meta(job / META)
+    for app in meta.deploy_map:
+        if not (job / app).resolve().is_relative_to(job.resolve()) or Path(app) == Path():
+            raise JobError(f"{job / META}: deploy_map: {app!r} is no folder in the job's")
     apps = {target: job / app for app, targets in meta.deploy_map.items() for target in targets}
     if SERVER not in apps and ALL_SITES not in apps:
         raise JobError(f"{job / META}: deploy_map has no app for the server")
@@ -223,7 +239,12 @@ def load_job(folder: str | Path) -> LoadedJob:
     return LoadedJob(job, meta, server, sites, common)
 
 
+def _meta(file: Path) -> Meta:
+    return _convert({key: value for key, value in _read(file).items() if value is not None}, Meta, file)
+
+
 def _app(folder: Path, name: str) -> App:
+    check_names(folder / "custom")
     file = folder / "config" / name
     content = _read(file)
     config = _convert(content, AppConfig, file)
@@ -265,8 +286,11 @@ def _components(builder: Builder, app: App) -> dict[str, object]:
             if one.name in names:
                 raise JobError(f"{place}: there are two receivers named {one.name!r}; give one another name")
             names.add(one.name)
+        key = entry.id or f"component-{number}"
+        if key in made:
+            raise JobError(f"{place}: there are two components with the id {key!r}; give one another id")
         if one is not LEFT_OUT:
-            made[entry.id or f"component-{number}"] = one
+            made[key] = one
     return made
 
 

@@ -71,6 +71,7 @@ class BaseFedJob(FedJob):
         key_metric: The metric that decides which model is the best.
         validation_json_generator: What writes `cross_val_results.json`, in place of a `ValidationJsonGenerator`.
         model_selector: What selects the best model, in place of an `IntimeModelSelector`.
+        convert_to_fed_event: Has no effect: what sites log reaches the server if a tracker is there.
         analytics_receiver: A receiver for the server.
         metrics_artifact_writer: What writes each round's results, in place of a `RoundResultsWriter`.
         model_persistor: What keeps the model.
@@ -90,6 +91,7 @@ class BaseFedJob(FedJob):
         key_metric: str = "accuracy",
         validation_json_generator: object | None = None,
         model_selector: object | None = None,
+        convert_to_fed_event: object | None = None,  # noqa: ARG002 - the same
         analytics_receiver: Receiver | None = None,
         metrics_artifact_writer: object | None = None,
         model_persistor: object | None = None,

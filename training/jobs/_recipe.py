@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,7 @@ class FedAvgRecipe(Recipe):
         server_expected_format: Has no effect: parameters travel as safetensors.
         params_transfer_type: DIFF sends differences where the script sends whole parameters.
         aggregator: Makes the new model in place of the weighted average.
+        aggregator_data_kind: Has no effect: every update says whether it is a difference.
         model_persistor: What keeps the model, in place of a `PTFileModelPersistor`.
         model_locator: What finds it, in place of a `PTFileModelLocator`.
         per_site_config: See `set_per_site_config`.
@@ -229,6 +231,7 @@ class FedAvgRecipe(Recipe):
         min_responses: With fewer updates a round has failed; by default all of `min_clients` are needed.
         round_timeout: Seconds that the sites have for a round. None: as long as they live.
         grace: Seconds that the others have once `min_responses` updates are there. None: until `round_timeout`.
+        enable_tensor_disk_offload: Has no effect, and a warning says so: the server averages in memory.
         server_memory_gc_rounds: Has no effect, as `client_memory_gc_rounds` and `cuda_empty_cache` have none.
         client_memory_gc_rounds: The same.
         cuda_empty_cache: The same.
@@ -251,6 +254,7 @@ class FedAvgRecipe(Recipe):
     server_expected_format: ExchangeFormat | str = ExchangeFormat.NUMPY
     params_transfer_type: TransferType | str = TransferType.FULL
     aggregator: ModelAggregator | None = None
+    aggregator_data_kind: object | None = None
     model_persistor: object | None = None
     model_locator: object | None = None
     per_site_config: Mapping[str, Mapping[str, Any]] | None = None
@@ -268,6 +272,7 @@ class FedAvgRecipe(Recipe):
     min_responses: int | None = None
     round_timeout: float | None = None
     grace: float | None = None
+    enable_tensor_disk_offload: bool = False
     server_memory_gc_rounds: int = 0
     client_memory_gc_rounds: int = 0
     cuda_empty_cache: bool = False
@@ -276,6 +281,8 @@ class FedAvgRecipe(Recipe):
         """Put the job together."""
         from training.jobs._ready import BaseFedJob
 
+        if self.enable_tensor_disk_offload:
+            warnings.warn("enable_tensor_disk_offload has no effect: the server averages in memory", stacklevel=3)
         mode = _metric_mode(self.key_metric, self.key_metric_mode, self.stop_cond)
         job = BaseFedJob(name=self.name, min_clients=self.min_clients, key_metric=self.key_metric, key_metric_mode=mode)
         job.comp_ids.update(job.to_server(self._first_model()))

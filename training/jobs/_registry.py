@@ -39,7 +39,8 @@ KNOWN = (
 )
 """Paths that job files may name whoever wrote them."""
 
-_FOREIGN = "nvflare."
+FOREIGN = "nvflare."
+"""How paths of NVFLARE's begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,17 @@ def _adapt_executor(args: Arguments) -> Arguments:
     return adapted
 
 
+def _adapt_fedavg(args: Arguments) -> Arguments:
+    adapted = dict(args)
+    mu = adapted.pop("fedprox_mu", None)
+    if mu is not None:
+        raise JobError(
+            f"fedprox_mu={mu!r} is not sent to the sites: let the script add FedProx's term to its loss, with the "
+            "params that it has received, and take the argument out"
+        )
+    return adapted
+
+
 def _parted(command: object) -> Arguments:
     """Part `python3 -u custom/client.py --epochs 2` into what starts the script, the script, and its arguments."""
     from training.jobs._script import split
@@ -140,7 +152,16 @@ _executor = Alias(SCRIPT_RUNNER, unused=_EXECUTOR_UNUSED, adapt=_adapt_executor)
 _pipe = Alias(why="scripts reach their site by a socket of their own")
 _fedavg = Alias(
     "training.FedAvg",
-    unused=frozenset({"enable_tensor_disk_offload", "memory_gc_rounds"}),
+    unused=frozenset(
+        {
+            "allow_empty_global_weights",
+            "enable_tensor_disk_offload",
+            "ignore_result_error",
+            "memory_gc_rounds",
+            "task_check_period",
+        }
+    ),
+    adapt=_adapt_fedavg,
 )
 
 ALIASES: Mapping[str, Alias] = {
@@ -184,7 +205,7 @@ def resolve(path: str, args: Mapping[str, object]) -> Resolved | None:
     """
     if path in KNOWN:
         return Resolved(path, dict(args))
-    if not path.startswith(_FOREIGN):
+    if not path.startswith(FOREIGN):
         return None
     name = path.rpartition(".")[2]
     alias = ALIASES.get(name)

@@ -89,7 +89,7 @@ class ScriptRunner:
         self.cuda_empty_cache = cuda_empty_cache
         self.execution_mode = None  # said by launch_external_process
         self._format()
-        self._argv()
+        self.argv()
 
     def add_to_fed_job(self, job: FedJob, ctx: JobCtx, tasks: Sequence[str] = ("*",)) -> None:
         """Give the script to a target of a job."""
@@ -102,7 +102,7 @@ class ScriptRunner:
             custom: The folder that the script is in.
             tasks: Names of the tasks that it serves.
         """
-        arguments, command = self._argv()
+        arguments, command = self.argv()
         return ScriptPlan(
             script=(custom / self.script).absolute(),
             args=arguments,
@@ -121,7 +121,12 @@ class ScriptRunner:
             raise JobError(f"framework={self.framework.value!r} is not supported: use one of {known}")
         return _FORMATS[self.framework]
 
-    def _argv(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def argv(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the words of the script's arguments, and of the command that starts it.
+
+        Raises:
+            JobError: One of them is no command line.
+        """
         command = split("command", self.command)
         if self.launch_external_process and not command:
             raise JobError("command is empty: what is to start the script? `python3 -u`, say")
