@@ -269,12 +269,15 @@ def test_deep_metrics_and_meta_are_refused_at_both_ends(part: str, key: str | No
     itself: dict[str, Any] = {}
     itself["outer"] = itself
 
-    assert getattr(crossed(FLModel(**{part: deepest})), part) == deepest
+    def model(values: dict[str, Any]) -> FLModel:
+        return FLModel(metrics=values) if part == "metrics" else FLModel(meta=values)
+
+    assert getattr(crossed(model(deepest)), part) == deepest
     for values in (too_deep, far_too_deep, itself):
         with pytest.raises(BadInputError, match=rf"^{part}\['outer'\] is nested deeper than 32 levels"):
-            payload_of(FLModel(**{part: values}))
+            payload_of(model(values))
     with pytest.raises(DecodeError, match="nested deeper than 32 levels"):
-        model_from(ModelHead(**{part: far_too_deep}), b"", "numpy")
+        model_from(ModelHead(metrics=model(far_too_deep).metrics, meta=model(far_too_deep).meta), b"", "numpy")
 
 
 def test_what_is_no_metric_for_the_sender_is_none_for_the_reader() -> None:
