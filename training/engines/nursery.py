@@ -25,7 +25,7 @@ from typing import cast
 
 import msgspec
 
-from training.engines.orders import MAX_DATAGRAM, Ended, Order, Signal, Spawn
+from training.engines.orders import MAX_DATAGRAM, Ended, Order, Ready, Report, Signal, Spawn
 from training.engines.stage import play, set_scene
 
 GRACE_SECONDS = 2.0
@@ -73,6 +73,7 @@ class Nursery:
     def _serve_all(self) -> Spawn | None:
         signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _wake)
+        self._report(Ready())
         while True:
             ready, _, _ = select.select([self._control, self._news], [], [], self._seconds_to_next_look())
             if self._news in ready:
@@ -117,7 +118,7 @@ class Nursery:
         """Say that a process can't be started, where its last words would be; others still can, perhaps later."""
         with contextlib.suppress(OSError), open(order.log, "a", encoding="utf-8") as log:  # noqa: PTH123 - as below
             print(f"no process can be started: {error.strerror}", file=log)
-        self._report(order.number, CANT_START)
+        self._report(Ended(number=order.number, code=CANT_START))
 
     def _leave_home(self, parent: int) -> None:
         """Become a process of its own, in the child, that dies with the nursery."""
@@ -135,11 +136,11 @@ class Nursery:
             number = self._numbers.pop(pid, None)
             if number is not None:
                 self._grace[pid] = time.monotonic() + GRACE_SECONDS
-                self._report(number, code)
+                self._report(Ended(number=number, code=code))
 
-    def _report(self, number: int, code: int) -> None:
+    def _report(self, report: Report) -> None:
         with contextlib.suppress(ConnectionError):  # the server is dead, which the next look at its orders tells
-            self._control.send(msgspec.msgpack.encode(Ended(number=number, code=code)))
+            self._control.send(msgspec.msgpack.encode(report))
 
     def _seconds_to_next_look(self) -> float | None:
         return max(0.0, min(self._grace.values()) - time.monotonic()) if self._grace else None
@@ -239,8 +240,11 @@ def _kill(pid: int) -> None:
 
 
 def _signal_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+    with contextlib.suppress(PermissionError):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:  # it has no group of its own yet
+            os.kill(pid, number)  # a zombie until it is reaped here, so the pid is nobody else's
 
 
 def _prctl(option: int, value: int) -> None:

@@ -43,7 +43,11 @@ class Signal(msgspec.Struct, tag="signal", frozen=True, kw_only=True):
     signal: int
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """All is loaded; nothing was started before."""
+
+
+class Ended(msgspec.Struct, tag="ended", frozen=True, kw_only=True):
     """A process has ended; the code is that of `subprocess`: negative for a signal."""
 
     number: int
@@ -51,3 +55,4 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Order = Spawn | Signal
+Report = Ready | Ended

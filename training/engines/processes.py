@@ -19,7 +19,7 @@ import anyio.to_thread
 import msgspec
 from msgspec.structs import replace
 
-from training.engines.orders import MAX_DATAGRAM, Ended, Order, Signal, Spawn
+from training.engines.orders import MAX_DATAGRAM, Ended, Order, Report, Signal, Spawn
 from training.engines.script import ScriptFailedError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ TERMINATE_SECONDS = 3.0
 RESERVED_BYTES = 32
 """What the system takes for itself of the room for a datagram."""
 
-_ended = msgspec.msgpack.Decoder(Ended)
+_reports = msgspec.msgpack.Decoder(Report)
 
 _logger = logging.getLogger("trackbus.engines")
 
@@ -85,12 +85,18 @@ class Nursery:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._room = control.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - RESERVED_BYTES
-        self._outbox: deque[bytes] = deque()
-        self._news = anyio.Event()
         self._life = anyio.CancelScope(shield=True)
         self._processes: dict[int, Process] = {}
+        self._outbox: deque[Order] = deque()
+        self._news = anyio.Event()
+        self._ready = anyio.Event()
         self._count = 0
         self._is_dead = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has loaded all; before that it has started nothing."""
+        return self._ready.is_set()
 
     def spawn(self, order: Spawn, on_exit: Callable[[], object]) -> Process:
         """Start a process.
@@ -103,23 +109,33 @@ class Nursery:
             ScriptFailedError: Its environment and its arguments are too long.
         """
         self._count += 1
-        process = Process(self._count, self._send, on_exit)
+        process = Process(self._count, self._post, on_exit)
         if self._is_dead:
             process.ended(None)
         else:
-            self._send(replace(order, number=process.number))
+            self._post(replace(order, number=process.number))
             self._processes[process.number] = process
         return process
 
-    def _send(self, order: Order) -> None:
-        """Have an order sent as soon as the nursery, which may be loading its modules still, has room for it."""
-        data = msgspec.msgpack.encode(order)
-        if len(data) > self._room:
+    def _post(self, order: Order) -> None:
+        """Have an order sent once the nursery, which may be loading its modules still, has room for it."""
+        if isinstance(order, Signal) and self._drop(order):
+            return
+        size = len(msgspec.msgpack.encode(order))
+        if size > self._room:
             raise ScriptFailedError(
-                f"its script can't be started: environment and arguments take {len(data)} bytes; {self._room} may"
+                f"its script can't be started: environment and arguments take {size} bytes; {self._room} may"
             )
-        self._outbox.append(data)
+        self._outbox.append(order)
         self._news.set()
+
+    def _drop(self, order: Signal) -> bool:
+        """Rather than send a signal, forget the order for its process, if that is still here."""
+        found = [one for one in self._outbox if isinstance(one, Spawn) and one.number == order.number]
+        for one in found:
+            self._outbox.remove(one)
+            self._processes.pop(one.number).ended(-order.signal)
+        return bool(found)
 
     async def live(self) -> None:
         """Send orders and take reports, until `end`: also when the job is cancelled, so that it sees processes end."""
@@ -135,28 +151,31 @@ class Nursery:
             self._control.shutdown(socket.SHUT_RDWR)
 
     async def _deliver(self) -> None:
+        """Send what is in the outbox, once the nursery reads: its socket holds some dozens of orders."""
+        await self._ready.wait()
         while True:
             self._news = anyio.Event()
             while self._outbox:
-                await self._deliver_one(self._outbox.popleft())
+                await self._deliver_one(self._outbox[0])
             await self._news.wait()
 
-    async def _deliver_one(self, data: bytes) -> None:
-        while True:
-            try:
-                self._control.send(data, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                await anyio.wait_writable(self._control)
-                continue
-            except ConnectionError:  # dead: the listener finds out, and tells the sites
-                pass
-            return
+    async def _deliver_one(self, order: Order) -> None:
+        try:
+            self._control.send(msgspec.msgpack.encode(order), socket.MSG_DONTWAIT)
+            self._outbox.popleft()
+        except BlockingIOError:
+            await anyio.wait_writable(self._control)
+        except ConnectionError:  # dead: the listener finds out, and tells the sites
+            self._outbox.clear()
 
     async def _listen(self) -> None:
         """Take note of the ends of processes, until the nursery's own."""
         while data := await self._receive():
-            ended = _ended.decode(data)
-            self._processes.pop(ended.number).ended(ended.code)
+            report = _reports.decode(data)
+            if isinstance(report, Ended):
+                self._processes.pop(report.number).ended(report.code)
+            else:
+                self._ready.set()
         self._is_dead = True
         for process in self._processes.values():
             process.ended(None)
@@ -219,7 +238,7 @@ async def open_nursery(modules: Sequence[str]) -> AsyncGenerator[Nursery]:
                 yield home
             finally:
                 home.end()
-                await _see_off(started.process)
+                await _see_off(started.process, kill=not home.is_ready)
 
 
 def _take(modules: tuple[str, ...]) -> Started:
@@ -243,7 +262,9 @@ def _start(modules: tuple[str, ...]) -> Started:
     return Started(modules, process, ours)
 
 
-async def _see_off(process: subprocess.Popen[bytes]) -> None:
+async def _see_off(process: subprocess.Popen[bytes], *, kill: bool) -> None:
+    if kill:
+        process.kill()
     with anyio.CancelScope(shield=True):
         await anyio.to_thread.run_sync(_wait, process)
 

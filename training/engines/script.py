@@ -52,6 +52,7 @@ class Script:
         guest: As what it comes in.
         log: The file that takes what it prints.
         log_begin: Where in the file its own lines begin.
+        is_needed: Whether it has, or had, something to do.
     """
 
     plan: ScriptPlan
@@ -59,6 +60,7 @@ class Script:
     guest: Guest
     log: Path
     log_begin: int
+    is_needed: bool = True
 
     @property
     def wire(self) -> Wire:
@@ -88,6 +90,7 @@ class Script:
             raise ScriptFailedError(
                 f"its script did not call init within {self.plan.launch_timeout:g} s{self._tail()}; its log: {self.log}"
             )
+        self.is_needed = False
         return False
 
     def expect_no_more(self) -> None:
@@ -121,6 +124,8 @@ class Script:
         finally:
             was_alive = not self.process.exited.is_set()
             await self.process.stop()
+        if not self.is_needed:
+            return ""
         if was_alive:
             return f"its script had to be stopped: it did not end within {self.plan.shutdown_timeout:g} s"
         return f"its script {self._last_words()}, in the end" if self.process.code else ""

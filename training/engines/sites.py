@@ -207,7 +207,9 @@ class SiteGroup:
             return await self._accept(one, arrival, payload)
 
     def _say_late(self, order: Order, site: str) -> str:
-        self._sites[site].complain(f"its answer to '{order.name}' came too late, and was thrown away")
+        self._sites[site].complain(
+            f"its answer to '{order.name}' (task {order.number}) came too late, and was thrown away"
+        )
         return LATE
 
     async def _accept(self, one: _Round, arrival: Arrival, payload: bytearray) -> str:
