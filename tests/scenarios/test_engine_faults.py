@@ -7,20 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import anyio
 import numpy as np
 import pytest
+import torch
 from jobs.plain import ECHO, WITH_CHILDREN, Ask, job, script, site
 from readback import read_jsonl
 
 from receivers import JsonlReceiver
-from training.abc import Answer, Patience, Server, Task, Workflow
+from training.abc import Answer, Outcome, Patience, Server, Task, Workflow
 from training.engines import run_job
-from training.errors import UpdateRefusedError
+from training.engines.processes import TERMINATE_SECONDS
+from training.engines.sites import SiteGroup
+from training.errors import JobError, UpdateRefusedError
 from training.fl_model import FLModel
 from training.plan import JobPlan, JobResult
 
@@ -200,26 +203,36 @@ from pathlib import Path
 
 link = plain_client.Link()
 for task, payload in link.tasks():
+    Path("asked").touch()
     while not Path("go").exists():
         time.sleep(0.01)
     link.answer(task, payload)
 """
 
+QUICK = SLOW.replace('"go"', '"../slow/asked"')
+"""Answers once the slow one was asked."""
+
+
+class Twice(Ask):
+    """Asks twice, each time with a patience of its own."""
+
+    def __init__(self, patience: Sequence[Patience], between: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self._patience, self._between = patience, between
+
+    async def run(self, server: Server) -> None:
+        for number, patience in enumerate(self._patience):
+            task = Task("train", FLModel(current_round=number))
+            self.outcomes.append(await server.sites.ask(task, server.sites.names, self.answers.append, patience))
+            self._between()
+
 
 def test_a_late_answer_is_thrown_away_and_its_site_is_asked_again(tmp_path: Path) -> None:
-    slow = tmp_path / "ws/sites/slow/go"
     patience = [Patience(min_answers=1, grace=0.3), Patience(min_answers=2, timeout=60)]
-
-    class Twice(Ask):
-        async def run(self, server: Server) -> None:
-            for number in range(2):
-                task = Task("train", FLModel(current_round=number))
-                names = server.sites.names
-                self.outcomes.append(await server.sites.ask(task, names, self.answers.append, patience[number]))
-                slow.touch()
-
-    workflow = Twice()
-    result = run(job(tmp_path, [site(tmp_path, "quick"), site(tmp_path, "slow", SLOW)], workflow), tmp_path / "ws")
+    workflow = Twice(patience, (tmp_path / "ws/sites/slow/go").touch)
+    result = run(
+        job(tmp_path, [site(tmp_path, "quick", QUICK), site(tmp_path, "slow", SLOW)], workflow), tmp_path / "ws"
+    )
     assert result.error == ""
     assert workflow.outcomes[0].accepted == ("quick",)
     assert "within the 0.3 s that were left once 1 answers were there" in workflow.outcomes[0].problems["slow"]
@@ -262,12 +275,75 @@ def test_a_site_that_sends_slowly_keeps_no_other_from_being_heard(tmp_path: Path
 
 
 def test_a_job_ends_though_a_site_is_still_late(tmp_path: Path) -> None:
-    workflow = Ask(times=1, patience=Patience(min_answers=0, timeout=1.0))
-    sites = [site(tmp_path, "slow", SLOW, shutdown_timeout=0.5)]
+    hangs = SLOW.replace("while not", "while task.model.current_round and not")  # in its second task, for ever
+    patience = [Patience(min_answers=1, timeout=60), Patience(min_answers=0, timeout=0.5)]
+    workflow = Twice(patience)
+    sites = [site(tmp_path, "slow", hangs, shutdown_timeout=0.5)]
     result = run(job(tmp_path, sites, workflow), tmp_path / "ws")
     assert result.error == ""
-    assert "within 1 s" in workflow.outcomes[0].problems["slow"]
+    assert workflow.outcomes == [Outcome(("slow",)), Outcome((), {"slow": "no answer to 'train' within 0.5 s"})]
     assert "its script had to be stopped: it did not end within 0.5 s" in result.problems["slow"]
+
+
+STOPS = """
+import os, signal, sys
+import plain_client
+
+link = plain_client.Link()
+for number, (task, payload) in enumerate(link.tasks()):
+    if "in an answer" in sys.argv:
+        head = plain_client.ModelHead(has_params=True)
+        link.socket.sendall(plain_client.pack(plain_client.Result(task=task.task, model=head), len(payload)))
+        link.socket.sendall(payload[:1000])
+    else:
+        link.answer(task, payload)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.parametrize(("where", "times"), [("between tasks", 4), ("in an answer", 1), ("at the end", 1)])
+def test_a_site_that_is_stopped_holds_nobody_up(tmp_path: Path, where: str, times: int) -> None:
+    """What it is sent is more than a socket holds, so whoever sends it would wait for ever."""
+    kept: list[int] = []
+
+    class Counts(Ask):
+        async def run(self, server: Server) -> None:
+            await super().run(server)
+            assert isinstance(server.sites, SiteGroup)
+            stopped = server.sites._sites["stopped"]
+            kept.append(len(stopped._errands) + (stopped._current is not None))
+
+    weights = torch.zeros(1_000_000)
+    workflow = Counts(
+        times=times,
+        patience=Patience(min_answers=1, timeout=60, grace=0.5),
+        make=lambda number: FLModel(params={"w": weights}, current_round=number),
+    )
+    sites = [site(tmp_path, "well"), site(tmp_path, "stopped", STOPS, args=(where,), shutdown_timeout=1.0)]
+    result = run(job(tmp_path, sites, workflow), tmp_path / "ws")
+    assert result.error == ""
+    assert all("well" in outcome.accepted for outcome in workflow.outcomes)
+    assert "its script had to be stopped: it did not end within 1 s" in result.problems["stopped"]
+    assert kept[0] <= 1
+    assert result.seconds["end"] < 1.0 + TERMINATE_SECONDS + 5  # its time, SIGTERM's, which a stopped process ignores
+
+
+class Fails(Workflow):
+    async def run(self, server: Server) -> None:
+        raise JobError("there is no such model")
+
+
+def test_a_job_that_fails_at_once_waits_for_no_script(tmp_path: Path) -> None:
+    begins = "from pathlib import Path\nimport time\nPath('begun').touch()\ntime.sleep(1000)"
+    result = run(job(tmp_path, [site(tmp_path, "site-1", begins)], Fails()), tmp_path / "ws")
+    assert (result.error, dict(result.problems)) == ("there is no such model", {})
+    assert not (tmp_path / "ws/sites/site-1/begun").exists()
+
+
+def test_a_task_that_can_not_be_sent_is_said_to_be_so(tmp_path: Path) -> None:
+    workflow = Ask(make=lambda number: FLModel(meta={"notes": "x" * 5_000_000}))
+    result = run(job(tmp_path, [site(tmp_path, "site-1")], workflow), tmp_path / "ws")
+    assert "the task 'train' can't be sent: metrics and meta take 5000" in result.error
 
 
 # ----------------------------------------------------------------------------------------------- no process left behind

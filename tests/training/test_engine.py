@@ -82,6 +82,7 @@ def facts():
         "draws": [random.random(), float(numpy.random.rand())],
         "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         "torch": "torch" in sys.modules,
+        "rank": os.environ.get("RANK", ""),
         "threads": threading.active_count(),
         "pid": os.getpid(),
         "config": link.welcome.config,
@@ -109,7 +110,10 @@ def run_telling(folder: Path, count: int, **options: object) -> dict[str, list[d
     return told(workflow)
 
 
-def test_ten_scripts_find_what_they_expect_and_draw_numbers_of_their_own_that_a_seed_repeats(tmp_path: Path) -> None:
+def test_ten_scripts_find_what_they_expect_and_draw_numbers_of_their_own_that_a_seed_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")  # the server's own
     first = run_telling(tmp_path / "first", 10, gpu="[0,1],[2]")
     assert len(first) == 10
     for number in range(10):
@@ -118,7 +122,7 @@ def test_ten_scripts_find_what_they_expect_and_draw_numbers_of_their_own_that_a_
         assert (facts["name"], facts["seed"], facts["threads"]) == ("__main__", "7", 1)
         assert facts["folder"] == str(tmp_path / f"first/ws/sites/site-{number}")
         assert facts["gpu"] == ("0,1", "2")[number % 2]
-        assert not facts["torch"]
+        assert (facts["torch"], facts["rank"]) == (False, "")
     again = run_telling(tmp_path / "again", 2)
     draws = {name: facts["draws"] for name, (facts,) in first.items()}
     assert all(facts["draws"] == draws[name] for name, (facts,) in again.items())

@@ -11,7 +11,7 @@ import time
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.to_thread
@@ -41,6 +41,14 @@ if TYPE_CHECKING:
 
 SEED = "TRACKBUS_SEED"
 """Environment variable of scripts: the job's seed."""
+
+OF_RANKS = frozenset(
+    (
+        *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME"),
+        *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    )
+)
+"""Environment variables of launchers such as torchrun."""
 
 FOR_SCRIPTS = ("numpy", "writers", "training.client")
 FOR_TORCH_SCRIPTS = ("torch", "torch.optim", "torch._dynamo")
@@ -243,7 +251,7 @@ class _Job:
             search_path=search_path,
             folder=str(folder),
             log=str(folder / "log.txt"),
-            environment=os.environ | environment | more,
+            environment=_own_environment() | environment | more,
             threads=self._torch_threads,
             seed=site_seed(self._plan.seed, plan.name),
         )
@@ -257,8 +265,8 @@ class _Job:
                 for receiver in site.plan.receivers:
                     bus.subscribe(TRACKING, receiver)
                 await site.run()
-        except TrackbusError as error:
-            site.leave(f"its bus can't be opened: {error}")
+        except Exception as error:  # noqa: BLE001 - border: what a site's bus or link raises is its site's problem
+            site.leave(_told(error))
         for reason in site.complaints:
             self._add_problem(site.name, reason)
         if site.failure:
@@ -295,6 +303,11 @@ def site_seed(seed: int, site: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def _own_environment() -> dict[str, str]:
+    """Return this process's environment, but for what a launcher has told it alone: a script has ranks of its own."""
+    return {name: value for name, value in os.environ.items() if name not in OF_RANKS and "TORCHELASTIC" not in name}
+
+
 def _may_heed_sigterm() -> bool:
     is_main = threading.current_thread() is threading.main_thread()
     return is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -314,7 +327,14 @@ def _modules(plan: JobPlan) -> tuple[str, ...]:
 
 def _told(failure: Exception) -> str:
     """Return why a job has ended, for people; what is no error of ours is a defect in somebody's component."""
+    failure = _only(failure)
     if isinstance(failure, TrackbusError):
         return str(failure)
     _logger.error("the job has failed", exc_info=failure)
     return f"{type(failure).__name__}: {failure}".removesuffix(": ")
+
+
+def _only(failure: Exception) -> Exception:
+    """Take an error out of groups in which it is alone."""
+    inner = cast("tuple[Exception, ...]", getattr(failure, "exceptions", ()))
+    return _only(inner[0]) if len(inner) == 1 else failure

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ class Script:
         log: The file that takes what it prints.
         log_begin: Where in the file its own lines begin.
         is_needed: Whether it has, or had, something to do.
+        conversation: What is said to it and what it says goes on within this, however slow it is.
+        deadline: When it must have ended, on the loop's clock, once that is known.
     """
 
     plan: ScriptPlan
@@ -61,6 +64,8 @@ class Script:
     log: Path
     log_begin: int
     is_needed: bool = True
+    conversation: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    deadline: float = math.inf
 
     @property
     def wire(self) -> Wire:
@@ -93,9 +98,11 @@ class Script:
         self.is_needed = False
         return False
 
-    def expect_no_more(self) -> None:
-        """If it has not come yet, don't wait for it any longer."""
-        self.guest.news.set()
+    def let_it_end(self) -> None:
+        """From now on it has the time that the plan gives it to end; if it has not come yet, it need not come."""
+        if self.deadline == math.inf:
+            self.deadline = self.conversation.deadline = anyio.current_time() + self.plan.shutdown_timeout
+            self.guest.news.set()
 
     def terminate(self) -> None:
         """Tell it to end."""
@@ -113,13 +120,14 @@ class Script:
         return ScriptFailedError(what, is_clean=self.process.code == 0)
 
     async def stop(self) -> str:
-        """See to it that the process ends; it may take the time that the plan gives it.
+        """See to it that the process ends, by its deadline at the latest.
 
         Returns:
             What is to be said against how it ended, or nothing.
         """
+        self.let_it_end()
         try:
-            with anyio.move_on_after(self.plan.shutdown_timeout):
+            with anyio.CancelScope(deadline=self.deadline):
                 await self.process.exited.wait()
         finally:
             was_alive = not self.process.exited.is_set()

@@ -71,6 +71,10 @@ class Order:
     on_sent: Callable[[], object]
     is_open: bool = True
 
+    def close(self) -> None:
+        """Take no more answers; whoever has not been sent it need not be."""
+        self.is_open, self.payload = False, b""
+
 
 @dataclass(eq=False, slots=True)
 class Errand:
@@ -156,13 +160,18 @@ class Site:
             self._tell()
         return errand
 
+    def forget(self, order: Order) -> None:
+        """Don't keep what was not sent of an order that is closed; what was sent is waited for."""
+        kept = [errand for errand in self._errands if errand.order is not order]
+        self._errands = deque(kept)
+
     def end(self, reason: str = "") -> None:
         """Ask no more: its script is told that the job is over."""
         self._is_over, self._over_reason = True, reason
         if self._current:
             self._current.settle(OVER)
         if self._script:
-            self._script.expect_no_more()
+            self._script.let_it_end()
         self._tell()
 
     def leave(self, reason: str) -> None:
@@ -208,6 +217,8 @@ class Site:
     async def _run_script_for_each(self) -> None:
         """Run the script once for each task; that it fails in one is that task's problem."""
         async for errand in self._all_errands():
+            if not errand.order.is_open:
+                continue
             try:
                 await self._run_script(_only(errand))
             except ScriptFailedError as error:
@@ -219,6 +230,8 @@ class Site:
         Raises:
             ScriptFailedError: It has failed, or left before it was told to.
         """
+        if self._is_over:
+            return
         script = self._script = self._start()
         try:
             if await script.let_in(self._welcome()):
@@ -266,7 +279,6 @@ class Site:
         Raises:
             ScriptFailedError: There is no more script.
         """
-        listening = anyio.CancelScope()
         failure: ScriptFailedError | None = None
 
         async def send() -> None:
@@ -274,14 +286,14 @@ class Site:
                 async for errand in errands:
                     await self._send(script.wire, errand)
                 await script.wire.send(End(reason=self._over_reason))
-                listening.deadline = anyio.current_time() + self.plan.script.shutdown_timeout
+                script.let_it_end()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(send)
-            with listening:
+        with script.conversation:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send)
                 failure = await self._listen(script)
-            tasks.cancel_scope.cancel()
-        if failure and listening.deadline == math.inf:
+                tasks.cancel_scope.cancel()
+        if failure and script.deadline == math.inf:
             raise failure
 
     async def _send(self, wire: Wire, errand: Errand) -> None:

@@ -12,10 +12,11 @@ import anyio
 import anyio.to_thread
 
 from eventbus.errors import DecodeError
+from training._wire import TaskSent, pack
 from training.abc import Answer, Outcome, Patience, Task
 from training.engines.link import Coming
 from training.engines.site import Arrival, Order, Site
-from training.errors import TooFewSitesError, UpdateRefusedError
+from training.errors import JobError, TooFewSitesError, UpdateRefusedError
 from training.fl_model import MetaKey
 
 PAYLOAD_BYTES = 64 * 1024 * 1024
@@ -136,7 +137,9 @@ class SiteGroup:
             self._rounds.discard(one)
             with anyio.CancelScope(shield=True):  # an answer that is being taken is taken, whatever happens
                 async with one.taking:
-                    order.is_open = False
+                    order.close()
+            for site in self._sites.values():
+                site.forget(order)
         for site in sorted(one.problems, key=list(targets).index):
             self._report(site, one.problems[site])
         if one.error:
@@ -148,6 +151,10 @@ class SiteGroup:
 
         head, payload = await anyio.to_thread.run_sync(payload_of, task.model, limiter=self._thread)
         self._count += 1
+        try:
+            pack(TaskSent(task=self._count, name=task.name, model=head))  # what no site can be sent is no site's fault
+        except ValueError as error:
+            raise JobError(f"the task '{task.name}' can't be sent: {error}") from error
         self._most_sent = max(self._most_sent, len(payload))
 
         async def take(arrival: Arrival) -> str:
@@ -164,7 +171,7 @@ class SiteGroup:
                 tasks.start_soon(self._ask_one, order, name, one, states)
             why = await _wait(one, patience)
             async with one.taking:
-                order.is_open = False
+                order.close()
             tasks.cancel_scope.cancel()
         for name in sorted(one.waiting) if one.error is None else ():
             one.problems[name] = f"{states[name]() if name in states else 'its turn did not come'} {why}"
