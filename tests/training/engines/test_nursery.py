@@ -17,7 +17,7 @@ import anyio
 import msgspec
 import pytest
 
-from training.engines.orders import MAX_DATAGRAM, Ended, Spawn
+from training.engines.orders import MAX_DATAGRAM, Ended, Ready, Spawn
 from training.engines.processes import Process, open_nursery
 from training.engines.script import ScriptFailedError
 
@@ -82,7 +82,10 @@ def send(control: socket.socket, order: Spawn) -> None:
 
 
 def ended(control: socket.socket) -> Ended:
-    return msgspec.msgpack.decode(control.recv(MAX_DATAGRAM), type=Ended)
+    """The next report of an end: that all is loaded is told before."""
+    while isinstance(report := msgspec.msgpack.decode(control.recv(MAX_DATAGRAM), type=Ready | Ended), Ready):
+        pass
+    return report
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
