@@ -79,7 +79,7 @@ class Process:
         self.on_exit()
 
 
-class Nursery:
+class NurseryClient:
     """Starts processes. Made by `open_nursery`."""
 
     def __init__(self, control: socket.socket) -> None:
@@ -227,10 +227,10 @@ def _discard_ahead() -> None:
 
 
 @asynccontextmanager
-async def open_nursery(modules: Sequence[str]) -> AsyncGenerator[Nursery]:
+async def open_nursery(modules: Sequence[str]) -> AsyncGenerator[NurseryClient]:
     """Start a nursery that loads modules, or take the one that was started ahead; leaving ends all of it."""
     started = _take(tuple(modules))
-    home = Nursery(started.control)
+    home = NurseryClient(started.control)
     with started.control:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(home.live)

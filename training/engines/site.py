@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from training.engines.link import Door, Guest
     from training.engines.orders import Spawn
-    from training.engines.processes import Nursery
+    from training.engines.processes import NurseryClient
     from training.plan import SitePlan
 
 OVER = "the job is over"
@@ -35,7 +35,7 @@ class Home:
     """What the sites of a job share: where processes are started, and where scripts come in."""
 
     job: str
-    nursery: Nursery
+    nursery: NurseryClient
     door: Door
 
 
@@ -50,7 +50,7 @@ class Arrival:
 
 
 @dataclass(eq=False, slots=True)
-class Order:
+class Request:
     """What is asked of several sites: the same bytes for all.
 
     Attributes:
@@ -78,15 +78,16 @@ class Order:
 
 @dataclass(eq=False, slots=True)
 class Errand:
-    """An order at one site.
+    """A request at one site.
 
     Attributes:
+        request: What is asked.
         state: What it waits for, for people.
         done: Set when it is settled.
         problem: Why there is no answer that counts; empty: there is one.
     """
 
-    order: Order
+    request: Request
     state: str = "its script has not called init yet"
     done: anyio.Event = field(default_factory=anyio.Event)
     problem: str = ""
@@ -141,28 +142,28 @@ class Site:
 
     @property
     def _is_busy(self) -> bool:
-        return any(errand and errand.order.is_open for errand in (self._current, *self._errands))
+        return any(errand and errand.request.is_open for errand in (self._current, *self._errands))
 
     # --- for who asks ---------------------------------------------------------------------------------------------
 
-    def ask(self, order: Order) -> Errand:
+    def ask(self, request: Request) -> Errand:
         """Have the site do something, after what it was asked before."""
-        errand = Errand(order)
+        errand = Errand(request)
         names = self.plan.script.task_names
         if self.left:
             errand.settle(self.left)
-        elif "*" not in names and order.name not in names:
+        elif "*" not in names and request.name not in names:
             errand.settle(f"its script serves {', '.join(names)} only")
         else:
             if self._current:
-                errand.state = f"it was still busy with '{self._current.order.name}'"
+                errand.state = f"it was still busy with '{self._current.request.name}'"
             self._errands.append(errand)
             self._tell()
         return errand
 
-    def forget(self, order: Order) -> None:
-        """Don't keep what was not sent of an order that is closed; what was sent is waited for."""
-        kept = [errand for errand in self._errands if errand.order is not order]
+    def forget(self, request: Request) -> None:
+        """Don't keep what was not sent of a request that is closed; what was sent is waited for."""
+        kept = [errand for errand in self._errands if errand.request is not request]
         self._errands = deque(kept)
 
     def end(self, reason: str = "") -> None:
@@ -217,7 +218,7 @@ class Site:
     async def _run_script_for_each(self) -> None:
         """Run the script once for each task; that it fails in one is that task's problem."""
         async for errand in self._all_errands():
-            if not errand.order.is_open:
+            if not errand.request.is_open:
                 continue
             try:
                 await self._run_script(_only(errand))
@@ -298,13 +299,13 @@ class Site:
 
     async def _send(self, wire: Wire, errand: Errand) -> None:
         """Send an errand, and wait until it is settled: also late, since the script does one thing at a time."""
-        order = errand.order
-        if not order.is_open:
+        request = errand.request
+        if not request.is_open:
             errand.settle(errand.state)
             return
-        self._current, errand.state = errand, f"no answer to '{order.name}'"
-        await wire.send(TaskSent(task=order.number, name=order.name, model=order.head), order.payload)
-        order.on_sent()
+        self._current, errand.state = errand, f"no answer to '{request.name}'"
+        await wire.send(TaskSent(task=request.number, name=request.name, model=request.head), request.payload)
+        request.on_sent()
         await errand.done.wait()
 
     async def _listen(self, script: Script) -> ScriptFailedError:
@@ -324,9 +325,9 @@ class Site:
 
     async def _take(self, message: Message, size: int, wire: Wire) -> None:
         errand = self._current
-        if not isinstance(message, Result) or errand is None or message.task != errand.order.number:
+        if not isinstance(message, Result) or errand is None or message.task != errand.request.number:
             raise DecodeError(f"a {type(message).__name__} where none was due")
-        errand.settle(await errand.order.take(Arrival(self.name, message.model, size, wire)))
+        errand.settle(await errand.request.take(Arrival(self.name, message.model, size, wire)))
         self._current = None
 
 

@@ -15,7 +15,7 @@ from eventbus.errors import DecodeError
 from training._wire import TaskSent, pack
 from training.abc import Answer, Outcome, Patience, Task
 from training.engines.link import Coming
-from training.engines.site import Arrival, Order, Site
+from training.engines.site import Arrival, Request, Site
 from training.errors import JobError, TooFewSitesError, UpdateRefusedError
 from training.fl_model import MetaKey
 
@@ -34,13 +34,12 @@ _logger = logging.getLogger("trackbus.engines")
 
 @dataclass(eq=False, slots=True)
 class _Round:
-    """What came of an order so far.
+    """What came of a request so far.
 
     Attributes:
-        order: The order.
         accept: Takes an answer, off the loop.
         taking: Held while it does.
-        taken: Sites of which it has taken one; whether they leave then makes no difference to this order.
+        taken: Sites of which it has taken one; whether they leave then makes no difference to it.
         accepted: Sites whose answer counts.
         problems: Why others have none.
         error: What ends the job.
@@ -129,24 +128,24 @@ class SiteGroup:
         """
         self._check_enough()
         one = _Round(accept, patience.min_answers, set(targets))
-        order = await self._make_order(task, one)
+        request = await self._make_request(task, one)
         self._rounds.add(one)
         try:
-            await self._gather(order, targets, one, patience)
+            await self._gather(request, targets, one, patience)
         finally:
             self._rounds.discard(one)
             with anyio.CancelScope(shield=True):  # an answer that is being taken is taken, whatever happens
                 async with one.taking:
-                    order.close()
+                    request.close()
             for site in self._sites.values():
-                site.forget(order)
+                site.forget(request)
         for site in sorted(one.problems, key=list(targets).index):
             self._report(site, one.problems[site])
         if one.error:
             raise one.error
         return Outcome(tuple(one.accepted), dict(one.problems))
 
-    async def _make_order(self, task: Task, one: _Round) -> Order:
+    async def _make_request(self, task: Task, one: _Round) -> Request:
         from training._payload import payload_of
 
         head, payload = await anyio.to_thread.run_sync(payload_of, task.model, limiter=self._thread)
@@ -158,36 +157,36 @@ class SiteGroup:
         self._most_sent = max(self._most_sent, len(payload))
 
         async def take(arrival: Arrival) -> str:
-            return await self._take(order, one, arrival)
+            return await self._take(request, one, arrival)
 
-        order = Order(self._count, task.name, head, payload, take, lambda: self._moved("sent"))
-        return order
+        request = Request(self._count, task.name, head, payload, take, lambda: self._moved("sent"))
+        return request
 
-    async def _gather(self, order: Order, targets: Sequence[str], one: _Round, patience: Patience) -> None:
+    async def _gather(self, request: Request, targets: Sequence[str], one: _Round, patience: Patience) -> None:
         states: dict[str, Callable[[], str]] = {}
         why = ""
         async with anyio.create_task_group() as tasks:
             for name in targets:
-                tasks.start_soon(self._ask_one, order, name, one, states)
+                tasks.start_soon(self._ask_one, request, name, one, states)
             why = await _wait(one, patience)
             async with one.taking:
-                order.close()
+                request.close()
             tasks.cancel_scope.cancel()
         for name in sorted(one.waiting) if one.error is None else ():
             one.problems[name] = f"{states[name]() if name in states else 'its turn did not come'} {why}"
 
-    async def _ask_one(self, order: Order, name: str, one: _Round, states: dict[str, Callable[[], str]]) -> None:
+    async def _ask_one(self, request: Request, name: str, one: _Round, states: dict[str, Callable[[], str]]) -> None:
         site = self._sites.get(name)
         if site is None:
             one.settle(name, "there is no such site")
             return
         async with self._turns:
-            errand = site.ask(order)
+            errand = site.ask(request)
             states[name] = lambda: errand.state
             await errand.done.wait()
         one.settle(name, errand.problem)
 
-    async def _take(self, order: Order, one: _Round, arrival: Arrival) -> str:
+    async def _take(self, request: Request, one: _Round, arrival: Arrival) -> str:
         """Take an answer while no other is being read: memory holds one, and those that come slowly."""
         bound = max(PAYLOAD_BYTES, PAYLOAD_FACTOR * self._most_sent)
         if arrival.size > bound:
@@ -195,27 +194,27 @@ class SiteGroup:
         coming = Coming(arrival.size)
         async with self._reading:
             with anyio.move_on_after(TURN_SECONDS):
-                if order.is_open:
+                if request.is_open:
                     await arrival.wire.fill(coming)
             if not coming.missing:
-                return await self._hand_over(order, one, arrival, coming.data)
-        if not order.is_open:
+                return await self._hand_over(request, one, arrival, coming.data)
+        if not request.is_open:
             await arrival.wire.skip(coming.missing)
-            return self._say_late(order, arrival.site)
+            return self._say_late(request, arrival.site)
         await arrival.wire.fill(coming)  # too slow for its turn: it goes on beside the others
         async with self._reading:
-            return await self._hand_over(order, one, arrival, coming.data)
+            return await self._hand_over(request, one, arrival, coming.data)
 
-    async def _hand_over(self, order: Order, one: _Round, arrival: Arrival, payload: bytearray) -> str:
+    async def _hand_over(self, request: Request, one: _Round, arrival: Arrival, payload: bytearray) -> str:
         async with one.taking:
-            if not order.is_open:
-                return self._say_late(order, arrival.site)
+            if not request.is_open:
+                return self._say_late(request, arrival.site)
             self._moved("answered")
             return await self._accept(one, arrival, payload)
 
-    def _say_late(self, order: Order, site: str) -> str:
+    def _say_late(self, request: Request, site: str) -> str:
         self._sites[site].complain(
-            f"its answer to '{order.name}' (task {order.number}) came too late, and was thrown away"
+            f"its answer to '{request.name}' (task {request.number}) came too late, and was thrown away"
         )
         return LATE
 
