@@ -6,10 +6,10 @@ journals; a fourth trainer has a bus and receivers of its own.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from faults.audit import Expectation, Ledger
 from faults.events import EVENTS_OF_A_LIFE, Publisher, number_of
 from faults.schedule import Cast
@@ -86,7 +86,7 @@ class Layout:
         workspace = str(self.workspace(publisher.site))
         rank = int(publisher.run.removeprefix("r"))
         address = BusAddress(workspace=workspace, site=publisher.site, job="campaign", rank=rank, run=publisher.run)
-        return json.dumps({field: getattr(address, field) for field in address.__struct_fields__})
+        return msgspec.json.encode(address).decode()
 
     def expectation(self, site: str, tracker: str, ledgers: dict[str, Ledger]) -> Expectation:
         """Say what a tracker must hold: the server's all that is federated, a site's what was logged there."""

@@ -432,13 +432,20 @@ def work(workspace: Path, mode: str, units: int) -> None:
     sink = WandBSink(WandBConfig(mode=mode, wandb_args=FAST), workspace)
     sink.open(info(), Position(committed))
     batches = [batch for batch in kill_plan(units) if batch[-1].number > committed]
+
+    def commit() -> int:
+        stored = sink.flush().row
+        done = max([committed, *(batch[-1].number for batch in batches if batch[-1].number <= stored)])
+        new = cursor.with_suffix(".new")
+        new.write_text(str(done))
+        new.replace(cursor)
+        return done
+
     for batch in batches:
         sink.write(batch)
-        stored = sink.flush().row
-        committed = max([committed, *(done[-1].number for done in batches if done[-1].number <= stored)])
-        new = cursor.with_suffix(".new")
-        new.write_text(str(committed))
-        new.replace(cursor)
+        commit()
+    if batches:
+        until(lambda: commit() == batches[-1][-1].number)  # what is written is in the file some time later
     sys.stdin.read()  # one that is to be killed waits for it
     sink.close(RunStatus.FINISHED)
 

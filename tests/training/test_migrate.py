@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import stat
 import subprocess
 import sys
@@ -307,7 +308,8 @@ def test_a_file_of_the_corpus_is_moved(file: Path) -> None:
 # ------------------------------------------------------------------------------------------------ the command
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from training.cli import main; main()", "migrate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    wide = os.environ | {"COLUMNS": "400"}  # a message in a box would break a long path
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=wide)
 
 
 @pytest.fixture
