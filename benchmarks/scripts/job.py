@@ -11,6 +11,7 @@ from pathlib import Path  # noqa: E402
 
 from torch.nn import Module  # noqa: E402
 
+from training.job import FrameworkType  # noqa: E402
 from training.recipe import FedAvgRecipe, SimEnv, add_experiment_tracking  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--trackers", default="")
+    parser.add_argument("--export", action="store_true", help="write the job's folder, and don't run it")
     args = parser.parse_args()
     times = args.workspace / "times"
     times.mkdir(parents=True)
@@ -34,12 +36,18 @@ def main() -> None:
         model=model(args.script),
         train_script=str(HERE / f"{args.script}.py"),
         train_args=f"--times {times} --epochs {args.epochs}" if args.script == "digits" else "",
+        framework=FrameworkType.PYTORCH if args.script == "digits" else FrameworkType.NUMPY,
     )
     for tracker in filter(None, args.trackers.split(",")):
         add_experiment_tracking(recipe, tracker)
+    if args.export:
+        recipe.export(str(args.workspace))
+        return
+    began = time.monotonic()
     run = recipe.execute(SimEnv(num_clients=args.sites, workspace_root=str(args.workspace)))
     result = {
         "started": STARTED,
+        "began": began,
         "ended": time.monotonic(),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
