@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -307,3 +308,37 @@ def test_the_trainer_loads_no_sdk(line: str) -> None:
     )
 
     assert (child.stdout.strip(), child.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("line", ["import training", "import training.client", "import training.job, training.recipe"])
+def test_jobs_are_written_without_torch(line: str) -> None:
+    program = f"{line}\nimport sys\nprint('torch' in sys.modules)"
+
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (child.stdout.strip(), child.stderr) == ("False", "")
+
+
+# ----------------------------------------------------------------------------------------------- dependencies
+WITH_OTHERS = {"pydantic_core", "pytest"}
+"""What comes with a dependency, or with who loads the module: pytest its plugins."""
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Top-level names of what a module imports, also inside functions; not relative imports."""
+    nodes = list(ast.walk(tree))
+    whole = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in whole | parts}
+
+
+def test_what_is_imported_is_declared() -> None:
+    """What comes with the tools of development alone is not there at the users'."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [one for name, found in project["optional-dependencies"].items() if name != "dev" for one in found]
+    declared = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in [*project["dependencies"], *extras]}
+    known = declared | WITH_OTHERS | set(ROOMS) | sys.stdlib_module_names
+
+    none(f"{module.name} imports {name}" for module in modules() for name in sorted(imported(module.tree) - known))

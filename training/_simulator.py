@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
-import sniffio
+import anyio.lowlevel
 
 from training._job_screen import JobScreen
 from training._say import say
@@ -99,8 +99,8 @@ def _run(plan: JobPlan, how: Simulation, screen: JobScreen) -> JobResult:
 
 def _in_loop() -> bool:
     try:
-        sniffio.current_async_library()
-    except sniffio.AsyncLibraryNotFoundError:
+        anyio.lowlevel.current_token()
+    except RuntimeError:
         return False
     return True
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
+import anyio
 import pytest
 from readback import read_mlflow_runs, read_tensorboard
 
@@ -16,7 +17,7 @@ from eventbus._report import Line
 from receivers import JsonlReceiver
 from training import FLModel
 from training._job_screen import JobScreen
-from training._simulator import keep_job
+from training._simulator import _in_loop, keep_job
 from training.abc import RoundAggregated, RoundStarted
 from training.errors import JobError
 from training.job import load_job
@@ -172,3 +173,12 @@ def test_a_folder_without_a_job_is_a_usage_error(tmp_path: Path) -> None:
         2,
         f"trackbus: {tmp_path / 'nowhere'} is not a folder: name the one that holds the job's meta.json",
     )
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_loop_that_runs_already_is_noticed(backend: str) -> None:
+    async def look() -> bool:
+        return _in_loop()
+
+    assert not _in_loop()
+    assert anyio.run(look, backend=backend)
