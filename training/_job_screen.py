@@ -123,7 +123,7 @@ def _line(event: ServerEvent, rounds: str) -> str:
         by_site = ", ".join(f"{one.site} {_metrics(one.metrics)}" for one in event.contributions[:NAMED_SITES])
         return f"round {event.round + 1}{rounds}  {_metrics(event.aggregated.metrics or {})}  ({by_site})"
     if isinstance(event, BestModelFound):
-        return f"best model so far: {event.metric} {event.value:.4g} (at the begin of round {event.round + 1})"
+        return f"best model so far: {event.metric} {event.value:.4g} (at the start of round {event.round + 1})"
     if isinstance(event, ModelValidated):
         return f"{event.model_owner} at {event.site}: {_metrics(event.metrics)}"
     if isinstance(event, StoppedEarly):
