@@ -83,8 +83,15 @@ def _dead_letters(folder: Path) -> Found:
             bodies = [body for (body,) in connection.execute("SELECT body FROM records ORDER BY seq")]
         for body in bodies:
             fields = msgspec.msgpack.decode(body)[-1]
-            number = int(fields["text"])
-            yield PUBLISHERS[publisher_of(number)].name, fields["key"], number
+            key, value = _only_value(fields)
+            yield PUBLISHERS[publisher_of(int(value))].name, key, int(value)
+
+
+def _only_value(fields: dict[str, Any]) -> tuple[str, Any]:
+    """Return key and value of a text, or of the first number of any other event: whatever was put aside is judged."""
+    if "text" in fields:
+        return fields["key"], fields["text"]
+    return next(iter(fields["values"].items()))
 
 
 READERS = {
