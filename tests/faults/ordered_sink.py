@@ -74,6 +74,12 @@ def give_order(workspace: Path, number: int, fault: str) -> Path:
     return workspace / OBEYED / name
 
 
+def awaits_orders(workspace: Path) -> bool:
+    """Tell whether an order is still to be obeyed."""
+    folder = workspace / ORDERS
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def misbehave(order: str) -> None:
     if "raise" in order:
         raise RuntimeError("this sink fails on order")

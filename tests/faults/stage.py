@@ -19,7 +19,7 @@ from typing import Any
 
 from faults.host import WORKER
 from faults.layout import FEDERATION, LONE, SERVER, TRAINERS, Layout
-from faults.ordered_sink import give_order
+from faults.ordered_sink import awaits_orders, give_order
 from faults.processes import CAMPAIGN, Actor, Process, scan
 from faults.schedule import Fault
 
@@ -185,6 +185,8 @@ class Stage:
 
     def _carry_out(self, fault: Fault, now: float) -> Strike | None:
         if fault.kind == "sink":
+            if awaits_orders(self.layout.workspace("server")):
+                return None  # several in a row would strike one and the same event, and it would rightly be blamed
             number = len(self.outcome.strikes)
             return Strike(fault, now, proof=give_order(self.layout.workspace("server"), number, fault.target))
         if fault.kind == "everything":
