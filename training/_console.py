@@ -16,6 +16,7 @@ from eventbus.workspace import SERVER
 from training._label_table import label_table
 from training._plan import DataDealt, FederationConfig, RoundDone, RoundMetrics, RunResumed, SiteReady, StepDone
 from training._say import fall_silent
+from training._words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -76,7 +77,7 @@ class Screen:
 
     def __enter__(self) -> Self:
         config = self._config
-        what = f"{_count(config.sites, 'site')}, {_count(config.rounds, 'round')}, {config.dataset}"
+        what = f"{count_of(config.sites, 'site')}, {count_of(config.rounds, 'round')}, {config.dataset}"
         self._print(f"{what} -> {self._trackers or 'no tracker'} in {config.workspace}")
         if self._out.is_terminal:
             self._bars.start()
@@ -126,7 +127,7 @@ class Screen:
     def _resumed_line(self, fact: RunResumed) -> str:
         if fact.completed < self._config.rounds:
             return f"going on with {fact.run} at round {fact.completed + 1}/{self._config.rounds}"
-        return f"{fact.run} is complete after {_count(fact.completed, 'round')}: train on with a larger --rounds"
+        return f"{fact.run} is complete after {count_of(fact.completed, 'round')}: train on with a larger --rounds"
 
     def _round_line(self, metrics: RoundMetrics) -> str:
         head = f"round {metrics.round + 1}/{self._config.rounds}"
@@ -201,10 +202,6 @@ def _pages(report: Report) -> Iterable[str]:
     for line in report.lines:
         pages = {name: run.url for name, run in line.runs.items() if run.url.startswith("http")}
         yield from (f"{line.name} {name}: {url}" for name, url in sorted(pages.items()))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _sites(metrics: RoundMetrics) -> str:

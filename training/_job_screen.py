@@ -120,7 +120,9 @@ class _Bar:
 
 def _line(event: ServerEvent, rounds: str) -> str:
     if isinstance(event, RoundAggregated):
-        by_site = ", ".join(f"{one.site} {_metrics(one.metrics)}" for one in event.contributions[:NAMED_SITES])
+        named = [f"{one.site} {_metrics(one.metrics)}" for one in event.contributions[:NAMED_SITES]]
+        more = len(event.contributions) - len(named)
+        by_site = ", ".join([*named, f"and {more} more"] if more else named)
         return f"round {event.round + 1}{rounds}  {_metrics(event.aggregated.metrics or {})}  ({by_site})"
     if isinstance(event, BestModelFound):
         return f"best model so far: {event.metric} {event.value:.4g} (at the start of round {event.round + 1})"

@@ -15,6 +15,7 @@ from rich.text import Text
 from training._console import make_console
 from training._files import write_atomically
 from training._moves import ROOT
+from training._words import count_of
 from training.cli import EXIT_FAILED, EXIT_USAGE, leave
 from training.errors import SourceError
 from training.migrate import Left, Migration, migrate
@@ -171,12 +172,8 @@ def _print_summary(console: Console, files: Sequence[_File], left: int, *, is_wr
         console.print(f"nothing here imports {ROOT}")
         return
     verb = "moved" if is_written else "can be moved"
-    console.print(Text(f"{_count(moved, 'import')} {verb} in {_count(changed, 'file')}", "green"))
+    console.print(Text(f"{count_of(moved, 'import')} {verb} in {count_of(changed, 'file')}", "green"))
     if left:
-        console.print(Text(f"{_count(left, 'thing')} left to do by hand: see above", "yellow"))
+        console.print(Text(f"{count_of(left, 'thing')} left to do by hand: see above", "yellow"))
     if changed and not is_written:
         console.print("nothing is changed yet: --write does it")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import DROPPED_OF
 from eventbus.tracking import TRACKING
 from receivers import JsonlReceiver, MLflowReceiver, TensorBoardReceiver, WandBReceiver
+from training._words import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,14 +66,10 @@ def parse_trackers(text: str) -> tuple[str, ...]:
         return ()
     for name in names:
         if name not in _MAKERS:
-            raise ConfigurationError(_explain_unknown(name))
+            raise ConfigurationError(
+                f"unknown tracker {name!r}: {did_you_mean(name, _MAKERS)}, or {NO_TRACKERS!r} alone"
+            )
     return names
-
-
-def _explain_unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, _MAKERS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown tracker {name!r}: {hint}known are {', '.join(_MAKERS)}, or {NO_TRACKERS!r} alone"
 
 
 def make_receivers(

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from receivers import Receiver
 from receivers._receiver import ReceiverOptions
+from training._words import did_you_mean
 from training.errors import JobError
 from training.jobs._custom import find_module, is_installed
 from training.jobs._describe import CHECKPOINT, MODEL, signature_of
-from training.jobs._registry import KNOWN, did_you_mean, load_known, resolve
+from training.jobs._registry import KNOWN, load_known, resolve
 from training.jobs._script import ScriptRunner
 from training.jobs._terms import INITIAL_MODEL
 

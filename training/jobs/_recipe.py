@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from eventbus.workspace import SERVER, check_name
+from training._words import did_you_mean
 from training.errors import JobError
 from training.jobs._env import SimEnv
-from training.jobs._registry import did_you_mean
 from training.jobs._script import CommandArg, ScriptRunner
 from training.jobs._terms import ALL_SITES, ExchangeFormat, FrameworkType, TransferType
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import cast
 
+from training._words import did_you_mean
 from training.errors import JobError
 
 Arguments = dict[str, object]
@@ -231,10 +231,3 @@ def path_of(kind: type) -> str | None:
         if path.startswith(f"{room}.") and path.rpartition(".")[2] == kind.__name__:
             return path
     return None
-
-
-def did_you_mean(name: str, known: Mapping[str, object] | tuple[str, ...] | list[str]) -> str:
-    """Say which names there are, the nearest first."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}known are {', '.join(sorted(known))}"

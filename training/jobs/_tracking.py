@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from receivers import JsonlReceiver, MLflowReceiver, Receiver, TensorBoardReceiver, WandBReceiver
+from training._words import did_you_mean
 from training.errors import JobError
 from training.jobs._build import arguments_of
-from training.jobs._registry import did_you_mean
 from training.jobs._terms import GLOBAL_METRICS
 
 if TYPE_CHECKING:
