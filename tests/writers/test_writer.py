@@ -27,7 +27,7 @@ from eventbus.tracking import (
     TextLogged,
     TrackingEvent,
 )
-from writers import TrackingWriter
+from writers import SummaryWriter, TrackingWriter
 from writers._writer import LEFT_OUT
 
 Stored = Callable[[type[Event]], list[Envelope[Any]]]
@@ -329,3 +329,13 @@ def test_training_code_loads_no_sdk() -> None:
     )
 
     assert (child.stdout.strip(), child.stderr) == ("none", "")
+
+
+def test_where_no_scope_is_named_the_bus_says_how_far_records_travel(tmp_path: Path) -> None:
+    with EventBus(tmp_path, scope=Scope.FEDERATED).background() as bus:
+        assert TrackingWriter().scope is Scope.FEDERATED
+        assert SummaryWriter().tracking.scope is Scope.FEDERATED
+        assert TrackingWriter(scope=Scope.LOCAL).scope is Scope.LOCAL
+        assert bus.address.scope is Scope.FEDERATED
+    with EventBus(tmp_path).background():
+        assert TrackingWriter().scope is Scope.LOCAL
