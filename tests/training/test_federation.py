@@ -343,5 +343,5 @@ def test_trackers_are_named_in_a_list(text: str, names: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("text", ["", "tensorbord", "wandb,,mlflow", "none,wandb", "wandb mlflow"])
 def test_an_unknown_tracker_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="known are wandb, mlflow, tensorboard, jsonl"):
+    with pytest.raises(ConfigurationError, match="known are jsonl, mlflow, tensorboard, wandb, or 'none' alone"):
         parse_trackers(text)
