@@ -28,6 +28,7 @@ from eventbus._statistics import BusStatistics, Observer
 from eventbus._subscription import Subscription
 from eventbus._topic import Scope, Selector, Topic
 from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBatch
+from eventbus.blobs import BlobStore, blobs_of
 from eventbus.errors import BusStateError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Bus:
         durable: bool = False,
     ) -> None:
         self.scope = Scope.LOCAL
+        self.blobs = BlobStore(None)
         self._open_journal = open_journal
         self._drain_policy = drain_policy or DrainPolicy()
         self._durable = durable
@@ -114,10 +116,10 @@ class Bus:
             JournalError: The journal can't be opened.
         """
         if self._journal is not None:
-            msg = "a bus is entered once; make another EventBus for the same workspace"
-            raise BusStateError(msg)
+            raise BusStateError("a bus is entered once; make another EventBus for the same workspace")
         with self._lock:
             self._journal = self.home.journal = self._open_journal()
+            self.blobs = BlobStore(self._journal.folder and blobs_of(self._journal.folder))
             self._append = self._journal.append_nowait
             self._accepting = True
         self._journal.listen(self.tell, lambda: self._lock)
@@ -240,8 +242,11 @@ class Bus:
 
     def _insist(self, reason: str, event: Event, **options: Any) -> Receipt:
         """Try again once the journal has room, if this thread may wait for that."""
-        if not self.home.is_here and self.journal.wait_for_room():
-            return self.publish(event, **options)
+        has_room = not self.home.is_here and self.journal.wait_for_room()
+        return self.publish(event, **options) if has_room else self.refuse(reason)
+
+    def refuse(self, reason: str) -> Receipt:
+        """Count what the environment does not allow before there is an event: a payload that can't be kept."""
         with self._lock:
             return self._refuse(reason)
 
@@ -339,8 +344,7 @@ class Bus:
         """
         self._entered_tasks()
         if not self._accepting:
-            msg = "the bus is being left; subscribe before"
-            raise BusStateError(msg)
+            raise BusStateError("the bus is being left; subscribe before")
         selector = Selector.of(what)
         if isinstance(handler, Consumer):
             self._add_consumer(selector, handler)
@@ -371,11 +375,8 @@ class Bus:
 
     def _entered_tasks(self) -> TaskGroup:
         if self._tasks is None:
-            msg = "the bus is not entered; subscribe inside `async with EventBus(...)` or `.background()`"
-            raise BusStateError(msg)
+            raise BusStateError("the bus is not entered; subscribe in `async with EventBus(...)` or `.background()`")
         return self._tasks
-
-    # --- waiting and draining -----------------------------------------------------------------------------------
 
     async def wait_for_room(self) -> None:
         """Return when no blocking handler is over its bound."""

@@ -42,6 +42,10 @@ class JournalError(TrackbusError, RuntimeError):
     """Raised when a journal can't be opened or is of a kind that can't do what is asked."""
 
 
+class BlobError(TrackbusError, OSError):
+    """Raised when the file that an event names is not in the blob store, or is not what it was."""
+
+
 class SubscriptionError(TrackbusError, ValueError):
     """Raised when a subscription is refused: a name taken twice, a consumer that needs another journal."""
 

@@ -11,29 +11,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from eventbus import Event
 from eventbus.tracking import (
     MAX_KEY_LENGTH,
+    AlertRaised,
+    Chart,
+    ChartsArranged,
     ConfigUpdated,
+    HParamsLogged,
+    KeyedEvent,
+    LinkedMetricsLogged,
+    MetricDefined,
     MetricsLogged,
     ParamsLogged,
     RunStatus,
+    SummaryUpdated,
+    TagsDeleted,
     TagsSet,
-    TextLogged,
 )
 from receivers._names import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
-    from eventbus import Event, Origin
+    from eventbus import Origin
     from eventbus.journals.consumer import Part, RunKey
 
 Layout = Literal["per_site", "combined"]
 """How a receiver lays out the sites of a run."""
 
 LAYOUTS: tuple[Layout, ...] = ("per_site", "combined")
+
+_FIELDS: Mapping[type[Event], tuple[str, ...]] = {
+    MetricsLogged: ("values",),
+    LinkedMetricsLogged: ("values", "model"),
+    ParamsLogged: ("values",),
+    ConfigUpdated: ("values",),
+    SummaryUpdated: ("values",),
+    TagsSet: ("values",),
+    TagsDeleted: ("keys",),
+    MetricDefined: ("name", "step_metric"),
+    HParamsLogged: ("params", "metrics", "domain", "run_name"),
+    ChartsArranged: ("charts",),
+    AlertRaised: ("title",),
+    KeyedEvent: ("key",),
+}
 
 _SEVERITY = {RunStatus.FINISHED: 0, RunStatus.KILLED: 1, RunStatus.FAILED: 2}
 
@@ -65,17 +91,37 @@ def prefixed(event: Event, site: str) -> tuple[Event, int]:
         shortened += 1
         return shorten(full, MAX_KEY_LENGTH)
 
-    changed: dict[str, Any] = {}
-    match event:
-        case MetricsLogged(main_tag=str(tag)):
-            changed["main_tag"] = put(tag)
-        case MetricsLogged() | ParamsLogged() | TagsSet() | ConfigUpdated():
-            changed["values"] = {put(key): value for key, value in event.values.items()}
-        case TextLogged():
-            changed["key"] = put(event.key)
-        case _:
-            return event, 0
+    fields = _fields_with_keys(event)
+    if not fields:
+        return event, 0
+    changed = {field: _renamed(getattr(event, field), put) for field in fields}
     return event.model_copy(update=changed), shortened
+
+
+def _fields_with_keys(event: Event) -> tuple[str, ...]:
+    if isinstance(event, MetricsLogged) and event.main_tag is not None:
+        return ("main_tag", *_fields_of(type(event))[1:])
+    return _fields_of(type(event))
+
+
+@cache
+def _fields_of(kind: type[Event]) -> tuple[str, ...]:
+    """Return which fields of an event name something in the run, or hold values by such names."""
+    return next((_FIELDS[cls] for cls in kind.__mro__ if cls in _FIELDS), ())
+
+
+def _renamed(value: Any, put: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return put(value) if value else value
+    if isinstance(value, dict):
+        return {put(key): inner for key, inner in cast("dict[str, Any]", value).items()}
+    return [_of_site(one, put) for one in value] if value else value
+
+
+def _of_site(one: str | Chart, put: Callable[[str], str]) -> str | Chart:
+    if isinstance(one, str):
+        return put(one)
+    return one.model_copy(update={"category": put(one.category), "tags": [put(tag) for tag in one.tags]})
 
 
 def verdict(parts: Mapping[str, Part]) -> tuple[RunStatus, str] | None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from eventbus.abc import TrackerRun
+from eventbus.blobs import FOLDER, BlobReader
 from eventbus.errors import ConfigurationError, TrackbusError, WorkspaceError
 from receivers._loading import load
 from receivers._receiver import Receiver, ReceiverOptions, check_importable, import_path
@@ -175,6 +176,7 @@ class Sink(ABC, Generic[C]):
         counts: What was stored otherwise than logged, or not at all, by cause (`merged`, `renamed key`, ...). The
             worker empties it with each flush and keeps the sums beside the cursor.
         tracker_run: What the tracker calls the run; set by `open`, and shown without user, password and options.
+        blobs: Finds the files that events name.
     """
 
     batch_seconds: float = 30.0
@@ -184,6 +186,7 @@ class Sink(ABC, Generic[C]):
         self.workspace = workspace
         self.counts: Counter[str] = Counter()
         self.tracker_run: TrackerRun | None = None
+        self.blobs = BlobReader([workspace / FOLDER])
 
     @abstractmethod
     def open(self, run: RunInfo, committed: Position) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 from eventbus import Receipt, Scope
+from eventbus.abc import RefusedError
 from eventbus.errors import BadInputError, ConfigurationError
 from eventbus.workspace import check_name
 from writers._intake import Intake, OnBadInput
@@ -14,10 +15,11 @@ from writers._mode import bus_for
 from writers._runs import runs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from eventbus._bus import Bus
+    from eventbus.blobs import BlobStore
     from eventbus.tracking import RunStatus, TrackingEvent
 
 LEFT_OUT = "every value of the call was left out as bad input"
@@ -204,6 +206,27 @@ class TrackingWriter:
             if receipt is None or receipt.refused is None:
                 receipt = one
         return receipt or Receipt(self._bus, 0, None if _is_empty(given) else LEFT_OUT)
+
+    def publish_kept(
+        self, make: Callable[[BlobStore], Sequence[TrackingEvent]], given: object, time_ns: int | None = None
+    ) -> Receipt:
+        """Keep the payloads of one call, then publish the events that name them.
+
+        Args:
+            make: Puts the payloads into the store that it is given and returns the events.
+            given: What the call was given, see `publish`.
+            time_ns: When, nanoseconds since the epoch; now by default.
+
+        Returns:
+            The last event's receipt, or that of the first one that was refused. A payload that the store can't take
+            is such a refusal: nothing of the call is published then.
+        """
+        now = time.time_ns() if time_ns is None else time_ns
+        try:
+            events = make(self._bus.blobs)
+        except RefusedError as error:
+            return self._bus.refuse(str(error))
+        return self.publish(events, given, now)
 
     # --- ending ---------------------------------------------------------------------------------------------
 
