@@ -6,6 +6,7 @@ and no pickle travels.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 from pydantic import Field, JsonValue
@@ -33,6 +34,7 @@ __all__ = [
     "TableLogged",
     "TensorLogged",
     "VideoLogged",
+    "default_edges",
 ]
 
 MAX_FILES_OF_MEDIA = 1000
@@ -40,6 +42,16 @@ MAX_FILES_OF_MEDIA = 1000
 
 MAX_BINS = 10_000
 """Bins of a histogram, thresholds of a curve."""
+
+
+@cache
+def default_edges() -> list[float]:
+    """Return the edges of the bins that TensorBoard's SDKs share: from 1e-12 to 1e20 by tenths, mirrored at zero."""
+    edge, rising = 1e-12, list[float]()
+    while edge < 1e20:  # noqa: PLR2004 - the SDKs' own limit
+        rising.append(edge)
+        edge *= 1.1
+    return [*(-one for one in reversed(rising)), 0.0, *rising]
 
 
 class MediaFile(Part):
@@ -142,7 +154,8 @@ class HistogramLogged(KeyedEvent):
     """How values are distributed: counted at the caller.
 
     Attributes:
-        limits: Upper limit of each bin, rising.
+        limits: Upper limit of each bin, rising. Where they are of `default_edges`, empty bins that follow one another
+            count as one: half of those that normal values have are empty.
         counts: How many values each bin has.
         low: Lower limit of the first bin, where it is known (`np.histogram` has it, TensorBoard's bins do not).
         min, max, num, sum, sum_squares: Of the values themselves.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from eventbus.errors import BadInputError
-from eventbus.media import MAX_BINS
+from eventbus.media import MAX_BINS, default_edges
 from writers._arrays import array_of, package, real_array_of
 from writers._keys import shown
 
@@ -57,7 +56,7 @@ def histogram(
         return _checked(key, _from_counts(key, np_histogram))
     flat = real_array_of(key, values).astype(float).reshape(-1)
     is_default = isinstance(bins, str) and bins == "tensorflow"
-    counts, edges = _counted(key, flat, _default_edges() if is_default else bins)
+    counts, edges = _counted(key, flat, default_edges() if is_default else bins)
     if max_bins is not None:
         counts, edges = _coarser(key, counts, edges, max_bins)
     limits, counts = _trimmed(key, counts, edges)
@@ -74,16 +73,6 @@ def histogram(
         sum_squares=float(flat.dot(flat)),
     )
     return _checked(key, counted)
-
-
-@cache
-def _default_edges() -> list[float]:
-    """Return the edges that TensorBoard's SDKs share: from 1e-12 to 1e20 by tenths, mirrored at zero."""
-    edge, rising = 1e-12, list[float]()
-    while edge < 1e20:  # noqa: PLR2004 - the SDKs' own limit
-        rising.append(edge)
-        edge *= 1.1
-    return [*(-one for one in reversed(rising)), 0.0, *rising]
 
 
 def _counted(key: object, flat: Any, bins: Any) -> tuple[Any, Any]:
@@ -118,10 +107,7 @@ def _trimmed(key: object, counts: Any, edges: Any) -> tuple[list[float], list[fl
 
 
 def _merged(limits: list[float], counts: list[float]) -> tuple[list[float], list[float]]:
-    """Make one bin of empty bins that follow one another: half of those that normal values have are empty.
-
-    TensorBoard's receiver puts them back: their limits are known.
-    """
+    """Make one bin of empty bins that follow one another; whoever needs them puts them back: their limits are known."""
     followed = [*counts[1:], 1.0]
     kept = [at for at, count in enumerate(counts) if count or followed[at]]
     return [limits[at] for at in kept], [counts[at] for at in kept]

@@ -6,6 +6,7 @@ its difference from the one above, and what is left is compressed by run lengths
 
 from __future__ import annotations
 
+import math
 import struct
 import sys
 import zlib
@@ -69,6 +70,22 @@ def picture_of(key: object, data: object, dataformats: str = "HWC") -> Picture:
 def tiled(key: object, data: object, dataformats: str = "NCHW") -> Picture:
     """Encode a batch of pictures as one: `picture_of`, for batches by default."""
     return picture_of(key, data, dataformats)
+
+
+def sprite_of(key: object, data: object) -> Picture:
+    """Encode a batch of pictures, number x channels x height x width, as one square, row by row.
+
+    Raises:
+        BadInputError: They are no pictures; the message says why.
+        MissingExtraError: numpy is not installed.
+    """
+    numpy, batch = package("numpy"), real_array_of(key, data)
+    if batch.ndim != len("NCHW"):
+        raise BadInputError(f"{shown(key)} has shape {batch.shape}: pass number x channels x height x width")
+    sheet = _grid(key, bytes_of(batch), across=math.ceil(math.sqrt(len(batch))))
+    square = numpy.zeros((max(sheet.shape[:2]), max(sheet.shape[:2]), 3), numpy.uint8)
+    square[: sheet.shape[0], : sheet.shape[1]] = sheet
+    return encoded(key, square)
 
 
 def figure_picture(key: object, figure: object, close: bool = True) -> Picture:  # noqa: FBT001, FBT002 - as the SDKs have it
@@ -143,7 +160,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def bytes_of(array: Any) -> Any:
-    """Return pixels as uint8."""
+    """Return pixels as uint8; numbers of other types are taken as 0 to 1."""
     numpy = package("numpy")
     if array.dtype == numpy.uint8:
         return array
@@ -155,12 +172,12 @@ def _coloured(array: Any) -> Any:
     return package("numpy").repeat(array, 3, axis=2) if array.shape[2] == 1 else array
 
 
-def _grid(key: object, batch: Any) -> Any:
-    """Put a batch, number x channels x height x width, together, eight in a row; what stays free is black."""
+def _grid(key: object, batch: Any, across: int = PICTURES_PER_ROW) -> Any:
+    """Put a batch, number x channels x height x width, together, row by row; what stays free is black."""
     number, channels, height, width = batch.shape
     if channels not in (1, 3):
         raise BadInputError(f"{shown(key)} is a batch of pictures of {channels} channels: 1 or 3 can be put together")
-    across = min(number, PICTURES_PER_ROW)
+    across = min(number, across)
     down = -(-number // across)
     canvas = package("numpy").zeros((down * across, channels, height, width), "u1")
     canvas[:number] = batch

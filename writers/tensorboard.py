@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Receipt, Scope
-from writers._look_alike import LookAlike, also_named
-from writers._values import NS_PER_SECOND
+from eventbus.tracking import MetricsLogged, StyledMetricsLogged
+from writers._look_alike import also_named
+from writers._summary import squeezed
+from writers._summary_arrays import ArrayMethods
+from writers._summary_charts import ChartMethods
+from writers._summary_media import MediaMethods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     from writers._intake import OnBadInput
 
 
-class SummaryWriter(LookAlike):
+class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
     """Logs with the methods of `torch.utils.tensorboard.SummaryWriter`; each returns a `Receipt`.
 
     Where the files go is the receiver's choice: what TensorBoard's constructor takes is accepted, and makes a
@@ -66,16 +70,21 @@ class SummaryWriter(LookAlike):
 
         Args:
             tag: Its name.
-            scalar_value: A number, a numpy scalar, or a 0-d array or tensor.
+            scalar_value: A number, a numpy scalar, or an array or tensor of one number.
             global_step: An integer from 0; None is stored as 0.
             walltime: When, seconds since the epoch; now by default.
-            new_style: Accepted: how a number is stored is the receiver's choice.
-            double_precision: Accepted: the number travels in double precision.
+            new_style: Whether TensorBoard stores it as a tensor, not as a simple value.
+            double_precision: Whether TensorBoard stores it in double precision; only where `new_style` is set.
 
         Raises:
             BadInputError: The tag, the value or the step can't be recorded, and bad input raises.
         """
-        return self.tracking.log({tag: scalar_value}, global_step, time_ns=self._moment(walltime))
+        moment = self._moment(walltime)
+        values = {tag: scalar_value if type(scalar_value) is float else squeezed(scalar_value)}
+        if not (new_style or double_precision):
+            return self.tracking.log(values, global_step, time_ns=moment)
+        plain = self.tracking.intake.metrics(values, global_step)
+        return self.tracking.publish([_styled(one, new_style, double_precision) for one in plain], values, moment)
 
     @also_named(tag="main_tag", scalars="tag_scalar_dict")
     def add_scalars(
@@ -97,7 +106,8 @@ class SummaryWriter(LookAlike):
             BadInputError: A tag, a value or the step can't be recorded, and bad input raises.
         """
         moment = self._moment(walltime)
-        return self.tracking.log(tag_scalar_dict, global_step, time_ns=moment, main_tag=main_tag)
+        values = _all_squeezed(tag_scalar_dict)
+        return self.tracking.log(values, global_step, time_ns=moment, main_tag=main_tag)
 
     def add_text(self, tag: str, text_string: str, global_step: Any = None, walltime: float | None = None) -> Receipt:
         """Log a text.
@@ -119,5 +129,13 @@ class SummaryWriter(LookAlike):
         """Return `log_dir` as it was given, else `runs/<run><comment>`; the files are the receiver's."""
         return self._log_dir
 
-    def _moment(self, walltime: object) -> int | None:
-        return self.tracking.intake.moment("walltime", walltime, NS_PER_SECOND)
+
+def _styled(event: MetricsLogged, new_style: bool, double_precision: bool) -> StyledMetricsLogged:
+    return StyledMetricsLogged(
+        values=event.values, step=event.step, new_style=new_style, double_precision=double_precision
+    )
+
+
+def _all_squeezed(values: Any) -> Any:
+    """Squeeze the values of a mapping; what is none is refused where it is logged."""
+    return {name: squeezed(value) for name, value in values.items()} if hasattr(values, "items") else values

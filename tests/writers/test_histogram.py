@@ -9,15 +9,15 @@ from torch.utils.tensorboard.summary import make_histogram
 from eventbus import Scope
 from eventbus._codec import encode
 from eventbus.errors import BadInputError
-from eventbus.media import HistogramLogged
-from writers._histogram import Counted, _default_edges, histogram
+from eventbus.media import HistogramLogged, default_edges
+from writers._histogram import Counted, histogram
 
 RANDOM = np.random.default_rng(7)
 
 
 def unmerged(counted: Counted) -> dict[float, float]:
     """Bins by limit, with those that were left out since they and their neighbours are empty."""
-    edges = [edge for edge in _default_edges() if counted["limits"][0] <= edge <= counted["limits"][-1]]
+    edges = [edge for edge in default_edges() if counted["limits"][0] <= edge <= counted["limits"][-1]]
     return dict.fromkeys(edges, 0.0) | dict(zip(counted["limits"], counted["counts"], strict=True))
 
 
@@ -27,7 +27,7 @@ def unmerged(counted: Counted) -> dict[float, float]:
     ids=["normal", "int", "zero", "tiny", "nan"],
 )
 def test_default_bins_are_those_of_the_sdk(values: Any) -> None:
-    theirs = make_histogram(values.astype(float), np.array(_default_edges()))
+    theirs = make_histogram(values.astype(float), np.array(default_edges()))
 
     ours = histogram("h", values)
 

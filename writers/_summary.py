@@ -1,0 +1,75 @@
+"""What the methods of `SummaryWriter` have in common: one event of one tag, its payloads kept before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import JsonValue, ValidationError
+
+from eventbus import Receipt
+from eventbus.errors import BadInputError
+from eventbus.media import MediaFile
+from writers._keys import check_key, shown
+from writers._look_alike import LookAlike
+from writers._values import NS_PER_SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eventbus.blobs import BlobStore
+    from eventbus.tracking import TrackingEvent
+    from writers._pixels import Picture
+
+
+class Place(NamedTuple):
+    """Where a call logs.
+
+    Attributes:
+        key: Its tag, checked.
+        step: On the user's axis; None where there is none.
+        store: Where payloads are kept.
+    """
+
+    key: str
+    step: int | None
+    store: BlobStore
+
+    def file(self, data: bytes, media_type: str, **details: JsonValue) -> MediaFile:
+        """Keep what was encoded."""
+        return MediaFile(blob=self.store.put(data), media_type=media_type, details=details)
+
+    def picture(self, picture: Picture) -> MediaFile:
+        """Keep a picture."""
+        size: dict[str, JsonValue] = {"width": picture.width, "height": picture.height}
+        return self.file(picture.png, "image/png", **size, channels=picture.channels)
+
+
+class SummaryMethods(LookAlike):
+    """Base of the parts of `SummaryWriter`."""
+
+    def _log(
+        self, tag: object, make: Callable[[Place], TrackingEvent], global_step: Any = None, walltime: Any = None
+    ) -> Receipt:
+        """Publish the event that `make` makes; what can't be recorded raises, or is left out and counted."""
+        intake = self.tracking.intake
+
+        def events(store: BlobStore) -> list[TrackingEvent]:
+            try:
+                return [make(Place(check_key(tag), intake.step(global_step), store))]
+            except ValidationError as error:
+                raise BadInputError(f"{shown(tag)} can't be recorded: {error.errors()[0]['msg']}") from error
+
+        try:
+            return self.tracking.publish_kept(events, tag, self._moment(walltime))
+        except BadInputError as error:
+            intake.bad.note(tag, error)
+            return self.tracking.publish([], tag)
+
+    def _moment(self, walltime: object) -> int | None:
+        return self.tracking.intake.moment("walltime", walltime, NS_PER_SECOND)
+
+
+def squeezed(value: Any) -> Any:
+    """Return an array or tensor that holds one number as one of no dimensions; anything else as it is."""
+    shape = getattr(value, "shape", None)
+    return value.reshape(()) if shape and all(side == 1 for side in shape) else value
