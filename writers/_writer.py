@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Self
 
 from eventbus import Receipt, Scope
 from eventbus.abc import RefusedError
+from eventbus.artifacts import ArtifactLogged
 from eventbus.errors import BadInputError, ConfigurationError
 from eventbus.workspace import check_name
+from writers._artifacts import files_of, path_of
 from writers._intake import Intake, OnBadInput
+from writers._keys import check_key
 from writers._mode import bus_for
 from writers._runs import runs_of
+from writers._values import json_value
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
@@ -183,6 +188,52 @@ class TrackingWriter:
             BadInputError: The key, the text or the step can't be recorded, and bad input raises.
         """
         return self.publish(self._intake.text(key, text, step, is_file=is_file), {key: text})
+
+    def log_artifact(
+        self,
+        local_path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        path: str = "",
+        kind: str = "",
+        aliases: Sequence[str] = (),
+        metadata: Mapping[str, object] | None = None,
+        description: str = "",
+        immutable: bool = False,
+    ) -> Receipt:
+        """Log a file, or all files of a folder, as they are now; the caller may change or delete them afterwards.
+
+        Args:
+            local_path: The file or the folder.
+            name: Its name; by default that of the file or folder.
+            path: Where the files lie in it: a relative path with slashes.
+            kind: What it is: `dataset`, `checkpoint`, ...; empty for plain files of the run.
+            aliases: Names of this version.
+            metadata: What else is known of it: nested values, as a configuration's.
+            description: For people.
+            immutable: Whether nobody will ever change the files: then they are linked, not copied, where the file
+                system can do that.
+
+        Raises:
+            BadInputError: The files can't be read, or can't be recorded so, and bad input raises.
+        """
+
+        def make(store: BlobStore) -> list[TrackingEvent]:
+            try:
+                event = ArtifactLogged(
+                    key=check_key(path_of(local_path).name if name is None else name),
+                    files=files_of(store, local_path, path, immutable=immutable),
+                    kind=kind,
+                    aliases=list(aliases),
+                    metadata={key: json_value(key, value) for key, value in (metadata or {}).items()},
+                    description=description,
+                )
+            except BadInputError as error:
+                self._intake.bad.note(name or local_path, error)
+                return []
+            return [event]
+
+        return self.publish_kept(make, local_path)
 
     def publish(self, events: Sequence[TrackingEvent], given: object, time_ns: int | None = None) -> Receipt:
         """Publish what the intake made of one call, all at the same time.
