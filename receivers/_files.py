@@ -1,13 +1,22 @@
-"""What sinks that write files of their own share: whether a file still holds what was stored in it."""
+"""What sinks that write files of their own share.
+
+Whether a file still holds what was stored in it, and how a payload becomes a file of the run.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING
 
+from receivers._names import file_name
 from receivers.abc import TrackerLostError
 
 if TYPE_CHECKING:
+    from collections import Counter
     from pathlib import Path
+
+    from receivers._kept import KeptFile
 
 
 def length_of(path: Path) -> int:
@@ -35,3 +44,46 @@ def check_length(path: Path, stored: int, *, most: int | None = None) -> None:
             f"{path} holds {found} bytes, but {stored} were stored: restore the file, or replay the run with a "
             "receiver of another name and folder"
         )
+
+
+def put_file(folder: Path, file: KeptFile, counts: Counter[str]) -> Path:
+    """Put a file into a folder: linked where the file system can do that, for payloads never change; else copied.
+
+    It appears there whole, and replaces what stood there under its path: so a record that is stored again leaves one.
+
+    Args:
+        folder: The folder.
+        file: What to put there.
+        counts: Where its path is taken by a folder, or leads through a file, it is put beside, and counted here as
+            `artifact path taken`.
+
+    Returns:
+        Where it lies.
+    """
+    try:
+        return _put(folder / file.path, file.source)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        counts["artifact path taken"] += 1
+        return _put(folder / "_taken" / file_name(file.path), file.source)
+
+
+def _put(path: Path, source: Path | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    try:
+        if isinstance(source, bytes):
+            draft.write_bytes(source)
+        else:
+            _link(source, draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # it also stays where both are links to one file
+    return path
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
