@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from pydantic import JsonValue
+
 from eventbus import Event
 from eventbus.artifacts import ArtifactLogged, ModelLogged
 from eventbus.errors import BlobError
@@ -27,6 +29,7 @@ from eventbus.media import (
     GraphLogged,
     HistogramLogged,
     ImagesLogged,
+    MediaFile,
     MediaLogged,
     MeshLogged,
     PrCurveLogged,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {
     "application/vnd.plotly+json": ".plotly.json",
+    "application/vnd.plotly.v1+json": ".plotly.json",
     "application/vnd.wandb.pts+json": ".pts.json",
     "audio/mpeg": ".mp3",
     "image/jpeg": ".jpg",
@@ -76,6 +80,9 @@ _FOLDERS: Mapping[type[Event], str] = {
     ModelLogged: "models",
     ArtifactLogged: "artifacts",
 }
+
+_IN_ITS_NAME = ("kind", "extension")
+"""Details of a file that its path says already."""
 
 _CURVE = ("true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall")
 
@@ -116,10 +123,12 @@ def identity(envelope: Envelope[Event]) -> str:
     return f"{step or 0}-{envelope.origin.incarnation}-{envelope.seq}"
 
 
-def suffix_of(media_type: str) -> str:
-    """Return what the name of a file of this type ends with, `.bin` if nobody knows."""
-    subtype = media_type.rpartition("/")[2].removeprefix("x-")
-    return _SUFFIXES.get(media_type) or (f".{subtype}" if subtype.isalnum() else ".bin")
+def suffix_of(file: MediaFile) -> str:
+    """Return what the name of a file ends with: as its writer says, else as its type does; `.bin` if nobody knows."""
+    told = file.details.get("extension")
+    subtype = file.media_type.rpartition("/")[2].removeprefix("x-")
+    known = _SUFFIXES.get(file.media_type) or (f".{subtype}" if subtype.isalnum() else ".bin")
+    return f".{file_name(told)}" if isinstance(told, str) and told else known
 
 
 class _Draft:
@@ -207,18 +216,24 @@ def _keep_media(draft: _Draft, event: MediaLogged) -> None:
     name = draft.name(event.key)
     for index, file in enumerate(event.files):
         number = f"-{index}" if len(event.files) > 1 else ""
-        path = f"{name}{number}{suffix_of(file.media_type)}"
+        path = f"{name}{number}{suffix_of(file)}"
         if event.is_file:
             own = PurePosixPath(relative_path(event.key))
             path = str(own.with_name(f"{own.stem}{number if index else ''}{own.suffix}"))
         draft.add_blob(path, file.blob)
-    about = [{"caption": file.caption, **file.details} for file in event.files]
-    draft.add_about(name, {"files": about if any(file.caption or file.details for file in event.files) else None})
+    about = [_about(file) for file in event.files]
+    draft.add_about(name, {"files": about if any(about) else None})
+
+
+def _about(file: MediaFile) -> dict[str, JsonValue]:
+    """Return what is known of a file beside what its name says."""
+    told = {key: value for key, value in file.details.items() if key not in _IN_ITS_NAME}
+    return {"caption": file.caption, **told} if file.caption else told
 
 
 def _keep_table(draft: _Draft, event: TableLogged) -> None:
     name = draft.name(event.key)
-    paths = [f"{name}-{index}{suffix_of(file.media_type)}" for index, file in enumerate(event.files)]
+    paths = [f"{name}-{index}{suffix_of(file)}" for index, file in enumerate(event.files)]
     for path, file in zip(paths, event.files, strict=True):
         draft.add_blob(path, file.blob)
     data = [[_with_path(cell, paths) for cell in row] for row in draft.json(event.rows)]
@@ -260,7 +275,7 @@ def _keep_embedding(draft: _Draft, event: EmbeddingLogged) -> None:
         lines = [event.header, *labels] if event.header else labels
         draft.add(f"{name}/metadata.tsv", "".join(f"{_cells(line)}\n" for line in lines))
     if event.sprite is not None:
-        draft.add_blob(f"{name}/sprite{suffix_of(event.sprite.media_type)}", event.sprite.blob)
+        draft.add_blob(f"{name}/sprite{suffix_of(event.sprite)}", event.sprite.blob)
         draft.add_about(f"{name}/sprite", {"sprite_size": event.sprite_size})
 
 

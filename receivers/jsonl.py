@@ -9,6 +9,10 @@ of every type is stored, with all its fields:
 | `partition`, `seq` | who wrote the record, and as which of its records: its identity everywhere |
 | `site`, `rank`, `run`, `topic`, `type`, `time_ns` | its envelope |
 | `event` | the event's fields |
+| `files` | where its payloads lie, by the blob's name: the path below the run's folder; left out where it has none |
+
+Payloads lie beside the run's file in `<site>.files`, as they were logged. One that can't be found is counted as
+`payload missing: <event>`, and `files` does not name it.
 
 NaN and infinities are the strings "NaN", "Infinity" and "-Infinity", bytes are base64, date-times ISO 8601.
 How the run ended is one more line, of type `RunStatus`: a run that was killed and said no goodbye has it too.
@@ -25,11 +29,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Unpack
 
 from eventbus import Envelope, Event
-from eventbus.errors import ConfigurationError
+from eventbus.errors import BlobError, ConfigurationError
 from eventbus.tracking import RunStatus
-from receivers._files import check_length
+from receivers._files import check_length, put_file
 from receivers._json import as_json
+from receivers._kept import KeptFile
 from receivers._names import file_name
+from receivers._payloads import payloads
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerRun
 
@@ -94,11 +100,25 @@ class JsonlSink(Sink[JsonlConfig]):
         return self._row
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Append the rows that are new."""
+        """Append the rows that are new, each behind its payloads."""
         for row in rows:
             if row.number > self._row:
-                self._append(_fields(row))
+                files = self._put_payloads(row.envelope.event)
+                self._append({**_fields(row), "files": files} if files else _fields(row))
                 self._row = row.number
+
+    def _put_payloads(self, event: Event) -> dict[str, str]:
+        """Put what an event names beside the run's file; return the paths by the blobs' names."""
+        folder, paths = self._path.parent, dict[str, str]()
+        for blob, suffix in payloads(event):
+            try:
+                source = self.blobs.path(blob)
+            except BlobError:
+                self.counts[f"payload missing: {event.event_name}"] += 1
+                continue
+            path = put_file(folder, KeptFile(f"{self._path.stem}.files/{blob.name}{suffix}", source), self.counts)
+            paths[blob.name] = path.relative_to(folder).as_posix()
+        return paths
 
     def _append(self, fields: Mapping[str, Any]) -> None:
         self._length += self._file.write(_line(fields))

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from one_of_each import one_of_each
 from pydantic import AwareDatetime
 from readback import read_jsonl
 
 from eventbus import Event, Part
+from eventbus.blobs import Blob, BlobStore
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.tracking import MetricsLogged, RunStatus, TextLogged
 from receivers.abc import Position, RunInfo
@@ -181,3 +183,65 @@ def test_a_path_that_names_a_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="name a folder"):
             JsonlConfig(path=path).check(tmp_path)
     JsonlConfig().check(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------- payloads
+def write_kept(workspace: Path, events: Sequence[Event]) -> JsonlSink:
+    opened = sink(workspace)
+    opened.open(RUN, Position(0))
+    opened.write(make_rows(events))
+    opened.close(None)
+    return opened
+
+
+def test_payloads_lie_beside_the_file_as_they_were_logged(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "blobs")
+    events = list(one_of_each(store).values())
+    counts = [write_kept(tmp_path, events).counts for _ in range(2)]  # as if the first had not been acknowledged
+
+    blobs = {file.name: file.read_bytes() for file in (tmp_path / "blobs").rglob("*") if file.is_file()}
+    found = lines(tmp_path)
+    named = {name: path for line in found for name, path in line.get("files", {}).items()}
+    assert set(named) == set(blobs)
+    for name, path in named.items():
+        assert (tmp_path / "jsonl" / RUN.id / path).read_bytes() == blobs[name]
+    assert counts == [{}, {}]
+    assert len(files_of(tmp_path)) == len(blobs)
+    assert {path.suffix for path in files_of(tmp_path)} >= {".png", ".wav", ".gif", ".html", ".pdb", ".txt", ""}
+    assert not any("files" in line for line in found if line["type"] in ("MetricsLogged", "TextLogged"))
+
+
+def files_of(workspace: Path) -> list[Path]:
+    return list((workspace / "jsonl" / RUN.id / "site-1.files").iterdir())
+
+
+class JsonlScanSeen(Event):
+    parts: list[Blob]
+
+
+def test_payloads_of_a_users_own_event_are_found(tmp_path: Path) -> None:
+    blob = BlobStore(tmp_path / "blobs").put(b"scan")
+    write_kept(tmp_path, [JsonlScanSeen(parts=[blob])])
+
+    (line,) = lines(tmp_path)
+    assert line["files"] == {blob.name: f"site-1.files/{blob.name}"}
+    assert (tmp_path / "jsonl" / RUN.id / line["files"][blob.name]).read_bytes() == b"scan"
+
+
+def test_a_missing_payload_is_counted_and_its_event_stays(tmp_path: Path) -> None:
+    there, gone = BlobStore(tmp_path / "blobs").put(b"there"), Blob(name="0" * 64, size=1)
+    opened = write_kept(tmp_path, [JsonlScanSeen(parts=[gone, there])])
+
+    (line,) = lines(tmp_path)
+    assert line["event"]["parts"][0] == {"name": gone.name, "size": 1}
+    assert list(line["files"]) == [there.name]
+    assert opened.counts == {"payload missing: JsonlScanSeen": 1}
+
+
+def test_a_store_that_loses_a_payload_later_takes_nothing_from_the_run(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "blobs")
+    blob = store.put(b"scan")
+    write_kept(tmp_path, [JsonlScanSeen(parts=[blob])])
+    store.path(blob).unlink()
+
+    assert [path.read_bytes() for path in files_of(tmp_path)] == [b"scan"]

@@ -236,19 +236,21 @@ def test_a_payload_that_is_not_what_its_event_says_is_counted(store: BlobStore) 
 
 
 @pytest.mark.parametrize(
-    ("media_type", "suffix"),
+    ("media_type", "extension", "suffix"),
     [
-        ("image/png", ".png"),
-        ("audio/wav", ".wav"),
-        ("video/mp4", ".mp4"),
-        ("chemical/x-mmcif", ".mmcif"),
-        ("model/gltf-binary", ".glb"),
-        ("application/json", ".json"),
-        ("no/such+thing", ".bin"),
+        ("image/png", None, ".png"),
+        ("video/mp4", None, ".mp4"),
+        ("chemical/x-mmcif", None, ".mmcif"),
+        ("model/gltf-binary", None, ".glb"),
+        ("no/such+thing", None, ".bin"),
+        ("application/json", "pts.json", ".pts.json"),
+        ("application/json", "/../../x", "._x2f_.._x2f_.._x2f_x"),
+        ("image/png", 7, ".png"),
     ],
 )
-def test_what_a_file_is_shows_in_its_name(media_type: str, suffix: str) -> None:
-    assert suffix_of(media_type) == suffix
+def test_what_a_file_is_shows_in_its_name(media_type: str, extension: str | None, suffix: str) -> None:
+    file = MediaFile(blob=GONE, media_type=media_type, details={"extension": extension} if extension else {})
+    assert suffix_of(file) == suffix
 
 
 def test_files_are_put_whole_and_once(tmp_path: Path) -> None:
