@@ -300,7 +300,8 @@ def test_a_broad_except_stands_at_a_border_and_says_so() -> None:
 # ---------------------------------------------------------------------------------------------------- promise
 @pytest.mark.parametrize("line", ["import eventbus, writers", "import eventbus.tracking", "import receivers"])
 def test_the_trainer_loads_no_sdk(line: str) -> None:
-    heavy = ["wandb", "mlflow", "tensorboard", "torch", "torchvision", "nats", "flwr"]
+    sdks = ["wandb", "mlflow", "tensorboard", "torch", "torchvision", "nats", "flwr"]
+    heavy = [*sdks, "numpy", "PIL", "matplotlib", "pandas", "psutil", "pynvml"]
     program = f"{line}\nimport sys\nprint([name for name in {heavy} if name in sys.modules])"
 
     child = subprocess.run(
@@ -326,6 +327,10 @@ WITH_OTHERS = {"pydantic_core", "pytest"}
 """What comes with a dependency, or with who loads the module: pytest its plugins."""
 
 
+IMPORTED_AS = {"nvidia_ml_py": "pynvml", "pillow": "PIL"}
+"""Packages whose module has another name."""
+
+
 def imported(tree: ast.Module) -> set[str]:
     """Top-level names of what a module imports, also inside functions; not relative imports."""
     nodes = list(ast.walk(tree))
@@ -339,6 +344,6 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [one for name, found in project["optional-dependencies"].items() if name != "dev" for one in found]
     declared = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in [*project["dependencies"], *extras]}
-    known = declared | WITH_OTHERS | set(ROOMS) | sys.stdlib_module_names
+    known = {IMPORTED_AS.get(name, name) for name in declared} | WITH_OTHERS | set(ROOMS) | sys.stdlib_module_names
 
     none(f"{module.name} imports {name}" for module in modules() for name in sorted(imported(module.tree) - known))
