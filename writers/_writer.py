@@ -16,6 +16,7 @@ from writers._intake import Intake, OnBadInput
 from writers._keys import check_key
 from writers._mode import bus_for
 from writers._runs import runs_of
+from writers._sampling import sample_if_asked
 from writers._values import json_value
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class TrackingWriter:
         self._intake = Intake(prefix, on_bad_input)
         self._runs = runs_of(self._bus)
         self._not_started = self._runs.start(self._bus, self._run, self._scope)
+        sample_if_asked(self)
 
     def bind(self, *, run: str | None = None, scope: Scope | None = None, prefix: str = "") -> TrackingWriter:
         """Return a new writer on the same bus; what is not given stays as it is here.
@@ -96,6 +98,11 @@ class TrackingWriter:
         )
 
     # --- what it is -----------------------------------------------------------------------------------------
+
+    @property
+    def bus(self) -> Bus:
+        """Where it publishes."""
+        return self._bus
 
     @property
     def run(self) -> str:
