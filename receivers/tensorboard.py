@@ -1,72 +1,100 @@
 """TensorBoard: event files, written with tensorboard's own record framing. No torch, no thread.
 
 A run's files lie in `<folder>/<run id>/<site>`, so that is the run's name in TensorBoard; where one run holds all
-sites, it is `<run id>/_combined`.
+sites, it is `<run id>/_combined`. What the SDK's writer makes of the same calls is what stands in them:
 
 | Event | In TensorBoard |
 | --- | --- |
-| MetricsLogged | a scalar per key: float32, as the SDK has it; step (none: 0) and wall time of the caller |
+| MetricsLogged, LinkedMetricsLogged | a scalar per key: float32; step (none: 0) and wall time of the caller |
 | MetricsLogged with `main_tag` | like `add_scalars`: a run `<main_tag>_<key>` per key, tag `main_tag` |
-| ParamsLogged | text `params`: a table of key and value |
+| StyledMetricsLogged | a tensor of the scalars plugin where `new_style` says so |
+| HParamsLogged | a session in a run of its own, `<run_name>` or the time |
+| ChartsArranged | layout of the custom scalars |
+| HistogramLogged, PrCurveLogged, TensorLogged, MeshLogged | histogram, PR curve, tensor, mesh |
+| EmbeddingLogged | the projector's files: `<step>/<tag>/*`, named in `projector_config.pbtxt` |
+| GraphLogged | graph; a model of ONNX is converted where the package onnx is installed, else kept |
+| ImagesLogged, FigureLogged | images, `<key>/<index>` where there are several |
+| AudioLogged, VideoLogged | WAV: audio; GIF: images; others are kept |
+| TableLogged | text: the first 100 rows; a longer one, and one with files in it, is kept too |
+| ParamsLogged, TagsSet, TagsDeleted, SummaryUpdated | texts `params`, `tags`, `summary`: a table of key and value |
 | ConfigUpdated | text `config`: a table of dotted key and value |
-| TagsSet | text `tags`: a table of key and value |
+| MetricDefined, AlertRaised, DatasetLogged | texts `metrics`, `alerts`, `datasets`: a table |
 | TextLogged | text under its key, a file's text under its path |
-| RunStarted | text `run/status`: RUNNING, its name and group |
+| ArtifactLogged, ModelLogged | kept, and a text `artifacts/<key>` or `models/<key>` that lists the files |
+| HtmlLogged, PlotlyLogged, Object3DLogged, MoleculeLogged | kept |
+| RunStarted | text `run/status`: RUNNING, its name, its group and its parent |
 | RunFinished | text `run/status`, written once, when the run is closed: the status of the run and why |
 
-Texts are stored as the SDK stores them: tag `<key>/text_summary`, for the text plugin. Counted are
-`float32 overflow` (a finite number over 3.4e38 becomes infinite), `renamed folder` (a name in `add_scalars`
-that would have left the run's folder, or is too long for one) and `unsupported <event>`.
+What is kept is a file below `_files` in the run's folder. Counted are `kept as a file: <event>`,
+`payload missing: <event>`, `float32 overflow` (a finite number over 3.4e38 becomes infinite), `renamed folder` (a name
+in `add_scalars` or of a session that would have left the run's folder, or is too long for one) and
+`unsupported <event>`.
 
 The position is the length of every file. When the run is opened again each file is cut back to its
 acknowledged length, files that were not acknowledged are deleted, and what follows goes into a new file: a
 TensorBoard that looks on has perhaps read what was cut off, and would stumble over other bytes in its place.
-Only files of this sink are touched, which end with `.trackbus`.
+Only files of this sink are touched, which end with `.trackbus`. Other files appear whole and under names that the same
+record always has, so a record that comes again replaces what it left.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
-import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Unpack, cast
 
 from eventbus import Envelope, Event
-from eventbus.errors import ConfigurationError, MissingExtraError
-from eventbus.tracking import (
-    ConfigUpdated,
-    MetricsLogged,
-    ParamsLogged,
-    RunFinished,
-    RunStarted,
-    RunStatus,
-    TagsSet,
-    TextLogged,
+from eventbus.artifacts import ArtifactLogged
+from eventbus.blobs import Blob
+from eventbus.errors import BlobError, ConfigurationError, MissingExtraError
+from eventbus.media import (
+    AudioLogged,
+    EmbeddingLogged,
+    GraphLogged,
+    HistogramLogged,
+    ImagesLogged,
+    MediaFile,
+    MediaLogged,
+    MeshLogged,
+    PrCurveLogged,
+    TableLogged,
+    TensorLogged,
+    VideoLogged,
 )
-from receivers._files import check_length
-from receivers._names import file_name, flattened, relative_path
+from eventbus.tracking import (
+    ChartsArranged,
+    HParamsLogged,
+    MetricsLogged,
+    RunFinished,
+    RunStatus,
+    StyledMetricsLogged,
+)
+from receivers._files import put_file
+from receivers._kept import kept_files
+from receivers._names import file_name, relative_path
 from receivers._receiver import Receiver, ReceiverOptions
+from receivers._tensorboard_file import KEPT, EventFile, cut_back, new_name
+from receivers._tensorboard_formats import Formats, numbers_of
+from receivers._tensorboard_plugins import graph_of_onnx, hparams, layout, mesh
+from receivers._tensorboard_projector import store_embedding
+from receivers._tensorboard_texts import MAX_ROWS, TEXTS, Text, file_list, shown_table
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerRun
-
-FILE_PREFIX = "events.out.tfevents"
-FILE_SUFFIX = ".trackbus"
 
 VALUES_PER_RECORD = 100
 """Values of one step share a record: seven times as fast as one each."""
 
-BUFFER_BYTES = 1 << 20
-"""A file's records are handed to the operating system at the latest when there are so many bytes of them."""
-
 FLOAT32_MAX = 3.4028234663852886e38
+
+SOUNDS = frozenset({"audio/wav", "audio/wave", "audio/x-wav", "audio/vnd.wave"})
+"""Types of sounds that TensorBoard plays."""
+
+MOVING = frozenset({"image/gif", "video/gif"})
+"""Types of videos that TensorBoard shows: as images."""
 
 
 class TensorBoardConfig(SinkConfig):
@@ -113,16 +141,27 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
 
     def __init__(self, config: TensorBoardConfig, workspace: Path) -> None:
         super().__init__(config, workspace)
-        self._formats = _Formats()
+        self._formats = formats = Formats()
         self._sizes: dict[str, int] = {}
-        self._files: dict[str, _EventFile] = {}
+        self._files: dict[str, EventFile] = {}
         self._stores: dict[type[Event], Callable[[Any, Envelope[Event]], None]] = {
+            **{kind: self._stores_text(make) for kind, make in TEXTS.items()},
             MetricsLogged: self._store_metrics,
-            ParamsLogged: lambda event, envelope: self._store_table("params", event.values, envelope),
-            TagsSet: lambda event, envelope: self._store_table("tags", event.values, envelope),
-            ConfigUpdated: lambda event, envelope: self._store_table("config", dict(flattened(event.values)), envelope),
-            TextLogged: self._store_text,
-            RunStarted: self._store_start,
+            StyledMetricsLogged: self._store_styled,
+            HParamsLogged: self._store_hparams,
+            ChartsArranged: lambda event, envelope: self._add(layout(formats, event.charts), envelope),
+            HistogramLogged: lambda event, envelope: self._add(formats.histogram(event), envelope),
+            PrCurveLogged: lambda event, envelope: self._add(formats.curve(event), envelope),
+            TensorLogged: self._store_tensor,
+            MeshLogged: self._store_mesh,
+            EmbeddingLogged: self._store_embedding,
+            GraphLogged: self._store_graph,
+            TableLogged: self._store_table,
+            ImagesLogged: lambda event, envelope: self._store_media(event, envelope, None, formats.image),
+            AudioLogged: lambda event, envelope: self._store_media(event, envelope, SOUNDS, formats.sound),
+            VideoLogged: lambda event, envelope: self._store_media(event, envelope, MOVING, formats.image),
+            MediaLogged: lambda _event, envelope: self._keep(envelope),
+            ArtifactLogged: self._store_artifact,
             RunFinished: lambda _event, _envelope: None,  # `close` knows the status of the whole run
         }
 
@@ -137,7 +176,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         self._run, self._row, self._time_ns = run, committed.row, run.started_ns
         self._sizes = cast("dict[str, int]", json.loads(committed.token or "{}"))
         self._files = {}
-        _cut_back(self._root, self._sizes)
+        cut_back(self._root, self._sizes)
         self.tracker_run = TrackerRun(self._root.relative_to(folder).as_posix(), str(self._root))
         return self._row
 
@@ -162,7 +201,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         """Store how the run ended."""
         if status is not None:
             text = f"{status.value}: {reason}" if reason else status.value
-            self._add_text("run/status", text, 0, self._time_ns)
+            self._put("", self._formats.event(0, self._time_ns, summary=self._formats.text("run/status", text)))
         return self.flush()
 
     def abandon(self) -> bool:
@@ -175,140 +214,146 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         store = next((self._stores[cls] for cls in type(event).__mro__ if cls in self._stores), None)
         if store is None:
             self.counts[f"unsupported {event.event_name}"] += 1
-        else:
+            return
+        try:
             store(event, envelope)
+        except BlobError:
+            self._miss(event)
+
+    # --- numbers --------------------------------------------------------------------------------------------
 
     def _store_metrics(self, event: MetricsLogged, envelope: Envelope[Event]) -> None:
-        step = event.step or 0
         self.counts.update(_overflows(event.values.values()))
         if event.main_tag is None:
             for values in _chunks(event.values.items(), VALUES_PER_RECORD):
-                self._add("", self._formats.scalars(values), step, envelope.time_ns)
+                self._add(self._formats.scalars(values), envelope)
             return
         for key, value in event.values.items():
-            summary = self._formats.scalars([(event.main_tag, value)])
-            self._add(self._folder_of(event.main_tag, key), summary, step, envelope.time_ns)
+            folder = self._folder(f"{event.main_tag.replace('/', '_')}_{key}")
+            self._add(self._formats.scalars([(event.main_tag, value)]), envelope, folder)
 
-    def _folder_of(self, main_tag: str, key: str) -> str:
-        """Return the folder that the SDK would take, unless it lies outside the run's."""
-        wanted = f"{main_tag.replace('/', '_')}_{key}"
+    def _store_styled(self, event: StyledMetricsLogged, envelope: Envelope[Event]) -> None:
+        if not event.new_style or event.main_tag is not None:
+            self._store_metrics(event, envelope)
+            return
+        if not event.double_precision:
+            self.counts.update(_overflows(event.values.values()))
+        self._add(self._formats.styled(event), envelope)
+
+    def _store_hparams(self, event: HParamsLogged, envelope: Envelope[Event]) -> None:
+        folder = self._folder(event.run_name or str(envelope.time_ns / 1e9))
+        self.counts.update(_overflows(event.metrics.values()))
+        for summary in hparams(self._formats, event):
+            self._add(summary, envelope, folder)
+        for metric in event.metrics.items():
+            self._add(self._formats.scalars([metric]), envelope, folder)
+
+    def _store_tensor(self, event: TensorLogged, envelope: Envelope[Event]) -> None:
+        data = self.blobs.read(event.tensor.blob)
+        self._add(self._formats.tensor(event.key, event.tensor, data), envelope)
+
+    def _store_mesh(self, event: MeshLogged, envelope: Envelope[Event]) -> None:
+        parts = {"vertices": numbers_of(event.vertices, self.blobs.read(event.vertices.blob))}
+        for name, array in (("faces", event.faces), ("colors", event.colors)):
+            if array is not None and (data := self._read(array.blob, event)) is not None:
+                parts[name] = numbers_of(array, data)
+        self._add(mesh(self._formats, event, parts), envelope)
+
+    def _store_embedding(self, event: EmbeddingLogged, _envelope: Envelope[Event]) -> None:
+        store_embedding(self._root, event, lambda blob: self._read(blob, event), self.counts)
+
+    def _store_graph(self, event: GraphLogged, envelope: Envelope[Event]) -> None:
+        data = self.blobs.read(event.graph)
+        graph = data if event.kind == "graph_def" else graph_of_onnx(data)
+        if graph is None:
+            self._keep(envelope)
+            return
+        self._put("", self._formats.event(0, envelope.time_ns, graph_def=graph))
+        if event.profile is not None and (profile := self._read(event.profile, event)) is not None:
+            told = self._formats.profile(profile)
+            self._put("", self._formats.event(0, envelope.time_ns, tagged_run_metadata=told))
+
+    # --- media and files ------------------------------------------------------------------------------------
+
+    def _store_media(
+        self,
+        event: MediaLogged,
+        envelope: Envelope[Event],
+        native: frozenset[str] | None,
+        make: Callable[[str, MediaFile, bytes], Any],
+    ) -> None:
+        """Show those files whose type TensorBoard knows (`native`; None: all), and keep the others."""
+        shown = [native is None or file.media_type in native for file in event.files]
+        for index, file in enumerate(event.files):
+            if shown[index] and (data := self._read(file.blob, event)) is not None:
+                tag = f"{event.key}/{index}" if len(event.files) > 1 else event.key
+                self._add(make(tag, file, data), envelope)
+        if not all(shown):
+            self._keep(envelope)
+
+    def _store_table(self, event: TableLogged, envelope: Envelope[Event]) -> None:
+        rows = self._json_of(event)
+        self._add_text(shown_table(event, rows), envelope)
+        if len(rows) > MAX_ROWS or event.files:
+            self._keep(envelope)
+
+    def _store_artifact(self, event: ArtifactLogged, envelope: Envelope[Event]) -> None:
+        self._add_text(file_list(event), envelope)
+        self._keep(envelope)
+
+    def _keep(self, envelope: Envelope[Event]) -> None:
+        files = kept_files(envelope, self.blobs, self.counts)
+        for file in files:
+            put_file(self._root / KEPT, file, self.counts)
+        if files:
+            self.counts[f"kept as a file: {envelope.event.event_name}"] += 1
+
+    def _json_of(self, event: TableLogged) -> list[Any]:
+        data = self._read(event.rows, event)
+        try:
+            return [] if data is None else json.loads(data)
+        except ValueError as error:
+            raise BlobError(f"the rows of {event.key} are no JSON: {error}") from error
+
+    def _read(self, blob: Blob, event: Event) -> bytes | None:
+        """Return a payload; one that can't be had is counted, and the rest of its event is stored."""
+        try:
+            return self.blobs.read(blob)
+        except BlobError:
+            self._miss(event)
+            return None
+
+    def _miss(self, event: Event) -> None:
+        self.counts[f"payload missing: {event.event_name}"] += 1
+
+    # --- event files ----------------------------------------------------------------------------------------
+
+    def _stores_text(self, make: Callable[[Any], Text]) -> Callable[[Any, Envelope[Event]], None]:
+        return lambda event, envelope: self._add_text(make(event), envelope)
+
+    def _add_text(self, text: Text, envelope: Envelope[Event]) -> None:
+        summary = self._formats.text(text.tag, text.text)
+        self._put("", self._formats.event(text.step, envelope.time_ns, summary=summary))
+
+    def _add(self, summary: Any, envelope: Envelope[Event], folder: str = "") -> None:
+        step: int | None = getattr(envelope.event, "step", None)
+        self._put(folder, self._formats.event(step or 0, envelope.time_ns, summary=summary))
+
+    def _folder(self, wanted: str) -> str:
+        """Return the folder that the SDK would take, unless it lies outside the run's or is that of kept files."""
         folder = relative_path(wanted)
+        folder = f"{KEPT}_{folder}" if folder.split("/")[0] == KEPT else folder
         self.counts.update(["renamed folder"] * (folder != wanted))
         return folder
 
-    def _store_table(self, tag: str, values: Mapping[str, object], envelope: Envelope[Event]) -> None:
-        lines = [f"| {_cell(key)} | {_cell(value)} |" for key, value in values.items()]
-        table = "\n".join(["| key | value |", "| --- | --- |", *lines])
-        self._add_text(tag, table, 0, envelope.time_ns)
-
-    def _store_text(self, event: TextLogged, envelope: Envelope[Event]) -> None:
-        self._add_text(event.key, event.text, event.step or 0, envelope.time_ns)
-
-    def _store_start(self, event: RunStarted, envelope: Envelope[Event]) -> None:
-        group = f" ({event.group})" if event.group else ""
-        self._add_text("run/status", f"RUNNING: {event.name}{group}", 0, envelope.time_ns)
-
-    def _add_text(self, tag: str, text: str, step: int, time_ns: int) -> None:
-        self._add("", self._formats.text(tag, text), step, time_ns)
-
-    def _add(self, folder: str, summary: Any, step: int, time_ns: int) -> None:
+    def _put(self, folder: str, record: Any) -> None:
         """Add one record to the file of a folder below the run's, which is made with its first record."""
         file = self._files.get(folder)
         if file is None:
-            name = _new_name(PurePosixPath(folder), self._sizes)
-            file = self._files[folder] = _EventFile(self._root, name, self._formats)
-            file.add(self._formats.header(time_ns))
-        file.add(self._formats.event(summary, step, time_ns))
-
-
-class _EventFile:
-    """One event file: its records are framed in memory and appended with each flush, so no file stays open.
-
-    Args:
-        root: Folder of the run.
-        name: Name of the file, relative to the root.
-        formats: What tensorboard brings.
-    """
-
-    def __init__(self, root: Path, name: str, formats: _Formats) -> None:
-        self.name = name
-        self._path = root / name
-        self._size = 0
-        self._buffer = BytesIO()
-        self._records = formats.record_writer(self._buffer)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-
-    def add(self, event: Any) -> None:
-        self._records.write(event.SerializeToString())
-        if self._buffer.tell() > BUFFER_BYTES:
-            self.flush()
-
-    def flush(self) -> int:
-        """Append what is new; return the file's length."""
-        data = self._buffer.getvalue()
-        if data:
-            check_length(self._path, self._size, most=self._size)
-            with self._path.open("ab") as file:
-                file.write(data)
-            self._size += len(data)
-            self._buffer.seek(0)
-            self._buffer.truncate()
-        return self._size
-
-
-class _Formats:
-    """The parts of tensorboard that this sink uses: its messages and its record framing.
-
-    They are loaded by name, because tensorboard has no type information that a checker could use.
-    """
-
-    def __init__(self) -> None:
-        proto = "tensorboard.compat.proto."
-        self._event: Any = import_module(f"{proto}event_pb2")
-        self._summary: Any = import_module(f"{proto}summary_pb2").Summary
-        self._tensor: Any = import_module(f"{proto}tensor_pb2").TensorProto
-        self._shape: Any = import_module(f"{proto}tensor_shape_pb2").TensorShapeProto
-        metadata: Any = import_module("tensorboard.plugins.text.metadata")
-        self._text_metadata = metadata.create_summary_metadata(display_name=None, description=None)
-        self.record_writer: Any = import_module("tensorboard.summary.writer.record_writer").RecordWriter
-
-    def header(self, time_ns: int) -> Any:
-        """Return a file's first record: without it readers purge steps that arrive late."""
-        source = self._event.SourceMetadata(writer="trackbus")
-        return self._event.Event(wall_time=time_ns / 1e9, file_version="brain.Event:2", source_metadata=source)
-
-    def event(self, summary: Any, step: int, time_ns: int) -> Any:
-        return self._event.Event(summary=summary, step=step, wall_time=time_ns / 1e9)
-
-    def scalars(self, values: Iterable[tuple[str, float]]) -> Any:
-        value = self._summary.Value
-        return self._summary(value=[value(tag=key, simple_value=number) for key, number in values])
-
-    def text(self, tag: str, text: str) -> Any:
-        shape = self._shape(dim=[self._shape.Dim(size=1)])
-        tensor = self._tensor(dtype="DT_STRING", string_val=[text.encode()], tensor_shape=shape)
-        value = self._summary.Value(tag=f"{tag}/text_summary", metadata=self._text_metadata, tensor=tensor)
-        return self._summary(value=[value])
-
-
-def _cut_back(root: Path, sizes: Mapping[str, int]) -> None:
-    """Bring the files of this sink to their acknowledged lengths, and delete those without one."""
-    for name, size in sizes.items():
-        path = root / name
-        check_length(path, size)
-        with path.open("r+b") as file:
-            file.truncate(size)
-    for path in list(root.rglob(f"{FILE_PREFIX}.*{FILE_SUFFIX}")):
-        if path.relative_to(root).as_posix() not in sizes:
-            path.unlink()
-
-
-def _new_name(folder: PurePosixPath, sizes: Mapping[str, int]) -> str:
-    """Return a name that sorts behind the folder's other files: TensorBoard reads them in that order."""
-    stamps = [int(path.name.split(".")[3]) for path in map(PurePosixPath, sizes) if path.parent == folder]
-    stamp = max([int(time.time()), *(used + 1 for used in stamps)])
-    host = file_name(socket.gethostname())
-    return (folder / f"{FILE_PREFIX}.{stamp:010d}.{host}.{os.getpid()}{FILE_SUFFIX}").as_posix()
+            name = new_name(PurePosixPath(folder), self._sizes)
+            file = self._files[folder] = EventFile(self._root, name, self._formats)
+            file.add(self._formats.header(self._time_ns))
+        file.add(record)
 
 
 def _chunks(items: Iterable[tuple[str, float]], size: int) -> Iterator[list[tuple[str, float]]]:
@@ -319,11 +364,6 @@ def _chunks(items: Iterable[tuple[str, float]], size: int) -> Iterator[list[tupl
 
 def _overflows(values: Iterable[float]) -> list[str]:
     return ["float32 overflow" for value in values if FLOAT32_MAX < abs(value) < math.inf]
-
-
-def _cell(value: object) -> str:
-    """Return a value as a cell of a table: a bar or a line's end would break it."""
-    return str(value).replace("|", "\\|").replace("\n", "<br>")
 
 
 class TensorBoardReceiver(Receiver):
