@@ -114,7 +114,8 @@ def moment_ns(name: str, moment: object, unit_ns: int) -> int | None:
         exact = moment * unit_ns
     else:
         units = number(name, moment)
-        exact = round(units * unit_ns) if 0 <= units < LIMIT else -1  # NaN fails the comparison
+        whole = int(units) if 0 <= units < LIMIT else -1  # NaN fails the comparison
+        exact = whole * unit_ns + round((units - whole) * unit_ns) if whole >= 0 else -1
     if not 0 <= exact < LIMIT:
         _refuse(name, "is out of range: pass the time since 1970, as time.time() gives it")
     return exact

@@ -173,6 +173,7 @@ def test_what_is_no_step_is_refused_by_name(step: object, message: str) -> None:
         (1_700_000_000_123, 1_000_000, 1_700_000_000_123_000_000),
         (1.5, NS_PER_SECOND, 1_500_000_000),
         (np.float64(1.5), NS_PER_SECOND, 1_500_000_000),
+        (1_700_000_000.25, NS_PER_SECOND, 1_700_000_000_250_000_000),  # the product as a float is 128 ns off
     ],
 )
 def test_a_moment_is_given_in_the_callers_unit(moment: object, unit: int, expected: int | None) -> None:
