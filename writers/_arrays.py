@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 NUMBER_KINDS = "biufc"
 """Kinds of numpy's types that are numbers."""
 
+MEDIA = frozenset({"numpy", "PIL"})
+"""Packages that the extra `media` installs."""
+
 _CONVERSION_ERRORS = (TypeError, ValueError, OverflowError, RuntimeError, AttributeError)  # torch raises the last two
 
 
@@ -31,8 +34,8 @@ def package(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         top = name.partition(".")[0]
-        wanted = "pillow" if top == "PIL" else top
-        raise MissingExtraError(f"this call needs the package {wanted}: pip install {wanted}") from error
+        wanted = "trackbus[media]" if top in MEDIA else top
+        raise MissingExtraError(f"this call needs the package {top}: pip install '{wanted}'") from error
 
 
 def array_of(key: object, value: object) -> Any:

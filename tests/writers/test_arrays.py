@@ -54,5 +54,5 @@ def test_a_kept_array_is_read_back(tmp_path: Path, array: np.ndarray[Any, Any]) 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numpy", None)
 
-    with pytest.raises(MissingExtraError, match="pip install numpy"):
+    with pytest.raises(MissingExtraError, match=r"numpy: pip install 'trackbus\[media\]'"):
         array_of("x", [1])
