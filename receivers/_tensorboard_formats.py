@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 import wave
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from io import BytesIO
 from itertools import pairwise
@@ -17,6 +17,9 @@ from typing import Any
 from eventbus.errors import BlobError
 from eventbus.media import Array, HistogramLogged, MediaFile, PrCurveLogged, default_edges
 from eventbus.tracking import StyledMetricsLogged
+
+NS_PER_SECOND = 1_000_000_000
+"""An int: a quotient of ints is rounded once, so that a float of seconds comes back as it was given."""
 
 _PROTO = "tensorboard.compat.proto."
 
@@ -60,11 +63,13 @@ class Formats:
     def header(self, time_ns: int) -> Any:
         """Return a file's first record: without it readers purge steps that arrive late."""
         source = self._event.SourceMetadata(writer="trackbus")
-        return self._event.Event(wall_time=time_ns / 1e9, file_version="brain.Event:2", source_metadata=source)
+        return self._event.Event(
+            wall_time=time_ns / NS_PER_SECOND, file_version="brain.Event:2", source_metadata=source
+        )
 
     def event(self, step: int, time_ns: int, **content: Any) -> Any:
         """Return a record: of a summary, a graph, or what a graph's run was."""
-        return self._event.Event(step=step, wall_time=time_ns / 1e9, **content)
+        return self._event.Event(step=step, wall_time=time_ns / NS_PER_SECOND, **content)
 
     def profile(self, run_metadata: bytes) -> Any:
         """Return what a graph's run was, under the tag of the SDK."""
@@ -190,17 +195,19 @@ def numbers_of(array: Array, data: bytes) -> list[Any]:
     return numbers
 
 
-def _all_bins(event: HistogramLogged) -> Iterator[tuple[float, float]]:
+def _all_bins(event: HistogramLogged) -> list[tuple[float, float]]:
     """Name every bin by its upper limit, and an empty one first, where it is known where the bins begin."""
-    if event.low is not None:
-        yield event.low, 0.0
-    places = {edge: place for place, edge in enumerate(default_edges())}
     bins = list(zip(event.limits, event.counts, strict=False))
-    yield from bins[:1]
-    for (before, _), (limit, count) in pairwise(bins):
-        if not count and before in places and limit in places:
-            yield from ((edge, 0.0) for edge in default_edges()[places[before] + 1 : places[limit]])
-        yield limit, count
+    if event.low is not None:
+        return [(event.low, 0.0), *bins]
+    places = {edge: place for place, edge in enumerate(default_edges())}
+    at = [places.get(limit, -1) for limit, _ in bins]
+    if -1 in at or any(
+        count and here - before != 1 for (before, here), (_, count) in zip(pairwise(at), bins[1:], strict=True)
+    ):
+        return bins
+    counts = dict(zip(at, event.counts, strict=False))
+    return [(default_edges()[place], counts.get(place, 0.0)) for place in range(at[0], at[-1] + 1)] if at else bins
 
 
 def _whole(file: MediaFile, name: str) -> int:

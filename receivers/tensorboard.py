@@ -79,7 +79,7 @@ from receivers._kept import kept_files
 from receivers._names import file_name, relative_path
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers._tensorboard_file import KEPT, EventFile, cut_back, new_name
-from receivers._tensorboard_formats import Formats, numbers_of
+from receivers._tensorboard_formats import NS_PER_SECOND, Formats, numbers_of
 from receivers._tensorboard_plugins import graph_of_onnx, hparams, layout, mesh
 from receivers._tensorboard_projector import store_embedding
 from receivers._tensorboard_texts import MAX_ROWS, TEXTS, Text, file_list, shown_table
@@ -241,7 +241,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         self._add(self._formats.styled(event), envelope)
 
     def _store_hparams(self, event: HParamsLogged, envelope: Envelope[Event]) -> None:
-        folder = self._folder(event.run_name or str(envelope.time_ns / 1e9))
+        folder = self._folder(event.run_name or str(envelope.time_ns / NS_PER_SECOND))
         self.counts.update(_overflows(event.metrics.values()))
         for summary in hparams(self._formats, event):
             self._add(summary, envelope, folder)

@@ -3,18 +3,20 @@
 from readback._jsonl import JsonLine, read_jsonl
 from readback._mlflow import MlflowRun, read_mlflow, read_mlflow_runs
 from readback._rows import Row, torn
-from readback._tensorboard import read_tensorboard
+from readback._tensorboard import TensorBoardRecord, read_tensorboard, read_tensorboard_records
 from readback._wandb import WandbRun, read_wandb, read_wandb_configs, read_wandb_runs
 
 __all__ = [
     "JsonLine",
     "MlflowRun",
     "Row",
+    "TensorBoardRecord",
     "WandbRun",
     "read_jsonl",
     "read_mlflow",
     "read_mlflow_runs",
     "read_tensorboard",
+    "read_tensorboard_records",
     "read_wandb",
     "read_wandb_configs",
     "read_wandb_runs",

@@ -1,11 +1,17 @@
 """Reads TensorBoard's event files: TFRecord framing around protobuf events."""
 
+import io
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from PIL import Image, ImageSequence
 from tensorboard.compat.proto import event_pb2
 from tensorboard.util import tensor_util
 
@@ -15,6 +21,31 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _KINDS = {"scalars": "metric"}  # other plugins keep their name
 _Plugins = dict[tuple[str, str], str]  # (run, tag) -> the plugin that its first event named
+
+
+_PLUGINS = {
+    "hparams": "hparams.plugin_data_pb2:HParamsPluginData",
+    "mesh": "mesh.plugin_data_pb2:MeshPluginData",
+    "pr_curves": "pr_curve.plugin_data_pb2:PrCurvePluginData",
+    "text": "text.plugin_data_pb2:TextPluginData",
+}
+"""What a plugin's own data are: a module of tensorboard's plugins and a message in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorBoardRecord:
+    """One record of an event file, parsed to the end: pictures to their pixels, tensors to their numbers.
+
+    run: the folder below the one that was read.
+    tag: of the summary's value; "graph_def" and "run_metadata" for what is no summary.
+    content: all that it says.
+    """
+
+    run: str
+    tag: str
+    step: int
+    wall_time: float
+    content: dict[str, Any]
 
 
 def _crc_table() -> list[int]:
@@ -41,11 +72,67 @@ def read_tensorboard(folder: Path | str) -> list[Row]:
     return rows
 
 
+def read_tensorboard_records(folder: Path | str) -> list[TensorBoardRecord]:
+    """Every record in the event files below a folder, a summary's values one by one."""
+    root = Path(folder)
+    return [
+        TensorBoardRecord(file.parent.relative_to(root).as_posix(), tag, event.step, event.wall_time, content)
+        for file in sorted(root.rglob("*tfevents*"))
+        for event in map(_event, _payloads(file.read_bytes()))
+        for tag, content in _contents(event)
+    ]
+
+
+def _event(payload: bytes) -> Any:
+    event = event_pb2.Event()  # pyright: ignore[reportAttributeAccessIssue]
+    event.ParseFromString(payload)
+    return event
+
+
+def _contents(event: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for value in event.summary.value:
+        yield value.tag, _content(value)
+    if event.graph_def:
+        message: Any = import_module("tensorboard.compat.proto.graph_pb2").GraphDef
+        yield "graph_def", MessageToDict(message.FromString(event.graph_def))
+    if event.HasField("tagged_run_metadata"):
+        message = import_module("tensorboard.compat.proto.config_pb2").RunMetadata
+        told = MessageToDict(message.FromString(event.tagged_run_metadata.run_metadata))
+        yield "run_metadata", {"tag": event.tagged_run_metadata.tag, **told}
+
+
+def _content(value: Any) -> dict[str, Any]:
+    field: str = value.WhichOneof("value") or ""
+    plugin = value.metadata.plugin_data
+    content: dict[str, Any] = {"field": field, "plugin": plugin.plugin_name}
+    if plugin.plugin_name in _PLUGINS:
+        module, _, name = _PLUGINS[plugin.plugin_name].partition(":")
+        message: Any = getattr(import_module(f"tensorboard.plugins.{module}"), name)
+        content["plugin_data"] = MessageToDict(message.FromString(plugin.content))
+    if field == "tensor":
+        array: Any = tensor_util.make_ndarray(value.tensor)
+        return content | {"dtype": value.tensor.dtype, "shape": array.shape, "numbers": str(array.tolist())}
+    if field == "image":
+        return content | _image(value.image)
+    return content | ({"value": MessageToDict(value)[_JSON_NAMES.get(field, field)]} if field else {})
+
+
+_JSON_NAMES = {"simple_value": "simpleValue"}
+
+
+def _image(image: Any) -> dict[str, Any]:
+    """Its sizes as they are told, and its pixels: of one that moves, frame by frame."""
+    with Image.open(io.BytesIO(image.encoded_image_string)) as opened:
+        kind, info = opened.format, opened.info
+        frames = [np.asarray(frame.convert("RGBA")).tobytes() for frame in ImageSequence.Iterator(opened)]
+    told = {"height": image.height, "width": image.width, "colorspace": image.colorspace}
+    return {**told, "format": kind, "size": opened.size, "frames": frames, "duration": info.get("duration")}
+
+
 def _rows_of(file: Path, run: str, order: Iterator[int], plugins: _Plugins) -> Iterator[Row]:
     try:
         for payload in _payloads(file.read_bytes()):
-            event = event_pb2.Event()  # pyright: ignore[reportAttributeAccessIssue]
-            event.ParseFromString(payload)
+            event = _event(payload)
             for value in event.summary.value:
                 kind, shown = _shown(value, _plugin(value, run, plugins))
                 yield Row(run, kind, value.tag, event.step, shown, next(order), round(event.wall_time * 1e9))
