@@ -119,10 +119,15 @@ class Bus:
             raise BusStateError("a bus is entered once; make another EventBus for the same workspace")
         with self._lock:
             self._journal = self.home.journal = self._open_journal()
-            self.blobs = BlobStore(self._journal.folder and blobs_of(self._journal.folder))
+            self.blobs = self._open_blobs(self._journal)
+            self._journal.care_for(self.blobs, durable=self._durable)
             self._append = self._journal.append_nowait
             self._accepting = True
         self._journal.listen(self.tell, lambda: self._lock)
+
+    def _open_blobs(self, journal: LocalJournal) -> BlobStore:
+        """Return where the payloads of this bus's events are kept."""
+        return BlobStore.temporary() if journal.folder is None else BlobStore(blobs_of(journal.folder))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -167,6 +172,7 @@ class Bus:
         self._take_no_more()
         if self._journal is not None:
             self._journal.close()
+        self.blobs.close()
 
     def at_close(self, callback: Callable[[BaseException | None], None]) -> None:
         """Call `callback` when the bus is left, while it still takes events; it is given what ended the block."""
@@ -387,14 +393,8 @@ class Bus:
 
     def report(self) -> Report:
         """Return what became of the events, per subscription; final once the bus is left."""
-        handlers = (one.line() for one in self._router.subscriptions)
-        consumers = (self._lines.get(feed.name) or feed.line(left=0) for feed in self._feeds)
-        published = self._journal.last_seq if self._journal else 0
-        notes = tuple(self._journal.notes) if self._journal else ()
-        lost = self._journal.lost if self._journal else {}
-        lines = (*consumers, *handlers)
-        return Report(published, dict(self._refused), lines, self._drained, self._told, notes, lost)
+        return self._observer.report(self._journal, self._refused, self._lines, drained=self._drained, told=self._told)
 
     def statistics(self) -> BusStatistics:
         """Return what the bus does at this moment. Legal from any thread, at any time; it waits for nothing."""
-        return self._observer.look(self._journal, self._refused)
+        return self._observer.look(self._journal, self._refused, self.blobs.usage)

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from eventbus._report import align
+from eventbus._report import Report, align
 from eventbus._subscription import HandlerStatistics
 from eventbus.abc import ConsumerStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from eventbus._report import Line
     from eventbus._routing import Router
     from eventbus.abc import LocalJournal
+    from eventbus.blobs import BlobUsage
 
 SIZE_SECONDS = 1.0
 """How long a folder's size is believed: adding it up costs a look at every file."""
@@ -33,6 +35,8 @@ class BusStatistics:
         published: Events taken by the journal, words of health included.
         refused: Events that the journal could not take, by cause.
         journal_bytes: Room that the journal's files take, at most a second ago; 0 in memory.
+        blobs: Files that the events name, in the store beside the journal; others' are counted once a minute.
+        blob_bytes: Room that these take.
         handlers: Counts of each handler, by name.
         consumers: Counts of each receiver and relay, by name.
     """
@@ -40,12 +44,15 @@ class BusStatistics:
     published: int
     refused: dict[str, int]
     journal_bytes: int
+    blobs: int = 0
+    blob_bytes: int = 0
     handlers: dict[str, HandlerStatistics] = field(default_factory=dict[str, HandlerStatistics])
     consumers: dict[str, ConsumerStatistics] = field(default_factory=dict[str, ConsumerStatistics])
 
     def __str__(self) -> str:
         refused = "".join(f", {count} refused ({cause})" for cause, count in self.refused.items())
         head = f"{self.published} events published{refused}; {self.journal_bytes} bytes of journal"
+        head += f", {self.blob_bytes} of {self.blobs} payloads" if self.blobs else ""
         rows = [("subscription", "delivered", "waiting", "dropped", "failed", "")]
         rows += [_consumer_row(name, one) for name, one in self.consumers.items()]
         rows += [_handler_row(name, one) for name, one in self.handlers.items()]
@@ -70,7 +77,24 @@ class Observer:
         self._router = router
         self._size = FolderSize()
 
-    def look(self, journal: LocalJournal | None, refused: Mapping[str, int]) -> BusStatistics:
+    def report(
+        self,
+        journal: LocalJournal | None,
+        refused: Mapping[str, int],
+        finals: Mapping[str, Line],
+        *,
+        drained: bool,
+        told: int,
+    ) -> Report:
+        """Return what became of the events; `finals` are the lines of consumers that have ended."""
+        handlers = (one.line() for one in self._router.subscriptions)
+        consumers = (finals.get(feed.name) or feed.line(left=0) for feed in self._router.feeds)
+        published = journal.last_seq if journal else 0
+        notes = tuple(journal.notes) if journal else ()
+        lost = journal.lost if journal else {}
+        return Report(published, dict(refused), (*consumers, *handlers), drained, told, notes, lost)
+
+    def look(self, journal: LocalJournal | None, refused: Mapping[str, int], blobs: BlobUsage) -> BusStatistics:
         """Return the counts of this moment."""
         ends = dict(self._router.relayed)
         if journal is not None:
@@ -79,6 +103,8 @@ class Observer:
             published=journal.last_seq if journal else 0,
             refused=dict(refused),
             journal_bytes=self._size.of(journal.folder) if journal else 0,
+            blobs=blobs.count,
+            blob_bytes=blobs.bytes,
             handlers={one.name: one.statistics() for one in self._router.subscriptions},
             consumers={feed.name: replace(feed.statistics(), lag=feed.lag(ends)) for feed in self._router.feeds},
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eventbus._topic import Scope, Selector
+    from eventbus.blobs import BlobStore
 
 Cursor = dict[str, int]
 """A consumer's position in a journal: the last sequence it is done with, by partition key."""
@@ -189,6 +190,15 @@ class LocalJournal(Journal):
     def keep_for(self, position: Callable[[], Mapping[str, int]]) -> None:
         """Remove nothing that a consumer has not stored, who tells by `position` how far it got."""
         del position
+
+    def care_for(self, blobs: BlobStore, *, durable: bool) -> None:
+        """Look after the store of the blobs that the journal's events name: sync it, and remove what nobody needs.
+
+        Args:
+            blobs: The store.
+            durable: Whether a record that counts as synced has its blobs on the disk too.
+        """
+        del blobs, durable
 
     def suspect(self, unreadable: Mapping[str, str]) -> None:
         """Take note that a consumer can't read some files, and why, by path: what is damaged is put aside."""

@@ -1,87 +1,112 @@
-"""Files that events name: pictures, tables, artifacts, models. Written once, before the event, and never changed."""
+"""Files that events name: pictures, tables, artifacts, models. Written once, before the event, and never changed.
+
+Several processes of a site share a store. Each counts what it adds itself and learns of the others' when the store is
+measured again, so its bounds are kept roughly: within what the others add in `MEASURE_SECONDS`.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import secrets
 import shutil
+import tempfile
+import threading
+import weakref
+from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+import msgspec
 
-from eventbus._event import Part
+from eventbus import _blob_files as files
+from eventbus._blob_copy import clone, copy, opened
+from eventbus._blob_files import FOLDER, blobs_of
+from eventbus._blob_reader import Blob, BlobReader
+from eventbus._fork import held_by_forks
 from eventbus.abc import RefusedError
-from eventbus.errors import BlobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
-__all__ = ["Blob", "BlobReader", "BlobStore", "blobs_of"]
+__all__ = ["FOLDER", "Blob", "BlobQuota", "BlobReader", "BlobStore", "BlobUsage", "blobs_of"]
 
-FOLDER = "blobs"
+SMALL_BYTES = 4 << 20
+"""Up to here a file is read into memory and gets its digest at once: that takes milliseconds."""
+
+RESERVE_BYTES = 64 << 20
+"""What a large blob leaves free on the disk, so that the journal can go on."""
+
+MEMORY_BYTES = 1 << 30
+"""What the payloads of a bus in memory may take; then the oldest ones make room."""
+
+ROOM_SHARE = 0.8
+"""So far the oldest payloads of a bus in memory are removed: not one by one."""
 
 
-class Blob(Part):
-    """What an event says of a file in the blob store.
+class BlobQuota(msgspec.Struct, frozen=True, kw_only=True):
+    """What a blob store may hold.
 
     Attributes:
-        name: Its name there: the SHA-256 of its bytes in hexadecimal digits, or `late-` and a random number for a
-            large file whose digest is not known when its event is published.
-        size: Its length in bytes.
+        bytes: All blobs together.
+        count: How many blobs.
+        one: The largest single one, bytes.
     """
 
-    name: str = Field(pattern=r"^([0-9a-f]{64}|late-[0-9a-f]{32})$")
-    size: int = Field(ge=0)
+    bytes: int = 100 << 30
+    count: int = 1_000_000
+    one: int = 20 << 30
 
 
-def blobs_of(journal: Path) -> Path:
-    """Return the folder of the blobs that a journal's events name: it lies beside the journal."""
-    return journal.parent / FOLDER
+class BlobUsage(msgspec.Struct, frozen=True):
+    """What a blob store holds: blobs, and their bytes."""
 
-
-class BlobReader:
-    """Finds blobs in the stores of one or several buses.
-
-    Args:
-        folders: The stores' folders; the first one that has a blob is asked for it.
-    """
-
-    def __init__(self, folders: Iterable[Path] = ()) -> None:
-        self._folders = list(folders)
-
-    def path(self, blob: Blob) -> Path:
-        """Return the file of a blob, to be read and never changed.
-
-        Raises:
-            BlobError: No store has it, or what is there has another length.
-        """
-        for folder in self._folders:
-            path = _place(folder, blob.name)
-            if path.is_file() and path.stat().st_size == blob.size:
-                return path
-        raise BlobError(f"blob {blob.name} of {blob.size} bytes is in none of {len(self._folders)} stores")
-
-    def read(self, blob: Blob) -> bytes:
-        """Return the bytes of a blob.
-
-        Raises:
-            BlobError: No store has it, or what is there has another length.
-        """
-        return self.path(blob).read_bytes()
+    count: int = 0
+    bytes: int = 0
 
 
 class BlobStore(BlobReader):
-    """Keeps the blobs of one bus. Legal from any thread.
+    """Keeps the blobs of one bus. Legal from any thread and in forked children.
 
     Args:
         folder: Where; made with the first blob. None: nothing is kept.
+        quota: What it may hold.
+        evicts: Whether the oldest blobs make room for new ones, rather than that new ones are refused.
+
+    Attributes:
+        counts: How many blobs were refused, by cause.
+        attend: Called in the caller's thread when there is something to sync, or to compute the digest of.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, quota: BlobQuota | None = None, *, evicts: bool = False) -> None:
         super().__init__([] if folder is None else [folder])
         self.folder = folder
+        self.quota = quota or BlobQuota()
+        self.counts: Counter[str] = Counter()
+        self.attend: Callable[[], None] = _nothing
+        self._evicts = evicts
+        self._usage = BlobUsage()
+        self._lock = held_by_forks(threading.RLock())  # reentrant: a signal handler may log while its thread does
+        self._unsynced: deque[Path] = deque()
+        self._undigested: deque[Path] = deque()
+        self._syncing = threading.Lock()
+        self._trouble = ""
+        self._tidy = _nothing
+
+    @classmethod
+    def temporary(cls) -> BlobStore:
+        """Return a store in a temporary folder, which is removed when the store is closed or the process ends."""
+        folder = Path(tempfile.gettempdir()) / f"trackbus-{os.getpid()}-{os.urandom(8).hex()}"
+        store = cls(folder, BlobQuota(bytes=MEMORY_BYTES), evicts=True)
+        store._tidy = weakref.finalize(store, _remove_own, folder, os.getpid())
+        return store
+
+    @property
+    def usage(self) -> BlobUsage:
+        """What it holds, as far as this process knows."""
+        return self._usage
+
+    # --- keeping ------------------------------------------------------------------------------------------------
 
     def put(self, data: bytes | bytearray | memoryview) -> Blob:
         """Keep bytes and return what names them.
@@ -90,40 +115,209 @@ class BlobStore(BlobReader):
             RefusedError: The environment does not allow it: the disk is full, a quota is reached.
         """
         blob = Blob(name=hashlib.sha256(data).hexdigest(), size=memoryview(data).nbytes)
-        if self.folder is not None:
-            self._write(_place(self.folder, blob.name), data)
+        if self.folder is None or self._has(files.place(self.folder, blob.name), blob.size):
+            return blob
+        path = files.place(self.folder, blob.name)
+        self._admit(blob.size)
+        try:
+            with files.draft(path) as (half, fd):
+                _write(fd, data)
+                os.replace(half, path)  # noqa: PTH105 - called ten times a second beside a training
+        except OSError as error:
+            raise self._refusal(error) from error
+        self._note(path, blob.size)
         return blob
 
     def put_file(self, path: Path, *, immutable: bool = False) -> Blob:
         """Keep a file as it is now and return what names it; the caller may change or delete it afterwards.
+
+        A large one is copied as fast as the file system can, and its digest is computed later.
 
         Args:
             path: The file.
             immutable: Whether nobody will ever change it: then it is linked, where the file system can do that.
 
         Raises:
-            RefusedError: The environment does not allow it: the disk is full, a quota is reached.
+            RefusedError: The environment does not allow it: the disk is full, a quota is reached, the file was changed
+                meanwhile.
             OSError: The file can't be read.
         """
-        del immutable
-        blob = Blob(name=f"late-{secrets.token_hex(16)}", size=path.stat().st_size)
-        if self.folder is not None:
-            target = _place(self.folder, blob.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+        with opened(path) as source:
+            size = os.fstat(source).st_size
+            if size > SMALL_BYTES:
+                return self._keep_large(path, source, size, immutable=immutable)
+            data = _read(source, size)
+        if len(data) != size:
+            raise RefusedError(f"{path.name} was changed while it was read: log it when it is complete")
+        return self.put(data)
+
+    def _keep_large(self, path: Path, source: int, size: int, *, immutable: bool) -> Blob:
+        blob = Blob(name=files.new_name(), size=size)
+        if self.folder is None:
+            return blob
+        target = files.place(self.folder, blob.name)
+        self._admit(size)
+        try:
+            if not (immutable and _linked(path.resolve(), target, os.fstat(source))):
+                self._copy(path, source, size, target)
+        except OSError as error:
+            raise self._refusal(error) from error
+        self._note(target, size)
         return blob
 
-    def _write(self, path: Path, data: bytes | bytearray | memoryview) -> None:
-        if path.exists():
+    def _copy(self, path: Path, source: int, size: int, target: Path) -> None:
+        with files.draft(target) as (half, fd):
+            if not clone(source, fd):
+                self._check_room(fd, size)
+                if copy(source, fd, size) < size:
+                    raise RefusedError(f"{path.name} was cut short while it was copied: log it when it is complete")
+            os.replace(half, target)  # noqa: PTH105 - as above
+
+    def _has(self, path: Path, size: int) -> bool:
+        """Tell whether a blob is there; then it counts as new, and is not removed before its event is there."""
+        try:
+            if path.stat().st_size != size:
+                return False
+            os.utime(path)
+        except OSError:
+            return False
+        return True
+
+    # --- bounds -------------------------------------------------------------------------------------------------
+
+    def _admit(self, size: int) -> None:
+        usage, quota = self._usage, self.quota
+        if self._evicts and self.folder is not None:
+            self.folder.mkdir(0o700, exist_ok=True)  # among other people's temporary files
+        if size > quota.one:
+            raise self._count(f"a file is larger than the blob store takes: {quota.one} bytes (BlobQuota.one)")
+        if self._evicts and (usage.bytes + size > quota.bytes or usage.count >= quota.count):
+            self._evict()
+        elif usage.bytes + size > quota.bytes:
+            raise self._count(f"the blob store has reached its bound of {quota.bytes} bytes (BlobQuota.bytes)")
+        elif usage.count >= quota.count:
+            raise self._count(f"the blob store has reached its bound of {quota.count} files (BlobQuota.count)")
+
+    def _check_room(self, fd: int, size: int) -> None:
+        found = os.fstatvfs(fd)
+        if found.f_bavail * found.f_frsize < size + RESERVE_BYTES:
+            raise self._count("the disk has no room for a file in the blob store: free some, or move the workspace")
+
+    def _refusal(self, error: OSError) -> RefusedError:
+        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        return self._count(f"the blob store can't be written: {why}")
+
+    def _count(self, reason: str) -> RefusedError:
+        with self._lock:
+            self.counts[reason] += 1
+        return RefusedError(reason)
+
+    def _note(self, path: Path, size: int) -> None:
+        """Count a blob that has come, and have it looked after."""
+        with self._lock:
+            self._usage = BlobUsage(self._usage.count + 1, self._usage.bytes + size)
+        self._unsynced.append(path)
+        if path.name.startswith("late-"):
+            self._undigested.append(path)
+        self.attend()
+
+    def measure(self) -> None:
+        """Add up what the store holds, whoever has put it there."""
+        if self.folder is None:
+            return
+        before, sizes = self._usage, [found.st_size for _, found in files.kept(self.folder)]
+        with self._lock:  # what came meanwhile may count twice, until the next time
+            count, size = self._usage.count - before.count, self._usage.bytes - before.bytes
+            self._usage = BlobUsage(len(sizes) + count, sum(sizes) + size)
+
+    def _evict(self) -> None:
+        if self.folder is None:
+            return
+        with self._lock:
+            found = sorted(files.kept(self.folder), key=lambda one: one[1].st_mtime_ns)
+            left = sum(stat.st_size for _, stat in found)
+            for path, stat in found:
+                if left <= ROOM_SHARE * self.quota.bytes and len(found) < self.quota.count:
+                    break
+                path.unlink(missing_ok=True)
+                left -= stat.st_size
+            self.measure()
+
+    # --- care, in other threads ---------------------------------------------------------------------------------
+
+    def sync(self) -> str:
+        """Bring to the disk what was kept so far, and return why that, or an earlier attempt, has failed, if so."""
+        with self._syncing:
+            self._sync()
+            trouble, self._trouble = self._trouble, ""
+        return trouble
+
+    def _sync(self) -> None:
+        paths = [self._unsynced.popleft() for _ in range(len(self._unsynced))]
+        if not paths or self.folder is None:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-            draft.write_bytes(data)
-            os.replace(draft, path)  # noqa: PTH105
+            files.sync(paths, self.folder)
         except OSError as error:
-            raise RefusedError(f"the blob store can't be written: {error.strerror or error}") from error
+            self._trouble = f"the disk failed a sync of the blob store: {error.strerror or error}"
+
+    def look_after(self) -> None:
+        """Sync what was kept, and note the digests of what is large.
+
+        Raises:
+            OSError: A digest can't be computed or noted now.
+        """
+        with self._syncing:
+            self._sync()
+        while self._undigested:
+            path = self._undigested[0]
+            try:
+                files.note_digest(path, files.hashed(path))
+            except FileNotFoundError:  # gone: nobody needs it
+                pass
+            finally:
+                self._undigested.popleft()
+
+    def close(self) -> None:
+        """Remove a temporary folder. Legal twice."""
+        self._tidy()
 
 
-def _place(folder: Path, name: str) -> Path:
-    return folder / name.removeprefix("late-")[:2] / name
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _remove_own(folder: Path, pid: int) -> None:
+    """Remove a temporary folder, but not that of a forked child's parent."""
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(fd: int, data: bytes | bytearray | memoryview) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _read(fd: int, size: int) -> bytes:
+    """Read up to one byte more than there should be."""
+    parts: list[bytes] = []
+    left = size + 1
+    while left and (part := os.read(fd, left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _linked(path: Path, target: Path, wanted: os.stat_result) -> bool:
+    """Link a file; tell whether that could be done, and has linked the one that was opened."""
+    try:
+        target.parent.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(exist_ok=True)
+        target.hardlink_to(path)
+    except OSError:  # another file system, one without links, a file of another user: it is copied, or that is refused
+        return False
+    if not os.path.samestat(target.stat(), wanted):
+        target.unlink()
+        return False
+    return True

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventbus._event import Envelope
     from eventbus._topic import Scope, Topic
     from eventbus.abc import Cursor, PartitionEnd, PartitionHeader, RelayedBatch, StoredRecord
+    from eventbus.blobs import BlobStore
 
 __all__ = ["JOURNAL_CHECKS", "FaultyJournal", "Recorder", "check_journal", "recording"]
 
@@ -189,6 +190,10 @@ class FaultyJournal(LocalJournal):
     def wait_synced(self, seq: int, timeout: float | None = None) -> str | None:
         """Do what `synced` does, from a thread."""
         return self._journal.wait_synced(seq, timeout)
+
+    def care_for(self, blobs: BlobStore, *, durable: bool) -> None:
+        """Look after the store of the blobs that the journal's events name."""
+        self._journal.care_for(blobs, durable=durable)
 
     def close(self) -> None:
         """Close the journal underneath."""

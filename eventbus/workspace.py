@@ -28,6 +28,7 @@ from eventbus._fork import call_in_child, held_by_forks, keep_for_ever
 from eventbus._mode import is_disabled
 from eventbus._place import make_place
 from eventbus._topic import Scope
+from eventbus.blobs import BlobQuota, BlobStore, blobs_of
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.journals import MemoryJournal, SqliteJournal
 from eventbus.journals._bound import FULL_TIMEOUT, MAX_BYTES
@@ -66,6 +67,7 @@ class BusAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     strength: Strength = "process"
     max_bytes: int = MAX_BYTES
     scope: Scope = Scope.LOCAL
+    blob_quota: BlobQuota | None = None
 
 
 def check_name(what: str, name: str) -> str:
@@ -105,6 +107,8 @@ class EventBus(Bus):
             progress views.
         max_bytes: What the journal's folder may take, measured once a second. Near it, the oldest files that every
             consumer has stored make room.
+        blob_quota: What the store of pictures, artifacts and other payloads may hold, which lies beside the journal;
+            what does not fit is refused, and counted.
         full_timeout: Seconds that a thread waits when it is full, one thread once; then events are refused, and
             counted, until there is room. The bus's own loop never waits.
         drain_idle_timeout: Seconds without progress after which leaving the bus stops waiting.
@@ -128,6 +132,7 @@ class EventBus(Bus):
         scope: Scope = Scope.LOCAL,
         strength: Strength = "process",
         max_bytes: int = MAX_BYTES,
+        blob_quota: BlobQuota | None = None,
         full_timeout: float = FULL_TIMEOUT,
         drain_idle_timeout: float = DRAIN_IDLE_SECONDS,
         drain_timeout: float = DRAIN_SECONDS,
@@ -140,6 +145,7 @@ class EventBus(Bus):
         self._workspace = None if workspace is None or strength == "live" else Path(workspace).resolve()
         self.strength: Strength = _check_strength(strength, self._workspace)
         self._max_bytes = max_bytes
+        self._blob_quota = blob_quota
         self._full_timeout = full_timeout
         self._journal_dir = None if journal_dir is None else Path(journal_dir)
         self._is_disabled = is_disabled()
@@ -175,6 +181,7 @@ class EventBus(Bus):
             strength=self.strength,
             max_bytes=self._max_bytes,
             scope=self.scope,
+            blob_quota=self._blob_quota,
         )
 
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
@@ -200,6 +207,13 @@ class EventBus(Bus):
             max_bytes=self._max_bytes,
             full_timeout=self._full_timeout,
         )
+
+    def _open_blobs(self, journal: LocalJournal) -> BlobStore:
+        if self._is_disabled:
+            return BlobStore(None)
+        if journal.folder is None:
+            return BlobStore.temporary()
+        return BlobStore(blobs_of(journal.folder), self._blob_quota)
 
     @contextmanager
     def background(self) -> Generator[Self]:
@@ -275,6 +289,7 @@ def _open_bus_of_environment() -> Bus | None:
         strength=address.strength,
         max_bytes=address.max_bytes,
         scope=address.scope,
+        blob_quota=address.blob_quota,
     )
     bus.open()
     watch_exit()

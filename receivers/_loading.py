@@ -12,12 +12,18 @@ from eventbus._topic import Scope, Selector
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from eventbus.blobs import BlobReader
     from receivers._control import Start
     from receivers.abc import Sink
 
 
-def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
-    """Import the sink that a start order names and return what makes one for a run."""
+def make_sink_factory(start: Start, blobs: BlobReader) -> Callable[[], Sink[Any]]:
+    """Import the sink that a start order names and return what makes one for a run.
+
+    Args:
+        start: The order.
+        blobs: Finds the files that events name.
+    """
     sink_type = load(start.sink)
     config = load(start.config_type).model_validate_json(start.config)
     workspace = Path(start.workspace)
@@ -25,6 +31,7 @@ def make_sink_factory(start: Start) -> Callable[[], Sink[Any]]:
     def make_sink() -> Sink[Any]:
         sink: Sink[Any] = sink_type(config, workspace)
         sink.batch_seconds = start.process_timeout
+        sink.blobs = blobs
         return sink
 
     return make_sink

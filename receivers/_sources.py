@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from eventbus.blobs import BlobReader, blobs_of
 from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import ConsumerFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from eventbus.abc import Cursor, StoredRecord
     from eventbus.journals._reader import PartitionReader
@@ -38,6 +39,7 @@ class Journals:
 
     Attributes:
         served: The buses that are read now.
+        blobs: Finds the files that records of these journals name, dead letters too.
     """
 
     def __init__(self, file: ConsumerFile, home: JournalReader, sources: Iterable[Source] = ()) -> None:
@@ -45,6 +47,7 @@ class Journals:
         self._home = str(home.folder)
         others: list[str] = msgspec.json.decode(file.noted(NOTE) or b"[]", type=list[str])
         self._readers = {self._home: home, **{folder: JournalReader(Path(folder)) for folder in others}}
+        self.blobs = BlobReader(blobs_of(reader.folder) for reader in self._all_readers())
         self._places: dict[str, str] = {}
         self._committed: dict[str, Cursor] = {}
         self.served: dict[int, Source] = {}
@@ -54,9 +57,17 @@ class Journals:
     def add(self, source: Source) -> None:
         """Read the journal of one more bus."""
         self.served[source.bus] = source
+        self.blobs.add(blobs_of(Path(source.journal)))
         if source.journal not in self._readers:
             self._readers[source.journal] = JournalReader(Path(source.journal))
             self._file.note(NOTE, msgspec.json.encode([folder for folder in self._readers if folder != self._home]))
+
+    def _all_readers(self) -> Iterator[JournalReader]:
+        """Yield the readers of all journals, of the home's dead letters or their origin too."""
+        for reader in self._readers.values():
+            yield reader
+            if reader.beside is not None:
+                yield reader.beside
 
     def remove(self, bus: int) -> None:
         """Read no more for a bus; its journal goes on if another bus stands on it."""

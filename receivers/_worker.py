@@ -295,7 +295,6 @@ def work(channel: WorkerChannel, start: Start) -> None:
 
 def _deliver(channel: WorkerChannel, start: Start) -> None:
     channel.send(Phase("starting"))
-    make_sink = make_sink_factory(start)
     selectors = selectors_of(start)
     home = JournalReader(Path(start.journal), again=start.again)
     home.beside = JournalReader(Path(start.beside), again=not start.again)
@@ -310,6 +309,7 @@ def _deliver(channel: WorkerChannel, start: Start) -> None:
             Suspects(file, name).blame_lost(start.lost)
         phases = Phases(channel)
         journals = Journals(file, home, start.sources)
+        make_sink = make_sink_factory(start, journals.blobs)
 
         def make_delivery() -> Delivery:
             return Delivery(

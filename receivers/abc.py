@@ -271,10 +271,13 @@ class AnalyticsReceiver(Receiver):
     Attributes:
         workspace: In the worker: folder of the bus, the place for files.
         counts: In the worker: add to it, by cause, what is stored otherwise than logged, or not at all.
+        blobs: In the worker: finds the files that events name. One that is missing or damaged raises `BlobError`:
+            store the rest of the event then, and count it.
     """
 
     workspace: Path
     counts: Counter[str]
+    blobs: BlobReader
 
     def __init__(self, **options: Unpack[ReceiverOptions]) -> None:
         before = dict(vars(self))
@@ -359,6 +362,7 @@ class AnalyticsSink(Sink[AnalyticsConfig]):
         """Make the receiver, and have it open the run."""
         self._receiver = load(self.config.receiver)(**self.config.args)
         self._receiver.workspace, self._receiver.counts = self.workspace, self.counts
+        self._receiver.blobs = self.blobs
         self._receiver.initialize(run)
         self._row = committed.row
         return self._row

@@ -1,9 +1,10 @@
-"""Two threads per process that do for all journals what must not happen on a caller's path.
+"""Threads of a process that do for all journals what must not happen on a caller's path.
 
 `syncing` brings what was appended to the disk, so that a power cut costs at most `SYNC_SECONDS` or `SYNC_EVENTS`, and
 at once when somebody waits for it. `upkeep` checkpoints, so that the write-ahead logs stay small, prepares the next
 files and adds up what the journals take. They are two since a checkpoint may take long, and nobody who waits for a sync
-should wait for it. Both end with the last partition.
+should wait for it. Both end with the last partition. `blob_care` does both for the files that events name, and
+computes their digests, once there are such files: that takes long where they are large.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ class Rounds:
 
 syncing = Rounds("trackbus-sync", SYNC_SECONDS)
 upkeep = Rounds("trackbus-caretaker", CHECKPOINT_SECONDS)
+blob_care = Rounds("trackbus-blobs", SYNC_SECONDS)
 
 
 class FileCare:

@@ -15,6 +15,7 @@ from eventbus.journals._quarantine import rolls_of
 from eventbus.journals._synced import SyncMark
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from eventbus.abc import PartitionHeader, RelayedBatch
@@ -27,6 +28,11 @@ INSERT_ATTEMPTS = 100
 """Only a signal that strikes within the append makes a second one necessary."""
 
 CLOSED = "the journal is closed"
+
+
+def nothing_failed() -> str:
+    """Sync nothing: the records name no files, or these are not waited for."""
+    return ""
 
 
 class Roll:
@@ -77,6 +83,7 @@ class Partition:
         header: What stands once in the partition.
         roll_bytes: Size from which on the next file is begun.
         synced: The mark of the partition that this one goes on for.
+        sync_first: Brings to the disk what the records name, and returns why it could not, empty if it could.
 
     Attributes:
         end: Number of the last record.
@@ -86,7 +93,12 @@ class Partition:
     """
 
     def __init__(
-        self, folder: Path, header: PartitionHeader, roll_bytes: int = ROLL_BYTES, synced: SyncMark | None = None
+        self,
+        folder: Path,
+        header: PartitionHeader,
+        roll_bytes: int = ROLL_BYTES,
+        synced: SyncMark | None = None,
+        sync_first: Callable[[], str] | None = None,
     ) -> None:
         self.header = header
         self._folder = folder
@@ -104,6 +116,7 @@ class Partition:
         self.refusal: str | None = None
         self.damage = ""
         self.synced = synced or SyncMark(self.end, syncing.ring)
+        self.sync_first = sync_first or nothing_failed
         self._checkpointed = self.end
         self._care_lock = held_by_forks(threading.Lock())
         self._sync_lock = threading.Lock()
@@ -207,15 +220,16 @@ class Partition:
 
     def _sync(self) -> None:
         end, current = self.end, self._roll
+        trouble = self.sync_first() if end > self.synced.reached else ""
         for roll in tuple(self._rolls):
             if roll is current:
                 break
-            self._sync_roll(roll, min(end, roll.last))
+            self._sync_roll(roll, min(end, roll.last), trouble)
             roll.sealed = True
         if end > self.synced.reached:
-            self._sync_roll(current, end)
+            self._sync_roll(current, end, trouble)
 
-    def _sync_roll(self, roll: Roll, last: int) -> None:
+    def _sync_roll(self, roll: Roll, last: int, trouble: str) -> None:
         if roll.sealed:
             return
         if not roll.trouble:
@@ -224,7 +238,7 @@ class Partition:
             except OSError as error:
                 roll.trouble = f"the disk failed a sync: {error.strerror or error}"
                 upkeep.ring()  # for another file
-        self.synced.advance(last, roll.trouble)
+        self.synced.advance(last, roll.trouble or trouble)
 
     def upkeep(self) -> None:
         """Prepare the next file if this one is full or failed, and checkpoint."""

@@ -20,13 +20,14 @@ from eventbus.abc import Cursor, LocalJournal, PartitionEnd, PartitionHeader, Re
 from eventbus.errors import JournalError
 from eventbus.health import JournalFilled, JournalTrimmed
 from eventbus.journals import _partition as files
+from eventbus.journals._blob_care import BlobCare
 from eventbus.journals._bound import FULL_TIMEOUT, MAX_BYTES, Bound, nothing
 from eventbus.journals._caretaker import SYNC_EVENTS, syncing, upkeep
 from eventbus.journals._infirmary import Infirmary
 from eventbus.journals._quarantine import partition_key
 from eventbus.journals._reader import JournalReader
 from eventbus.journals._trim import trim
-from eventbus.journals._writing import CLOSED, ROLL_BYTES, Mirror, Partition
+from eventbus.journals._writing import CLOSED, ROLL_BYTES, Mirror, Partition, nothing_failed
 from eventbus.journals.consumer import ConsumerFile
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from eventbus._topic import Scope
+    from eventbus.blobs import BlobStore
 
 T = TypeVar("T")
 
@@ -75,6 +77,8 @@ class SqliteJournal(LocalJournal):
         self._roll_bytes = roll_bytes
         self._infirmary = Infirmary(folder, self._cursors)
         self._bound = Bound(folder, max_bytes, full_timeout, self._tell_filled, self.make_room)
+        self._blobs: BlobCare | None = None
+        self._sync_first: Callable[[], str] = nothing_failed
         self._begin_reading()
         try:
             self._infirmary.look_around()
@@ -91,7 +95,7 @@ class SqliteJournal(LocalJournal):
         self._positions: list[Callable[[], Mapping[str, int]]] = []
 
     def _begin(self, header: PartitionHeader) -> None:
-        self._own = Partition(self._folder, header, self._roll_bytes)
+        self._own = Partition(self._folder, header, self._roll_bytes, sync_first=self._sync_first)
         self.origin = header.origin
         self._line = (header.key,)
         self._began = -BEGIN_SECONDS
@@ -175,7 +179,8 @@ class SqliteJournal(LocalJournal):
         header = files.new_header(self._folder, origin)
         after, parent = (*header.after, damaged.header.key), damaged.header.parent
         header = replace(header, after=after, first=damaged.end + 1, parent=parent)
-        self._own, self.origin = Partition(self._folder, header, self._roll_bytes, damaged.synced), origin
+        successor = Partition(self._folder, header, self._roll_bytes, damaged.synced, sync_first=self._sync_first)
+        self._own, self.origin = successor, origin
         self._line = (*self._line, header.key)
         self._infirmary.take_in(damaged, damage)
 
@@ -232,6 +237,13 @@ class SqliteJournal(LocalJournal):
     def notes(self) -> Sequence[str]:
         """What happened to the journal's files since it was opened, for people."""
         return self._infirmary.notes
+
+    def care_for(self, blobs: BlobStore, *, durable: bool) -> None:
+        """Look after the store of the blobs that the journal's events name: sync it, and remove what nobody needs."""
+        self._blobs = BlobCare(blobs)
+        if durable:
+            self._sync_first = blobs.sync
+            self._own.sync_first = blobs.sync
 
     def suspect(self, unreadable: Mapping[str, str]) -> None:
         """Take note that a consumer can't read some files: what is damaged is put aside, in a thread of its own."""
@@ -330,6 +342,8 @@ class SqliteJournal(LocalJournal):
             self._own.refusal = CLOSED
             return
         upkeep.forget(self._measure)
+        if self._blobs is not None:
+            self._blobs.close()
         self._infirmary.close()
         with self._serial:
             for mirror in self._mirrors.values():

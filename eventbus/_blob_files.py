@@ -1,0 +1,187 @@
+"""How blobs lie in a folder: `<two digits>/<name>`, what is half made, and what is noted beside a large one.
+
+| file | what it is |
+| --- | --- |
+| `ab/abcd...` | a blob, called by the SHA-256 of its bytes |
+| `12/late-12...` | a large one, whose digest is computed later and noted in `late-12....sha256` |
+| `12/.draft-...` | one that is being copied; its writer holds a lock on it |
+| `12/.part-<name>` | one that is on its way from another store |
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+FOLDER = "blobs"
+
+HASH_BYTES = 1 << 20
+"""What is read at once while a digest is computed."""
+
+DRAFT_SECONDS = 60.0
+"""A draft is younger than that when its writer has not locked it yet."""
+
+PART_SECONDS = 7 * 86400.0
+"""A part of a blob that nobody has gone on with for so long is given up: its relay is gone."""
+
+NAME = re.compile(r"[0-9a-f]{64}|late-[0-9a-f]{32}")
+
+_DRAFT, _PART, _NOTE = ".draft-", ".part-", ".sha256"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def blobs_of(journal: Path) -> Path:
+    """Return the folder of the blobs that a journal's events name: it lies beside the journal."""
+    return journal.parent / FOLDER
+
+
+def place(folder: Path, name: str) -> Path:
+    """Return where a blob lies."""
+    return folder / name.removeprefix("late-")[:2] / name
+
+
+def part_of(folder: Path, name: str) -> Path:
+    """Return where a blob is put together that is on its way."""
+    path = place(folder, name)
+    return path.with_name(_PART + name)
+
+
+def new_name() -> str:
+    """Return a name for a blob whose digest is not known yet."""
+    return f"late-{secrets.token_hex(16)}"
+
+
+def hashed(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal digits.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(HASH_BYTES))
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def noted_digest(path: Path) -> str | None:
+    """Return what is known of a blob's digest without computing it, None if nothing."""
+    if not path.name.startswith("late-"):
+        return path.name
+    try:
+        text = path.with_name(path.name + _NOTE).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return text if _DIGEST.fullmatch(text) else None
+
+
+def note_digest(path: Path, digest: str) -> None:
+    """Note a blob's digest beside it.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    note = path.with_name(path.name + _NOTE)
+    with draft(note) as (half, fd):
+        os.write(fd, digest.encode())
+        os.replace(half, note)  # noqa: PTH105 - as quick as can be: large sets of files come here
+
+
+@contextmanager
+def draft(path: Path) -> Generator[tuple[Path, int]]:
+    """Open a file beside a blob's place, to be filled and renamed; what is not renamed is removed.
+
+    Raises:
+        OSError: It can't be made: the folder that holds the store is gone, say.
+    """
+    half = path.with_name(f"{_DRAFT}{os.getpid()}-{secrets.token_hex(8)}")
+    fd = create(half)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield half, fd
+    finally:
+        with suppress(OSError):
+            half.unlink()
+        os.close(fd)
+
+
+def create(path: Path, flags: int = os.O_EXCL) -> int:
+    """Create a file of the store with its folders, but not the folder that holds the store: that would come back."""
+    flags |= os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o644)
+    except FileNotFoundError:
+        path.parent.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        return os.open(path, flags, 0o644)
+
+
+def kept(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the blobs of a store; what vanishes meanwhile is left out."""
+    for entry in _entries(folder):
+        if NAME.fullmatch(entry.name):
+            with suppress(OSError):
+                yield Path(entry.path), entry.stat(follow_symlinks=False)
+
+
+def clean(folder: Path) -> None:
+    """Remove what killed processes have left half made, and notes on blobs that are gone."""
+    now = time.time()
+    for entry in _entries(folder):
+        with suppress(OSError):
+            age = now - entry.stat(follow_symlinks=False).st_ctime
+            path, is_old_part = Path(entry.path), entry.name.startswith(_PART) and age > PART_SECONDS
+            if entry.name.startswith(_DRAFT):
+                _remove_if_unlocked(path, age)
+            elif is_old_part or (entry.name.endswith(_NOTE) and not Path(entry.path.removesuffix(_NOTE)).exists()):
+                path.unlink()
+
+
+def _remove_if_unlocked(path: Path, age: float) -> None:
+    if age < DRAFT_SECONDS:
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(fd)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with suppress(OSError), os.scandir(folder) as prefixes:
+        for prefix in prefixes:
+            with suppress(OSError), os.scandir(prefix.path) as entries:
+                yield from entries
+
+
+def sync(paths: list[Path], folder: Path) -> None:
+    """Bring blobs to the disk, with their names; those that are gone are left out.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError):
+            _sync(path)
+    for parent in {path.parent for path in paths} | {folder, folder.parent}:
+        with suppress(FileNotFoundError):
+            _sync(parent)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
