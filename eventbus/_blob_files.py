@@ -126,6 +126,28 @@ def create(path: Path, flags: int = os.O_EXCL) -> int:
         return os.open(path, flags, 0o644)
 
 
+def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of some bytes to their place in a file."""
+    view = memoryview(data).cast("B")
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def linked(path: Path, target: Path, wanted: os.stat_result | None = None) -> bool:
+    """Link a file into the store; tell whether that could be done, and has linked the one that was wanted."""
+    try:
+        target.parent.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(exist_ok=True)
+        target.hardlink_to(path)
+    except OSError:  # another file system, one without links, a file of another user: it is copied, or that is refused
+        return False
+    if wanted is not None and not os.path.samestat(target.stat(), wanted):
+        target.unlink()
+        return False
+    return True
+
+
 def kept(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield the blobs of a store; what vanishes meanwhile is left out."""
     for entry in _entries(folder):

@@ -369,7 +369,7 @@ class Bus:
 
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
         self._router.free_name(consumer.name)
-        feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace, self.tell)
+        feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace, self.tell, blobs=self.blobs)
         consumer.check(feed)
         self.home.call(lambda: self._add_feed(feed))
 

@@ -12,6 +12,7 @@ import anyio
 from eventbus._codec import read_frame
 from eventbus._report import Line
 from eventbus._subscription import WakeUp
+from eventbus.blobs import BlobReader, blobs_of
 from eventbus.errors import DecodeError, NotDeliveredError
 
 if TYPE_CHECKING:
@@ -41,11 +42,14 @@ class ConsumerFeed:
         journal: LocalJournal,
         workspace: Path | None,
         tell: Callable[[Event], None],
+        *,
+        blobs: BlobReader | None = None,
     ) -> None:
         self.name = consumer.name
         self.selectors = selectors
         self.journal = journal
         self.workspace = workspace
+        self.blobs = blobs or BlobReader([blobs_of(journal.folder)] if journal.folder else [])
         self._tell = tell
         self.draining = False
         self.finished = False

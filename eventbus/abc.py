@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eventbus._topic import Scope, Selector
-    from eventbus.blobs import BlobStore
+    from eventbus.blobs import BlobReader, BlobStore
 
 Cursor = dict[str, int]
 """A consumer's position in a journal: the last sequence it is done with, by partition key."""
@@ -263,6 +263,11 @@ class Feed(Protocol):
     @property
     def workspace(self) -> Path | None:
         """The folder of the bus, or None if it has none."""
+        ...
+
+    @property
+    def blobs(self) -> BlobReader:
+        """Finds the files that the journal's events name."""
         ...
 
     async def wait_for_news(self, timeout: float) -> None:

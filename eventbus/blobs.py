@@ -115,17 +115,17 @@ class BlobStore(BlobReader):
             RefusedError: The environment does not allow it: the disk is full, a quota is reached.
         """
         blob = Blob(name=hashlib.sha256(data).hexdigest(), size=memoryview(data).nbytes)
-        if self.folder is None or self._has(files.place(self.folder, blob.name), blob.size):
+        if self.folder is None or self.has(blob):
             return blob
         path = files.place(self.folder, blob.name)
-        self._admit(blob.size)
+        self.admit(blob.size)
         try:
             with files.draft(path) as (half, fd):
-                _write(fd, data)
+                files.write_at(fd, data, 0)
                 os.replace(half, path)  # noqa: PTH105 - called ten times a second beside a training
         except OSError as error:
-            raise self._refusal(error) from error
-        self._note(path, blob.size)
+            raise self.refusal(error) from error
+        self.note(path, blob.size)
         return blob
 
     def put_file(self, path: Path, *, immutable: bool = False) -> Blob:
@@ -156,13 +156,13 @@ class BlobStore(BlobReader):
         if self.folder is None:
             return blob
         target = files.place(self.folder, blob.name)
-        self._admit(size)
+        self.admit(size)
         try:
-            if not (immutable and _linked(path.resolve(), target, os.fstat(source))):
+            if not (immutable and files.linked(path.resolve(), target, os.fstat(source))):
                 self._copy(path, source, size, target)
         except OSError as error:
-            raise self._refusal(error) from error
-        self._note(target, size)
+            raise self.refusal(error) from error
+        self.note(target, size)
         return blob
 
     def _copy(self, path: Path, source: int, size: int, target: Path) -> None:
@@ -173,19 +173,28 @@ class BlobStore(BlobReader):
                     raise RefusedError(f"{path.name} was cut short while it was copied: log it when it is complete")
             os.replace(half, target)  # noqa: PTH105 - as above
 
-    def _has(self, path: Path, size: int) -> bool:
+    def has(self, blob: Blob) -> bool:
         """Tell whether a blob is there; then it counts as new, and is not removed before its event is there."""
+        if self.folder is None:
+            return False
+        path = files.place(self.folder, blob.name)
         try:
-            if path.stat().st_size != size:
+            if path.stat().st_size != blob.size:
                 return False
-            os.utime(path)
+            if blob.name == files.noted_digest(path):  # a late one may be linked to what is its owner's
+                os.utime(path)
         except OSError:
             return False
         return True
 
     # --- bounds -------------------------------------------------------------------------------------------------
 
-    def _admit(self, size: int) -> None:
+    def admit(self, size: int) -> None:
+        """Tell whether there is room for a blob of so many bytes.
+
+        Raises:
+            RefusedError: There is none: a quota is reached.
+        """
         usage, quota = self._usage, self.quota
         if self._evicts and self.folder is not None:
             self.folder.mkdir(0o700, exist_ok=True)  # among other people's temporary files
@@ -203,7 +212,8 @@ class BlobStore(BlobReader):
         if found.f_bavail * found.f_frsize < size + RESERVE_BYTES:
             raise self._count("the disk has no room for a file in the blob store: free some, or move the workspace")
 
-    def _refusal(self, error: OSError) -> RefusedError:
+    def refusal(self, error: OSError) -> RefusedError:
+        """Return, and count, what it means that the store could not be written."""
         why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         return self._count(f"the blob store can't be written: {why}")
 
@@ -212,12 +222,12 @@ class BlobStore(BlobReader):
             self.counts[reason] += 1
         return RefusedError(reason)
 
-    def _note(self, path: Path, size: int) -> None:
+    def note(self, path: Path, size: int) -> None:
         """Count a blob that has come, and have it looked after."""
         with self._lock:
             self._usage = BlobUsage(self._usage.count + 1, self._usage.bytes + size)
         self._unsynced.append(path)
-        if path.name.startswith("late-"):
+        if files.noted_digest(path) is None:
             self._undigested.append(path)
         self.attend()
 
@@ -293,12 +303,6 @@ def _remove_own(folder: Path, pid: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(fd: int, data: bytes | bytearray | memoryview) -> None:
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def _read(fd: int, size: int) -> bytes:
     """Read up to one byte more than there should be."""
     parts: list[bytes] = []
@@ -307,17 +311,3 @@ def _read(fd: int, size: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
-
-
-def _linked(path: Path, target: Path, wanted: os.stat_result) -> bool:
-    """Link a file; tell whether that could be done, and has linked the one that was opened."""
-    try:
-        target.parent.parent.mkdir(exist_ok=True)
-        target.parent.mkdir(exist_ok=True)
-        target.hardlink_to(path)
-    except OSError:  # another file system, one without links, a file of another user: it is copied, or that is refused
-        return False
-    if not os.path.samestat(target.stat(), wanted):
-        target.unlink()
-        return False
-    return True

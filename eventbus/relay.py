@@ -3,16 +3,24 @@
 The mark of the far journal is the relay's cursor: it moves together with the records, so a crash on either side repeats
 a batch at most, and the far side leaves out what it has. A record that is not federated never leaves; the stretch that
 held it is passed on as empty, and counted.
+
+The files that records name, their blobs, cross before them. One that can't be brought (it is gone or damaged, or the
+far store has refused it for long) keeps no record from crossing: that is counted as `payload missing`, and the file
+stays at the site.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
 import anyio
 from msgspec.structs import replace
 
+from eventbus._blob_carrier import BlobCarrier
+from eventbus._blob_intake import BlobIntake
+from eventbus._blob_names import blobs_named
 from eventbus._codec import read_frame
 from eventbus._topic import Scope
 from eventbus.abc import Consumer, ConsumerStatistics, RefusedError, RelayedBatch
@@ -39,6 +47,8 @@ COMMIT_SECONDS = 1.0
 POLL_SECONDS = 0.5
 """How often the relay looks for partitions that other processes write; own records wake it."""
 
+_logger = logging.getLogger("trackbus.relay")
+
 
 class Relay(Consumer):
     """Relays a bus's federated records to another bus in this process.
@@ -59,6 +69,7 @@ class Relay(Consumer):
         self._closed: set[str] = set()
         self._committed: Cursor = {}
         self._committed_at = 0.0
+        self._carrier: BlobCarrier | None = None
 
     def check(self, feed: Feed) -> None:
         """Refuse to relay a journal to itself."""
@@ -74,6 +85,7 @@ class Relay(Consumer):
             counts,
             dropped=dict(counts.dropped),
             failed=dict(counts.failed),
+            altered=dict(counts.altered),
             by_site=dict(counts.by_site),
             withheld=self._withheld,
         )
@@ -87,6 +99,7 @@ class Relay(Consumer):
         """Relay until the bus drains and its journal is read to the end."""
         self._cursor = await self._target.journal.marks()
         self._closed = await self._target.journal.closed()
+        self._carrier = BlobCarrier(feed.blobs, BlobIntake(self._target.blobs), feed.touch, self._fail)
         feed.moved(self._cursor)
         await self._commit(feed, dict.fromkeys(await feed.journal.cursor(self.name), 0) | self._cursor)
         while True:
@@ -121,6 +134,7 @@ class Relay(Consumer):
             await feed.wait_for_orders(LINGER_SECONDS)
 
     async def _send(self, batch: RelayedBatch, feed: Feed) -> None:
+        await self._bring_blobs(batch)
         mark = await self._accepted(batch)
         self._cursor[batch.header.key] = mark
         self._closed.discard(batch.header.key)
@@ -129,6 +143,19 @@ class Relay(Consumer):
         self._counts.by_site[site] = self._counts.by_site.get(site, 0) + len(batch.records)
         self._withheld += batch.withheld
         feed.moved({batch.header.key: mark})
+
+    async def _bring_blobs(self, batch: RelayedBatch) -> None:
+        """Bring the files that a batch's records name, and count the records whose files can't be brought."""
+        named = [(kind, blobs) for _, body in batch.records for kind, blobs in [blobs_named(body)] if blobs]
+        if not named or self._carrier is None:
+            return
+        missing = await self._carrier.bring(list({blob.name: blob for _, blobs in named for blob in blobs}.values()))
+        for reason in missing.values():
+            _logger.warning("a payload stays at the site: %s", reason)
+        for kind, blobs in named:
+            if any(blob.name in missing for blob in blobs):
+                cause = f"payload missing: {kind}"
+                self._counts.altered[cause] = self._counts.altered.get(cause, 0) + 1
 
     async def _accepted(self, batch: RelayedBatch) -> int:
         """Hand a batch over; a far side that refuses it (its disk is full, say) is asked again."""

@@ -1,0 +1,131 @@
+"""A bus's blob store as what a relay brings blobs to."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio.to_thread
+
+from eventbus import _blob_files as files
+from eventbus.abc import RefusedError
+from eventbus.errors import BlobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
+
+    from eventbus._blob_reader import Blob, BlobReader
+    from eventbus.blobs import BlobStore
+
+T = TypeVar("T")
+
+
+class BlobIntake:
+    """Takes blobs from another store; implements `eventbus._blob_carrier.BlobTarget`.
+
+    What is on its way lies in a part file, so whoever comes after a crash goes on with it. Chunks are written where
+    they belong: two relays that bring the same bytes at once do no harm.
+
+    Args:
+        store: Where they are kept.
+    """
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+
+    async def missing(self, blobs: Sequence[Blob], source: BlobReader) -> list[Blob]:
+        """Return which blobs are not there; those that can be linked from `source` are there by then."""
+        folder = self._store.folder
+        if folder is None:
+            return []
+        return await anyio.to_thread.run_sync(
+            lambda: [one for one in blobs if not self._store.has(one) and not self._link(one, source, folder)]
+        )
+
+    def _link(self, blob: Blob, source: BlobReader, folder: Path) -> bool:
+        """Link a blob if both stores are on one file system: it is the same file then, and no copy to be verified."""
+        target = files.place(folder, blob.name)
+        try:
+            path = source.path(blob)
+            self._store.admit(blob.size)
+            if not files.linked(path, target):
+                return False
+            with suppress(BlobError, OSError):  # then it is computed here, later
+                files.note_digest(target, source.digest(blob))
+        except (BlobError, RefusedError):  # said when it is sent
+            return False
+        self._store.note(target, blob.size)
+        return True
+
+    async def offset(self, blob: Blob) -> int:
+        """Return how much of a blob is there already.
+
+        Raises:
+            RefusedError: The store does not take it.
+        """
+        return await self._in_thread(blob, self._offset)
+
+    def _offset(self, part: Path, blob: Blob) -> int:
+        self._store.admit(blob.size)
+        fd = files.create(part, 0)
+        try:
+            size = os.fstat(fd).st_size
+            if size > blob.size:
+                os.ftruncate(fd, size := 0)
+        finally:
+            os.close(fd)
+        return size
+
+    async def append(self, blob: Blob, offset: int, data: bytes) -> None:
+        """Take a chunk of a blob.
+
+        Raises:
+            RefusedError: The store can't be written.
+        """
+
+        def write(part: Path, _: Blob) -> None:
+            fd = files.create(part, 0)
+            try:
+                files.write_at(fd, data, offset)
+            finally:
+                os.close(fd)
+
+        await self._in_thread(blob, write)
+
+    async def finish(self, blob: Blob, digest: str) -> bool:
+        """Verify a blob of which everything is there, and keep it; False if it is not what was sent.
+
+        Raises:
+            RefusedError: The store can't be written.
+        """
+        return await self._in_thread(blob, lambda part, _: self._finish(part, blob, digest))
+
+    def _finish(self, part: Path, blob: Blob, digest: str) -> bool:
+        target = part.with_name(blob.name)
+        try:
+            if part.stat().st_size != blob.size or files.hashed(part) != digest:
+                part.unlink()
+                return False
+            part.replace(target)
+        except FileNotFoundError:  # another relay has finished it
+            return self._store.has(blob)
+        if target.name != digest:
+            files.note_digest(target, digest)
+        self._store.note(target, blob.size)
+        return True
+
+    async def _in_thread(self, blob: Blob, call: Callable[[Path, Blob], T]) -> T:
+        folder = self._store.folder
+        if folder is None:
+            raise RefusedError("nothing is kept here")
+        with self._refusing():
+            return await anyio.to_thread.run_sync(call, files.part_of(folder, blob.name), blob)
+
+    @contextmanager
+    def _refusing(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._store.refusal(error) from error
