@@ -6,6 +6,7 @@
 | `12/late-12...` | a large one, whose digest is computed later and noted in `late-12....sha256` |
 | `12/.draft-...` | one that is being copied; its writer holds a lock on it |
 | `12/.part-<name>` | one that is on its way from another store |
+| `ab/.gone-<name>` | one that is removed in this moment |
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ PART_SECONDS = 7 * 86400.0
 
 NAME = re.compile(r"[0-9a-f]{64}|late-[0-9a-f]{32}")
 
-_DRAFT, _PART, _NOTE = ".draft-", ".part-", ".sha256"
+_DRAFT, _PART, _GONE, _NOTE = ".draft-", ".part-", ".gone-", ".sha256"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -54,6 +55,11 @@ def part_of(folder: Path, name: str) -> Path:
     """Return where a blob is put together that is on its way."""
     path = place(folder, name)
     return path.with_name(_PART + name)
+
+
+def aside_of(path: Path) -> Path:
+    """Return what a blob is called while it is removed."""
+    return path.with_name(_GONE + path.name)
 
 
 def new_name() -> str:
@@ -74,12 +80,17 @@ def hashed(path: Path) -> str:
     return digest.hexdigest()
 
 
+def note_path(path: Path) -> Path:
+    """Return where a large blob's digest is noted."""
+    return path.with_name(path.name + _NOTE)
+
+
 def noted_digest(path: Path) -> str | None:
     """Return what is known of a blob's digest without computing it, None if nothing."""
     if not path.name.startswith("late-"):
         return path.name
     try:
-        text = path.with_name(path.name + _NOTE).read_text(encoding="ascii", errors="replace")
+        text = note_path(path).read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     return text if _DIGEST.fullmatch(text) else None
@@ -91,7 +102,7 @@ def note_digest(path: Path, digest: str) -> None:
     Raises:
         OSError: It can't be written.
     """
-    note = path.with_name(path.name + _NOTE)
+    note = note_path(path)
     with draft(note) as (half, fd):
         os.write(fd, digest.encode())
         os.replace(half, note)  # noqa: PTH105 - as quick as can be: large sets of files come here
@@ -165,6 +176,8 @@ def clean(folder: Path) -> None:
             path, is_old_part = Path(entry.path), entry.name.startswith(_PART) and age > PART_SECONDS
             if entry.name.startswith(_DRAFT):
                 _remove_if_unlocked(path, age)
+            elif entry.name.startswith(_GONE) and age > DRAFT_SECONDS:  # its remover was killed: the next one decides
+                path.rename(path.with_name(entry.name.removeprefix(_GONE)))
             elif is_old_part or (entry.name.endswith(_NOTE) and not Path(entry.path.removesuffix(_NOTE)).exists()):
                 path.unlink()
 

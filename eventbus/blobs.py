@@ -40,6 +40,9 @@ RESERVE_BYTES = 64 << 20
 MEMORY_BYTES = 1 << 30
 """What the payloads of a bus in memory may take; then the oldest ones make room."""
 
+CROWDED_SHARE = 0.9
+"""From this share of its bounds on what is delivered makes room, with the journal's files that name it."""
+
 ROOM_SHARE = 0.8
 """So far the oldest payloads of a bus in memory are removed: not one by one."""
 
@@ -105,6 +108,12 @@ class BlobStore(BlobReader):
     def usage(self) -> BlobUsage:
         """What it holds, as far as this process knows."""
         return self._usage
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether it is near one of its bounds."""
+        usage, quota = self._usage, self.quota
+        return usage.bytes > CROWDED_SHARE * quota.bytes or usage.count > CROWDED_SHARE * quota.count
 
     # --- keeping ------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 from eventbus import _blob_files as files
 from eventbus._fork import call_in_child
+from eventbus.journals._blob_garbage import collect
 from eventbus.journals._caretaker import blob_care
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from eventbus.blobs import BlobStore
 
 MEASURE_SECONDS = 60.0
@@ -17,41 +21,61 @@ MEASURE_SECONDS = 60.0
 
 
 class BlobCare:
-    """Looks after a blob store, from when it holds something.
+    """Looks after a blob store, from when it holds something: syncs, computes digests, measures, removes.
+
+    What nobody needs any more is looked for at the opening and when files of the journal were removed. Near the store's
+    bounds the oldest files that every consumer has stored are removed for that.
 
     Args:
         store: The store.
+        journal: Folder of the journal whose events name its blobs.
+        make_room: Removes files of the journal that nobody needs, oldest first, of so many bytes; tells whether there
+            were any.
     """
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, journal: Path, make_room: Callable[[int], bool]) -> None:
         self._store = store
+        self._journal = journal
+        self._make_room = make_room
         self._begin()
+        self._has_garbage = True
         call_in_child(self._begin)
         store.attend = self.attend
         if store.folder is not None and store.folder.is_dir():
             self.attend()
 
     def _begin(self) -> None:
-        """Begin with nothing to do, as a forked child does: its parent's thread is not its own."""
+        """Begin with nothing to do, as a forked child does: its parent removes what nobody needs."""
         self._watching = False
-        self._is_tidy = False
+        self._has_garbage = False
         self._measured_at = -MEASURE_SECONDS
 
     def attend(self) -> None:
-        """Have the store looked after from now on: at once where somebody has put something into it."""
+        """Have the store looked after from now on."""
         if not self._watching:
             self._watching = True
             blob_care.watch(self._round)
 
+    def note_trimmed(self) -> None:
+        """Have what is not needed any more looked for: files of the journal were removed."""
+        self._has_garbage = True
+
     def _round(self) -> None:
-        store = self._store
-        store.look_after()
+        self._store.look_after()
+        if self._has_garbage:
+            self._has_garbage = False
+            self._collect()
         if time.monotonic() > self._measured_at + MEASURE_SECONDS:
             self._measured_at = time.monotonic()
-            store.measure()
-        if not self._is_tidy and store.folder is not None:
-            self._is_tidy = True
-            files.clean(store.folder)
+            self._store.measure()
+            if self._store.is_crowded:
+                self._make_room(1)  # the oldest file; the next round sees what that has freed
+
+    def _collect(self) -> None:
+        if self._store.folder is not None:
+            files.clean(self._store.folder)
+            if collect(self._store.folder, self._journal).count:
+                self._measured_at = -MEASURE_SECONDS
 
     def close(self) -> None:
         """Look after it no more; what is still to be synced, is."""

@@ -77,6 +77,7 @@ class SqliteJournal(LocalJournal):
         self._roll_bytes = roll_bytes
         self._infirmary = Infirmary(folder, self._cursors)
         self._bound = Bound(folder, max_bytes, full_timeout, self._tell_filled, self.make_room)
+        self._trimming = threading.Lock()
         self._blobs: BlobCare | None = None
         self._sync_first: Callable[[], str] = nothing_failed
         self._begin_reading()
@@ -196,11 +197,19 @@ class SqliteJournal(LocalJournal):
         """Remove nothing that a consumer has not stored, who tells by `position` how far it got."""
         self._positions.append(position)
 
-    def make_room(self, wanted: int) -> None:
-        """Remove the oldest files that every consumer has stored, until so many bytes are free or none is left."""
-        trimmed = trim(self._folder, self._cursors, wanted, [position() for position in self._positions])
+    def make_room(self, wanted: int) -> bool:
+        """Remove the oldest files that every consumer has stored, until so many bytes are free or none is left.
+
+        Returns:
+            Whether any were removed.
+        """
+        with self._trimming:
+            trimmed = trim(self._folder, self._cursors, wanted, [position() for position in self._positions])
         if trimmed.files:
             self._infirmary.tell(JournalTrimmed(files=trimmed.files, bytes=trimmed.bytes))
+            if self._blobs is not None:
+                self._blobs.note_trimmed()
+        return bool(trimmed.files)
 
     def _measure(self) -> None:
         self._bound.measure(self._own.end)
@@ -240,7 +249,7 @@ class SqliteJournal(LocalJournal):
 
     def care_for(self, blobs: BlobStore, *, durable: bool) -> None:
         """Look after the store of the blobs that the journal's events name: sync it, and remove what nobody needs."""
-        self._blobs = BlobCare(blobs)
+        self._blobs = BlobCare(blobs, self._folder, self.make_room)
         if durable:
             self._sync_first = blobs.sync
             self._own.sync_first = blobs.sync
