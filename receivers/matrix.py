@@ -226,8 +226,12 @@ as `kept as a file: <event>`. Nothing is dropped. JSON lines hold every event as
 {table}
 
 A payload that is missing or damaged where the tracker's worker looks for it stops nothing: the event is stored as far
-as it can be, and counted as `payload missing: <event>`. An event type of your own, which no tracker knows, is a line in
-JSON lines, and elsewhere counted as `unsupported <event>`; a subclass of one of these is stored as its base is.
+as it can be, and counted as `payload missing: <event>`.
+
+An event type of your own is read by a receiver that is subscribed to it by its class: `bus.subscribe(MoodSeen,
+JsonlReceiver(name="moods"))`. In JSON lines it is a line like any other, with its payloads; elsewhere it is counted as
+`unsupported <event>`, unless it is a subclass of one of these: then it is stored as its base is. A receiver that is
+subscribed to `TRACKING` alone has not imported its class, and counts it as dropped: `unreadable record`.
 
 This page is made from `receivers/matrix.py`, and the tests log every event to every tracker and read it back.
 """

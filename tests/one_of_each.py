@@ -68,6 +68,12 @@ NOTES = b"plain notes\n"
 WEIGHTS = bytes(range(256)) * 64
 
 
+class MoodSeen(TrackingEvent):
+    """An event type of a user's own, which no worker knows that is subscribed to the vocabulary alone."""
+
+    mood: str
+
+
 def one_of_each(store: BlobStore) -> dict[str, TrackingEvent]:
     """Every event by the name of its class, in an order in which a run could log them."""
     events: list[TrackingEvent] = [

@@ -245,3 +245,14 @@ def test_a_store_that_loses_a_payload_later_takes_nothing_from_the_run(tmp_path:
     store.path(blob).unlink()
 
     assert [path.read_bytes() for path in files_of(tmp_path)] == [b"scan"]
+
+
+def test_payloads_of_several_sites_in_one_run_lie_in_one_folder(tmp_path: Path) -> None:
+    blob = BlobStore(tmp_path / "blobs").put(b"scan")
+    opened = sink(tmp_path)
+    opened.open(RunInfo(id="all", site="", name="n", group="g", started_ns=0), Position(0))
+    opened.write(make_rows([JsonlScanSeen(parts=[blob])]))
+    opened.close(None)
+
+    (line,) = (line.value for line in read_jsonl(tmp_path / "jsonl"))
+    assert line["files"] == {blob.name: f"_combined.files/{blob.name}"}
