@@ -24,6 +24,7 @@ from training._resume import read_last_round
 from training._simulator_command import simulator
 from training.cli import EXIT_FAILED, EXIT_USAGE, leave
 from training.trackers import DEFAULT_TRACKERS, TrackerOptions, make_receivers, parse_trackers
+from writers.system import INTERVAL_SECONDS
 
 WRONG_SET_UP = (ConfigurationError, JournalError, SubscriptionError, ValidationError, WorkspaceError)
 """What a person can put right by another command; anything else is a failure of the training."""
@@ -38,6 +39,8 @@ trackbus run --sites 4 --rounds 5 --trackers tensorboard,mlflow --name exp1
 trackbus run --sites 5 --partition shards:2  [dim]# two classes at each site; also dirichlet:0.5, quantity[/dim]
 
 trackbus run --data fashion-mnist --epochs 2  [dim]# or cifar10: downloaded where it is not there[/dim]
+
+trackbus run --system-metrics  [dim]# processor, memory, disk, network and GPUs beside what is trained[/dim]
 
 trackbus run --trackers jsonl --workspace /tmp/exp2  [dim]# plain JSON lines, no SDK[/dim]
 
@@ -80,6 +83,11 @@ Strict = Annotated[
 Trackers = Annotated[
     str,
     typer.Option(metavar="NAMES", help="wandb, mlflow, tensorboard, jsonl, in a list with commas; or none."),
+]
+
+SystemMetrics = Annotated[
+    bool,
+    typer.Option("--system-metrics", help="Log what the machine does too: processor, memory, disk, network, GPUs."),
 ]
 
 Workspace = Annotated[
@@ -156,6 +164,7 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the workspace's last run, with its settings.")
     ] = False,
+    system_metrics: SystemMetrics = False,
     strict: Strict = False,
 ) -> None:
     """Train a small network at several sites, and track it."""
@@ -171,10 +180,9 @@ def run(
         "name": ("name", name),
     }
     settings = {key: value for option, (key, value) in options.items() if not resume or _is_given(context, option)}
-    folder = workspace or Path("runs", name)
-    _train(
-        {**settings, "workspace": folder, "data_root": data_root, "resume": resume}, trackers, wandb_mode, strict=strict
-    )
+    settings |= {"workspace": workspace or Path("runs", name), "data_root": data_root, "resume": resume}
+    settings["system_metrics"] = INTERVAL_SECONDS if system_metrics else 0.0
+    _train(settings, trackers, wandb_mode, strict=strict)
 
 
 app.command(epilog="trackbus simulator -n 2 -w runs/hello exported/hello-pt")(simulator)

@@ -46,6 +46,10 @@ PartitionName = Annotated[str, AfterValidator(_check_scheme)]
 """How a data set is shared out: `iid`, `dirichlet:0.5`, `shards:2`, `quantity`."""
 
 
+_NO_PARAMS = {"workspace", "name", "run", "data_root", "ready_timeout", "resume", "system_metrics"}
+"""Settings that change nothing of the training."""
+
+
 class FederationConfig(BaseModel):
     """A federation of sites that train one model in rounds.
 
@@ -67,6 +71,8 @@ class FederationConfig(BaseModel):
         ready_timeout: Seconds that the first step may wait for the trackers' workers. 0: training never waits.
         resume: Go on with the workspace's last run, after its last complete round. What a process had logged of the
             round in which it ended is logged anew: the trackers have both.
+        system_metrics: Seconds between two samples of what the machine does, in every run: see `writers.system`. 0
+            leaves it to the environment.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -87,6 +93,7 @@ class FederationConfig(BaseModel):
     log_every: PositiveInt = 5
     ready_timeout: NonNegativeFloat = 0.0
     resume: bool = False
+    system_metrics: NonNegativeFloat = 0.0
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -100,7 +107,7 @@ class FederationConfig(BaseModel):
 
     def params(self) -> dict[str, int | float | str]:
         """Return what a tracker should know of the training: its hyperparameters."""
-        return self.model_dump(exclude={"workspace", "name", "run", "data_root", "ready_timeout", "resume"})
+        return self.model_dump(exclude=_NO_PARAMS)
 
     def settings(self) -> dict[str, object]:
         """Return what a process must know that resumes the run."""

@@ -24,6 +24,7 @@ from training.errors import ClientError
 from training.fl_model import FLModel, ParamsType
 from writers import TrackingWriter
 from writers._runs import outcome, short
+from writers._sampling import asked_interval
 
 if TYPE_CHECKING:
     from training.plan import ParamsFormat
@@ -72,6 +73,8 @@ class Session:
         self._process = os.getpid()
         watch_exit()
         atexit.register(self._leave_at_exit)
+        if asked_interval() is not None:
+            _ = self.writer  # a script that logs nothing is sampled too
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from training.data import DataSpec
 from training.loop import EpochResult, EvalResult, StepResult, evaluate, round_generator, train_epoch, warm_up
 from training.model import build_model, get_state, load_state
 from writers import MLflowWriter, SummaryWriter, WandBWriter
+from writers.system import SystemMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,10 +66,18 @@ class NoLog:
 
 
 class TrackedLog:
-    """Logs to a bus with three look-alikes at once: each of them fills every tracker."""
+    """Logs to a bus with three look-alikes at once: each of them fills every tracker.
 
-    def __init__(self, bus: EventBus, scope: Scope) -> None:
+    Args:
+        bus: The bus.
+        scope: How far it travels.
+        system_metrics: Seconds between two samples of what the machine does; 0 for none.
+    """
+
+    def __init__(self, bus: EventBus, scope: Scope, system_metrics: float = 0.0) -> None:
         self._mlflow = MLflowWriter(bus=bus, scope=scope)
+        if system_metrics:
+            SystemMetrics(self._mlflow, system_metrics).start()
         self._wandb = WandBWriter(bus=bus, scope=scope)
         self._tensorboard = SummaryWriter(bus=bus, scope=scope)
 

@@ -177,7 +177,7 @@ class Federation:
 
     async def _train(self, data: Dataset, last: LastRound | None) -> _Trained:
         async with self._open_bus(SERVER, last.run if last else self.config.run) as bus:
-            server = Server(self.config, data, _log_on(bus, Scope.LOCAL), bus.run if bus else "", last)
+            server = Server(self.config, data, self._log_on(bus, Scope.LOCAL), bus.run if bus else "", last)
             await self._in_thread(server.keep)
             if last:
                 self._tell(RunResumed(last.run, last.completed))
@@ -222,7 +222,7 @@ class Federation:
         try:
             run = self._buses[SERVER].run if self._tracking else None
             async with self._open_bus(link.name, run) as bus:
-                log = _log_on(bus, Scope.FEDERATED)
+                log = self._log_on(bus, Scope.FEDERATED)
                 log.describe(self.config.params(), {"role": "site"})
                 await self._work(link, log)
         except Exception as error:  # border: whatever a site's work raises is told under its name
@@ -254,6 +254,9 @@ class Federation:
         server.describe_best()
         self._tell(TrainingDone(answered - started))
         return _Trained(tuple(rounds), server.best, server.improved, answered - started, waited)
+
+    def _log_on(self, bus: EventBus | None, scope: Scope) -> RunLog:
+        return NoLog() if bus is None else TrackedLog(bus, scope, self.config.system_metrics)
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await anyio.to_thread.run_sync(function, *args, limiter=self._threads)
@@ -343,7 +346,3 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
-
-
-def _log_on(bus: EventBus | None, scope: Scope) -> RunLog:
-    return NoLog() if bus is None else TrackedLog(bus, scope)

@@ -85,6 +85,8 @@ class JobPlan:
         run: Id of the run; by default `<job>-<4 random>`.
         global_metrics: Whether the server logs a run of its own, where it has receivers: the aggregated metrics of each
             round, in the group of the sites' runs.
+        system_metrics: Seconds between two samples of what the machine does, in every run of the job: see
+            `writers.system`. 0 leaves it to the environment.
     """
 
     name: str
@@ -97,6 +99,7 @@ class JobPlan:
     seed: int = 0
     run: str | None = None
     global_metrics: bool = False
+    system_metrics: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from eventbus.errors import BadInputError
 from eventbus.tracking import RunFinished, RunStarted, RunStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventbus._bus import Bus
 
 MAX_REASON = 300
@@ -43,6 +45,11 @@ class RunBook:
         self._bus = ref(bus)  # the book lives as long as its bus, and must not be what keeps it alive
         self._runs: dict[str, _Run] = {}
         self._lock = held_by_forks(threading.RLock())
+        self._last_words: list[Callable[[], None]] = []
+
+    def before_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` before the runs end, while they still take what it logs; it must not raise."""
+        self._last_words.append(callback)
 
     def start(self, bus: Bus, name: str, scope: Scope) -> str | None:
         """Publish that a run began, once per run and scope.
@@ -77,6 +84,8 @@ class RunBook:
         bus = self._bus()
         if bus is None:
             return
+        for callback in self._last_words:
+            callback()
         with self._lock:
             for name, run in self._runs.items():
                 if not run.scopes:

@@ -39,6 +39,7 @@ from eventbus.errors import MissingExtraError
 from eventbus.tracking import MetricsLogged
 from writers._look_alike import LookAlike
 from writers._machine import Machine
+from writers._runs import runs_of
 from writers._sampling import INTERVAL_SECONDS, SYSTEM_METRICS, checked_interval, give_back, take
 from writers._writer import TrackingWriter
 
@@ -108,7 +109,7 @@ class SystemMetrics:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._over,), name="trackbus-system", daemon=True)
         self._thread.start()
-        bus.at_close(self._end)
+        runs_of(bus).before_end(self.stop)
         return self
 
     def stop(self) -> None:
@@ -119,9 +120,6 @@ class SystemMetrics:
         self._thread.join(STOP_SECONDS)
         self._thread = None
         give_back(self._writer.bus, self._writer.run)
-
-    def _end(self, _: BaseException | None) -> None:
-        self.stop()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -155,7 +153,7 @@ class SystemMetrics:
 
     def _sample(self, machine: Machine) -> None:
         values = {self._prefix + name: value for name, value in machine.read().items()}
-        if values:
+        if values and self._thread is not None:  # else ending has not waited for this one
             self._writer.publish([MetricsLogged(values=values, step=self._samples)], values)
             self._samples += 1
 

@@ -38,7 +38,19 @@ def published_metrics(workspace: Path) -> Series:
 @pytest.mark.timeout(300)
 def test_every_metric_of_every_site_is_in_every_tracker_once_and_in_order(tmp_path: Path) -> None:
     workspace = tmp_path / "runs/main"
-    command = [sys.executable, "-m", "training.cli", "run", "--sites", "2", "--rounds", "2", "--seed", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "training.cli",
+        "run",
+        "--sites",
+        "2",
+        "--rounds",
+        "2",
+        "--seed",
+        "3",
+        "--system-metrics",
+    ]
     done = subprocess.run(
         [*command, "--trackers", "wandb,mlflow,tensorboard", "--workspace", str(workspace)],
         cwd=tmp_path,
@@ -50,13 +62,19 @@ def test_every_metric_of_every_site_is_in_every_tracker_once_and_in_order(tmp_pa
     )
     assert done.returncode == 0, done.stdout + done.stderr
     published = published_metrics(workspace)
-    assert {site for site, _ in published} == {"server", "site-1", "site-2"}
+    assert sites_with(published, "global/accuracy") == {"server"}
+    assert sites_with(published, "train/loss") == {"site-1", "site-2"}
+    assert sites_with(published, "system/cpu_utilization_percentage") == {"server", "site-1", "site-2"}
     assert sum(len(values) for values in published.values()) > 100
     for tracker in TRACKERS:
         assert_equal(stored_metrics(workspace, tracker), published, tracker)
     assert_finished(workspace)
     for command_to_look in ("tensorboard --logdir", "mlflow ui --backend-store-uri", "wandb sync"):
         assert command_to_look in done.stdout
+
+
+def sites_with(series: Series, key: str) -> set[str]:
+    return {site for site, name in series if name == key}
 
 
 def assert_equal(stored: Series, published: Series, tracker: str) -> None:
@@ -79,6 +97,9 @@ def site_of(run: str) -> str:
 def assert_finished(workspace: Path) -> None:
     mlflow = read_mlflow_runs(workspace / "mlflow.db")
     assert [run.status for run in mlflow] == ["FINISHED"] * 3
+    assert {run.experiment for run in mlflow} == {"federated"}
     wandb = read_wandb_runs(workspace / "wandb")
     assert [run.exit_code for run in wandb] == [0] * 3
-    assert len({run.group for run in wandb}) == 1
+    assert {run.group for run in wandb} == {"federated"}
+    (folder,) = (workspace / "tensorboard").iterdir()
+    assert {one.name for one in folder.iterdir()} == {"server", "site-1", "site-2"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import anyio
 import pytest
 import torch
-from readback import read_jsonl
+from readback import read_jsonl, read_mlflow_runs, read_wandb_runs
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from receivers import JsonlReceiver
+from receivers import JsonlReceiver, MLflowReceiver, Receiver, TensorBoardReceiver, WandBReceiver
+from scenarios.stores import TRACKERS, stored_metrics
 from training import (
     CrossSiteModelEval,
     FedAvg,
@@ -57,7 +59,13 @@ while flare.is_running():
 
 
 def run(
-    folder: Path, factors: list[float], *workflows: Workflow, min_sites: int = 1, key_metric: str = "accuracy"
+    folder: Path,
+    factors: Sequence[float],
+    *workflows: Workflow,
+    min_sites: int = 1,
+    key_metric: str = "accuracy",
+    receivers: tuple[Receiver, ...] = (JsonlReceiver(),),
+    system_metrics: float = 0.0,
 ) -> JobResult:
     """Run a job over as many sites; what a site sends is its weight times its factor."""
     script = folder / "client.py"
@@ -74,7 +82,11 @@ def run(
         "persistor": PTFileModelPersistor(model={"w": torch.zeros(1)}),
         "locator": PTFileModelLocator("persistor"),
     }
-    plan = JobPlan("job", workflows, components, sites, folder, (JsonlReceiver(),), min_sites, global_metrics=True)
+    plan = JobPlan(
+        *("job", workflows, components, sites, folder, receivers, min_sites),
+        global_metrics=True,
+        system_metrics=system_metrics,
+    )
     return anyio.run(partial(run_job, plan, folder / "ws"))
 
 
@@ -89,7 +101,12 @@ def logged(folder: Path) -> list[tuple[str, Any, float]]:
 
 
 def test_two_sites_train_and_measure_each_others_models(tmp_path: Path) -> None:
-    result = run(tmp_path, [1, 1], FedAvg(num_clients=2, num_rounds=3), CrossSiteModelEval(model_locator_id="locator"))
+    trackers = (WandBReceiver("offline"), MLflowReceiver(), TensorBoardReceiver())
+    result = run(
+        *(tmp_path, [1, 1], FedAvg(num_clients=2, num_rounds=3), CrossSiteModelEval(model_locator_id="locator")),
+        receivers=(JsonlReceiver(), *trackers),
+        system_metrics=0.2,
+    )
     assert (result.error, dict(result.problems), result.exit_code) == ("", {}, 0)
 
     # 0 -> 1 -> 1.5 -> 1.75: half way to the goals' mean, 2, in each round.
@@ -114,6 +131,22 @@ def test_two_sites_train_and_measure_each_others_models(tmp_path: Path) -> None:
     }
     accuracies = [(step, value) for key, step, value in logged(tmp_path / "ws" / "jsonl") if key == "global/accuracy"]
     assert accuracies == [(line["round"], line["global"]["accuracy"]) for line in rounds]
+    assert_tracked_in_one_group(tmp_path / "ws", accuracies)
+
+
+def assert_tracked_in_one_group(workspace: Path, accuracies: list[tuple[Any, float]]) -> None:
+    """Every tracker has the rounds' averages in a run of the server's, beside those of the sites and their machines."""
+    for tracker in TRACKERS:
+        stored = stored_metrics(workspace, tracker)
+        assert [found for (_, key), found in stored.items() if key == "global/accuracy"] == [
+            [(step, pytest.approx(value)) for step, value in accuracies]
+        ], tracker
+        sampled = {run for run, key in stored if key == "system/cpu_utilization_percentage"}
+        assert [sum(site in run for run in sampled) for site in ("server", "site-1", "site-2")] == [1, 1, 1], tracker
+    assert {run.group for run in read_wandb_runs(workspace / "wandb")} == {"job"}
+    assert {run.experiment for run in read_mlflow_runs(workspace / "mlflow.db")} == {"job"}
+    (folder,) = (workspace / "tensorboard").iterdir()
+    assert {one.name for one in folder.iterdir()} == {"server", "site-1", "site-2"}
 
 
 def test_a_run_in_the_folder_of_another_keeps_its_own_results_alone(tmp_path: Path) -> None:

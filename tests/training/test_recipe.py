@@ -199,6 +199,24 @@ def test_the_server_logs_a_run_of_its_own_where_that_is_wanted(wanted: bool, tmp
     assert plan.global_metrics is wanted
 
 
+@pytest.mark.parametrize(("wanted", "seconds"), [(True, 10.0), (0.5, 0.5), (False, 0.0)])
+def test_what_the_machines_do_is_sampled_where_that_is_wanted(wanted: bool, seconds: float, tmp_path: Path) -> None:
+    made = recipe()
+    add_experiment_tracking(made, "jsonl", system_metrics=wanted)
+
+    plan = load_job(made.export(tmp_path / "exported")).plan(["site-1", "site-2"], trust_custom=True)
+
+    assert plan.system_metrics == seconds
+
+
+def test_an_interval_that_is_none_is_refused_by_its_file(tmp_path: Path) -> None:
+    made = recipe()
+    add_experiment_tracking(made, "jsonl", system_metrics=-1)
+
+    with pytest.raises(JobError, match=r"config_fed_server.json: system_metrics is -1: write true, or seconds"):
+        load_job(made.export(tmp_path / "exported")).plan(["site-1", "site-2"], trust_custom=True)
+
+
 def test_a_site_can_have_a_tracker_of_its_own(tmp_path: Path) -> None:
     made = recipe()
     for site in ("site-1", "site-2"):

@@ -157,7 +157,8 @@ def test_samples_are_numbered_metrics_of_the_writers_run(bus: EventBus, stored_o
     assert not samplers()
 
 
-def test_it_ends_with_the_bus_and_before_the_run_does(stored_on: StoredOn) -> None:
+def test_it_ends_with_the_bus_and_before_the_run_does(stored_on: StoredOn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("writers.system.LEAST_SECONDS", 0.0)
     with EventBus(job="hello").background() as bus:
         metrics = SystemMetrics(bus, OFTEN).start()
         until(lambda: metrics.samples >= 1)

@@ -35,6 +35,7 @@ from training.engines.sites import SiteGroup
 from training.errors import JobError
 from training.plan import JobPlan, JobResult, SitePlan
 from writers import TrackingWriter
+from writers.system import SYSTEM_METRICS, SystemMetrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -175,12 +176,21 @@ class _Job:
             seed=plan.seed,
             sites=group,
             components=plan.components,
-            writer=TrackingWriter(bus=bus, on_bad_input="count") if plan.receivers and plan.global_metrics else None,
+            writer=self._writer(bus),
             in_thread=self._in_thread,
             tell=self._hear,
         )
         for workflow in plan.workflows:
             await workflow.run(server)
+
+    def _writer(self, bus: EventBus) -> TrackingWriter | None:
+        """Return what logs to the server's own run, where it has one."""
+        if not (self._plan.receivers and self._plan.global_metrics):
+            return None
+        writer = TrackingWriter(bus=bus, on_bad_input="count")
+        if self._plan.system_metrics:
+            SystemMetrics(writer, self._plan.system_metrics).start()
+        return writer
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         return await anyio.to_thread.run_sync(call, limiter=self._limiter)
@@ -226,6 +236,8 @@ class _Job:
             "OMP_WAIT_POLICY": "PASSIVE",
             "OMP_NUM_THREADS": str(self._torch_threads),
         }
+        if self._plan.system_metrics:
+            environment[SYSTEM_METRICS] = str(self._plan.system_metrics)
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
         order = partial(self._order, plan, folder, environment, home.door.path)

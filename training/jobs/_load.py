@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,8 +21,9 @@ from training.jobs._build import LEFT_OUT, Builder, importing_from
 from training.jobs._custom import check_names
 from training.jobs._registry import FOREIGN
 from training.jobs._script import ScriptRunner
-from training.jobs._terms import ALL_SITES, CLIENT_CONFIG, GLOBAL_METRICS, META, SERVER_CONFIG
+from training.jobs._terms import ALL_SITES, CLIENT_CONFIG, GLOBAL_METRICS, META, SERVER_CONFIG, SYSTEM_METRICS
 from training.plan import JobPlan, SitePlan
+from writers.system import INTERVAL_SECONDS
 
 
 class Entry(msgspec.Struct):
@@ -154,6 +156,7 @@ class LoadedJob:
             seed=seed,
             run=run,
             global_metrics=self.server.params.get(GLOBAL_METRICS) is True,
+            system_metrics=_interval(self.server.params.get(SYSTEM_METRICS, False), self.server.file),
         )
 
     def _site_names(self, sites: Sequence[str]) -> Sequence[str]:
@@ -322,3 +325,12 @@ def _imports_nvflare(script: Path) -> bool:
 
 def _place(app: App, section: str, number: int, entry: Entry) -> str:
     return f"{app.file}: {section}[{number}]" + (f" ({entry.id})" if entry.id else "")
+
+
+def _interval(given: object, file: Path) -> float:
+    """Return the seconds between two samples of a machine; 0: there are none."""
+    if isinstance(given, bool):
+        return INTERVAL_SECONDS if given else 0.0
+    if isinstance(given, int | float) and 0 <= given < math.inf:
+        return float(given)
+    raise JobError(f"{file}: {SYSTEM_METRICS} is {given!r}: write true, or seconds between two samples")

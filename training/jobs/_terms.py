@@ -18,6 +18,9 @@ FORMAT_VERSION = 2
 GLOBAL_METRICS = "global_metrics"
 """Entry of the server's configuration: whether the server logs a run of its own."""
 
+SYSTEM_METRICS = "system_metrics"
+"""Entry of the server's configuration: seconds between two samples of what the machines do; true: as often as usual."""
+
 INITIAL_MODEL = "initial_model.safetensors"
 """Weights of the model that a job starts from, in the server's `custom/`."""
 

@@ -10,7 +10,7 @@ from receivers import JsonlReceiver, MLflowReceiver, Receiver, TensorBoardReceiv
 from training._words import did_you_mean
 from training.errors import JobError
 from training.jobs._build import arguments_of
-from training.jobs._terms import GLOBAL_METRICS
+from training.jobs._terms import GLOBAL_METRICS, SYSTEM_METRICS
 
 if TYPE_CHECKING:
     from training.jobs._recipe import Recipe
@@ -34,6 +34,7 @@ def add_experiment_tracking(  # noqa: PLR0917 - NVFLARE's own arguments, in its 
     clients: list[str] | None = None,
     *,
     global_metrics: bool = False,
+    system_metrics: bool | float = False,
 ) -> None:
     """Have a recipe's job tracked.
 
@@ -50,6 +51,8 @@ def add_experiment_tracking(  # noqa: PLR0917 - NVFLARE's own arguments, in its 
         server_side: Whether the server has one.
         clients: The sites that have one; by default all.
         global_metrics: Whether the server logs a run of its own beside those of the sites: each round's averages.
+        system_metrics: Whether every run has what its machine does: processor, memory, disk, network, graphics cards;
+            seconds between two samples, or True for 10. It needs `pip install 'trackbus[system]'` at the sites.
 
     Raises:
         JobError: There is no such tracker, or no place for it, or it doesn't take these arguments.
@@ -59,6 +62,8 @@ def add_experiment_tracking(  # noqa: PLR0917 - NVFLARE's own arguments, in its 
         if not server_side:
             raise JobError("global_metrics=True needs a tracker at the server: set server_side=True")
         recipe.job.to_server({GLOBAL_METRICS: True})
+    if system_metrics:
+        recipe.job.to_server({SYSTEM_METRICS: system_metrics})
     if server_side:
         recipe.job.to_server(_receiver(recipe, tracking_type, tracking_config, "Server"), "receiver")
     if client_side:
