@@ -181,10 +181,10 @@ def log(key: str, value: Any, data_type: AnalyticsDataType, ctx: object = None, 
 
     Args:
         key: Its name.
-        value: A number, a text, or a dict of them, as the data type has it.
+        value: A number, a text, a picture, a path, or a dict, as the data type has it.
         data_type: What it is.
         ctx: Has no effect.
-        **kwargs: `global_step`, and `path` of a text's file. Any other is refused.
+        **kwargs: `global_step`, `path` of a text's or picture's file, `dataformats` of a picture. Any other is refused.
 
     Raises:
         BadInputError: The key, the value, the step, the type or an option can't be recorded.

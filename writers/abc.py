@@ -35,10 +35,10 @@ class LogWriter(LookAlike):
 
         Args:
             tag: Its name.
-            value: A number, a text, or a dict of them, as the data type has it.
+            value: A number, a text, a picture, a path, or a dict, as the data type has it.
             data_type: What it is; by default what `get_default_metric_data_type` says.
-            global_step: Where on your own axis: an integer from 0. Parameters and tags have none.
-            **kwargs: `path` of a text's file. Any other is refused.
+            global_step: Where on your own axis: an integer from 0. Parameters, tags and models have none.
+            **kwargs: `path` of a text's or picture's file, `dataformats` of a picture. Any other is refused.
 
         Raises:
             BadInputError: The tag, the value, the step, the type or an option can't be recorded, and bad input raises.

@@ -564,6 +564,7 @@ def test_values_of_every_type_are_logged(site: Site, tmp_path: Path) -> None:
     flare.log("lr", 0.1, Kind.PARAMETER)
     flare.log("site", "one", Kind.TAG)
     flare.log("notes", "hello", Kind.TEXT, path="notes.txt")
+    flare.log("grey", [[0.0, 1.0]], Kind.IMAGE, global_step=5)
     threads = [threading.Thread(target=flare.log, args=(f"t{n}", n, Kind.METRIC)) for n in range(4)]
     for thread in threads:
         thread.start()
@@ -590,6 +591,9 @@ def test_values_of_every_type_are_logged(site: Site, tmp_path: Path) -> None:
         {"site": "one"},
     ]
     assert [(event["key"], event["text"]) for kind, event in found if kind == "TextLogged"] == [("notes.txt", "hello")]
+    (picture,) = [event for kind, event in found if kind == "ImagesLogged"]
+    (file,) = picture["files"]
+    assert (picture["key"], picture["step"], file["details"]["width"]) == ("grey", 5, 2)
     assert [line.split()[0] for line in printed.splitlines()] == ["BadInputError"] * 3
 
 
