@@ -26,6 +26,7 @@ from eventbus.journals._look import open_unchanged, records_after
 from eventbus.journals._reader import JournalReader
 from receivers._json import as_json
 from receivers.replay import find_source
+from training._said import said, word
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 FOLLOW_SECONDS = 0.5
 """How often a journal that is followed is looked at."""
-
-VALUE_CHARACTERS = 120
-"""A longer value is cut in a readable line; JSON has all of it."""
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -264,41 +262,17 @@ def _as_json(entry: Entry) -> str:
 def _as_text(entry: Entry) -> str:
     """Return one line: when, what identifies it, what it is, what it says."""
     frame = entry.frame
-    parts = [_clock(entry.time_ns), f"{_word(entry.record.header.key)}#{entry.record.seq}"]
+    parts = [_clock(entry.time_ns), f"{word(entry.record.header.key)}#{entry.record.seq}"]
     if frame is not None:
         kind = registered_event(frame.type)
-        parts += [_scope(frame), _word(frame.type)]
-        parts += [f"run={_word(frame.run)}"] if frame.run else []
+        parts += [_scope(frame), word(frame.type)]
+        parts += [f"run={word(frame.run)}"] if frame.run else []
         if kind is None or kind.event_topic != frame.topic:
-            parts.append(f"topic={_word(frame.topic)}")
-        parts += _said(entry.fields)
-    parts += [f"DAMAGED: {_word(entry.damage)}"] if entry.damage else []
-    parts += [f"REASON: {_word(entry.reason)}"] if entry.reason else []
+            parts.append(f"topic={word(frame.topic)}")
+        parts += said(entry.fields)
+    parts += [f"DAMAGED: {word(entry.damage)}"] if entry.damage else []
+    parts += [f"REASON: {word(entry.reason)}"] if entry.reason else []
     return " ".join(parts)
-
-
-def _said(fields: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            yield from (f"{_word(key)}={_value(one)}" for key, one in cast("Mapping[str, Any]", value).items())
-        elif value not in (None, ""):
-            yield f"{name}={_value(value)}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return _word(value) if isinstance(value, str) else _cut(as_json(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= VALUE_CHARACTERS else f"{text[:VALUE_CHARACTERS]}... ({len(text)} characters)"
-
-
-def _word(text: str) -> str:
-    """Return text that can't be taken for anything else on a terminal: no escape, no line's end, no blank."""
-    cut = _cut(text)
-    return cut if cut.isprintable() and cut and " " not in text else json.dumps(cut, ensure_ascii=not cut.isprintable())
 
 
 def _scope(frame: Frame) -> str:
