@@ -28,12 +28,16 @@ class _Run:
     """What is known of one run.
 
     Attributes:
-        scopes: Those in which its start is in the journal.
+        scopes: Those in which its start is in the journal, and no end after it.
+        title: How people call it.
+        parent: Id of the run that it is nested in; empty for none.
         status: How it ended, where somebody said so.
         reason: Why.
     """
 
     scopes: set[Scope] = field(default_factory=set[Scope])
+    title: str = ""
+    parent: str = ""
     status: RunStatus | None = None
     reason: str = ""
 
@@ -51,17 +55,25 @@ class RunBook:
         """Call `callback` before the runs end, while they still take what it logs; it must not raise."""
         self._last_words.append(callback)
 
-    def start(self, bus: Bus, name: str, scope: Scope) -> str | None:
-        """Publish that a run began, once per run and scope.
+    def start(self, bus: Bus, name: str, scope: Scope, title: str = "", parent: str = "") -> str | None:
+        """Publish that a run began, once per run and scope; again where it goes on after `close`, or is renamed.
+
+        Args:
+            bus: Where.
+            name: Id of the run.
+            scope: How far its records travel.
+            title: How people call it; by default as before, else by its id.
+            parent: Id of the run that it is nested in; by default as before.
 
         Returns:
             None if that is in the journal, else why the environment refused it: nothing may come before it.
         """
         with self._lock:
             run = self._runs.setdefault(name, _Run())
-            if scope in run.scopes:
+            if scope in run.scopes and title in ("", run.title):
                 return None
-            event = RunStarted(name=name, group=bus.origin.job)
+            run.title, run.parent = title or run.title, parent or run.parent
+            event = RunStarted(name=run.title or name, group=bus.origin.job, parent=run.parent)
             refused = bus.publish(event, scope=scope, run=name).refused
             if refused is None:
                 run.scopes.add(scope)
@@ -79,8 +91,20 @@ class RunBook:
             run = self._runs.setdefault(name, _Run())
             run.status, run.reason = _status(status), short(reason)
 
+    def close(self, name: str, status: RunStatus | str, reason: str) -> None:
+        """Publish now how a run ended: it has an end of its own, before that of the bus.
+
+        Raises:
+            BadInputError: The status is not known.
+        """
+        self.finish(name, status, reason)
+        bus = self._bus()
+        with self._lock:
+            if bus is not None and (run := self._runs[name]).scopes and _publish_end(bus, name, run, None):
+                run.scopes.clear()  # what is logged to it from now on begins with its start again
+
     def end(self, error: BaseException | None) -> None:
-        """Publish how every run ended; called by the bus when it is left."""
+        """Publish how every run ended that has not; called by the bus when it is left."""
         bus = self._bus()
         if bus is None:
             return
@@ -88,11 +112,8 @@ class RunBook:
             callback()
         with self._lock:
             for name, run in self._runs.items():
-                if not run.scopes:
-                    continue
-                status, reason = (run.status, run.reason) if run.status else outcome(error)
-                scope = Scope.FEDERATED if Scope.FEDERATED in run.scopes else Scope.LOCAL
-                bus.publish(RunFinished(status=status.value, reason=reason), scope=scope, run=name)
+                if run.scopes:
+                    _publish_end(bus, name, run, error)
 
 
 _books: WeakKeyDictionary[Bus, RunBook] = WeakKeyDictionary()
@@ -107,6 +128,13 @@ def runs_of(bus: Bus) -> RunBook:
             book = _books[bus] = RunBook(bus)
             bus.at_close(book.end)
         return book
+
+
+def _publish_end(bus: Bus, name: str, run: _Run, error: BaseException | None) -> bool:
+    """Publish how a run ended, and tell whether that is in the journal."""
+    status, reason = (run.status, run.reason) if run.status else outcome(error)
+    scope = Scope.FEDERATED if Scope.FEDERATED in run.scopes else Scope.LOCAL
+    return bus.publish(RunFinished(status=status.value, reason=reason), scope=scope, run=name).refused is None
 
 
 def outcome(error: BaseException | None) -> tuple[RunStatus, str]:

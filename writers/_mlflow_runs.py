@@ -1,0 +1,237 @@
+"""Runs as MLflow's functions have them: started, nested, ended, and named by an id."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from eventbus.errors import BadInputError
+from eventbus.tracking import RunStatus
+from writers._keys import check_key, shown
+from writers._runs import outcome, runs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from eventbus import Receipt
+    from writers._writer import TrackingWriter
+
+NS_PER_MILLISECOND = 1_000_000
+
+MAX_ID_STEM = 54
+"""Characters of its writer's own run that the id of a new run has; with `-` and 8 more it is legal."""
+
+RUNNING = "RUNNING"
+
+_STATUSES = ", ".join(status.value for status in RunStatus)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known of a run at once, by MLflow's names.
+
+    Attributes:
+        run_id: Our own id; MLflow's is made where the receiver writes the run, and has ours in its tag `trackbus.run`.
+        run_name: How people call it.
+        experiment_id: The job, which names the experiment.
+        status: `RUNNING`, `FINISHED`, `FAILED` or `KILLED`.
+        start_time: Milliseconds since the epoch.
+        end_time: The same; None while it runs.
+    """
+
+    run_id: str
+    run_name: str
+    experiment_id: str
+    status: str = RUNNING
+    start_time: int = 0
+    end_time: int | None = None
+
+    @property
+    def run_uuid(self) -> str:
+        """Its id, by an older name."""
+        return self.run_id
+
+
+class ActiveRun:
+    """A run that was started here; as a context manager it ends as its block does.
+
+    Attributes:
+        info: What is known of it.
+        parent: Id of the run that it is nested in; empty for none.
+    """
+
+    def __init__(self, runs: Runs, info: RunInfo, parent: str) -> None:
+        self._runs = runs
+        self.info = info
+        self.parent = parent
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has not ended."""
+        return self.info.status == RUNNING
+
+    def is_of(self, runs: Runs) -> bool:
+        """Tell whether it is one of these."""
+        return self._runs is runs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.is_active:
+            status, reason = outcome(error)
+            self._runs.end(self, status.value, reason)
+
+    def __repr__(self) -> str:
+        return f"ActiveRun(run_id={self.info.run_id!r}, status={self.info.status})"
+
+
+_started: ContextVar[tuple[ActiveRun, ...]] = ContextVar("trackbus_mlflow_runs", default=())
+"""Those started in this context, of any writer: tasks and threads do not end each other's."""
+
+
+class Runs:
+    """The runs of one writer: its own, and those started with `start_run`.
+
+    Args:
+        own: Logs to its own run, which all writers of the bus share by default.
+    """
+
+    def __init__(self, own: TrackingWriter) -> None:
+        self.own = own
+        self._book = runs_of(own.bus)
+        self._known: dict[str, ActiveRun] = {}
+        self._writers: dict[str, TrackingWriter] = {}
+        self._is_own_free = True
+        self.last: ActiveRun | None = None
+        self._begun(own.run, own.run, "")
+
+    def active(self) -> ActiveRun | None:
+        """Return the innermost run that goes on in this context."""
+        return next((run for run in reversed(_started.get()) if run.is_of(self) and run.is_active), None)
+
+    def find(self, run_id: object) -> ActiveRun:
+        """Return a run by its id.
+
+        Raises:
+            BadInputError: No run of that id was started here.
+        """
+        if not isinstance(run_id, str) or run_id not in self._known:
+            raise BadInputError(
+                f"run_id={shown(run_id)} is no run of this writer: log to its own, to one that its start_run began, "
+                "or name the run where the writer is made: MLflowWriter(run=...)"
+            )
+        return self._known[run_id]
+
+    def writer(self, run_id: str | None) -> TrackingWriter | None:
+        """Return what logs to a run, by default the active one; None where the id is not known and that is counted.
+
+        Raises:
+            BadInputError: No run of that id was started here, and bad input raises.
+        """
+        if run_id is None:
+            return self.active_writer()
+        try:
+            return self._writer(self.find(run_id).info.run_id)
+        except BadInputError as error:
+            self.own.intake.bad.note("run_id", error)
+            return None
+
+    def active_writer(self) -> TrackingWriter:
+        """Return what logs to the active run, else to the writer's own."""
+        active = self.active()
+        return self.own if active is None else self._writer(active.info.run_id)
+
+    def log_to(self, run_id: str | None, log: Callable[[TrackingWriter], Receipt]) -> Receipt:
+        """Log to a run, by default the active one; nothing where the id is not known and that is counted.
+
+        Raises:
+            BadInputError: No run of that id was started here, and bad input raises.
+        """
+        to = self.writer(run_id)
+        return self.own.publish([], run_id) if to is None else log(to)
+
+    def start(self, run_name: str | None, parent: str, *, is_nested: bool) -> ActiveRun:
+        """Begin a run and make it the active one; the first that is not nested is the writer's own.
+
+        Raises:
+            BadInputError: Its name can't be one.
+        """
+        is_own, self._is_own_free = self._is_own_free and not is_nested, self._is_own_free and is_nested
+        return self._activated(self.begin(run_name, parent, self.own.run if is_own else None))
+
+    def resume(self, run: ActiveRun, run_name: str | None) -> ActiveRun:
+        """Make a run that was begun here the active one.
+
+        Raises:
+            BadInputError: Its name can't be one.
+        """
+        self._is_own_free = self._is_own_free and run.info.run_id != self.own.run
+        return self._activated(self.begin(run_name, run.parent, run.info.run_id))
+
+    def begin(self, run_name: str | None, parent: str, run_id: str | None = None) -> ActiveRun:
+        """Begin a run: a new one, or go on with one that was begun here.
+
+        Raises:
+            BadInputError: Its name can't be one.
+        """
+        title = check_key(run_name) if run_name else ""
+        name = run_id or f"{self.own.run[:MAX_ID_STEM]}-{secrets.token_hex(4)}"
+        self._book.start(self.own.bus, name, self.own.scope, title, parent)
+        return self._begun(name, title, parent)
+
+    def rename(self, run: ActiveRun, name: str) -> Receipt:
+        """Call a run otherwise."""
+        self.begin(name, run.parent, run.info.run_id)
+        return self.own.flush()
+
+    def end(self, run: ActiveRun, status: str, reason: str = "") -> Receipt:
+        """End a run; that of the bus itself ends with the bus.
+
+        Raises:
+            BadInputError: The status is not known, and bad input raises.
+        """
+        run_id = run.info.run_id
+        try:
+            status = RunStatus(status).value
+        except ValueError:
+            self.own.intake.bad.note("status", BadInputError(f"status {shown(status)} is not known: use {_STATUSES}"))
+            status = RunStatus.FINISHED.value
+        if run_id == self.own.run:
+            self.own.finish(status, reason)
+        else:
+            self._book.close(run_id, status, reason)
+            self._writers.pop(run_id, None)
+        run.info = replace(run.info, status=status, end_time=_now_ms())
+        return self.own.flush()
+
+    def _activated(self, run: ActiveRun) -> ActiveRun:
+        _started.set((*(one for one in _started.get() if one.is_active and one is not run), run))
+        self.last = run
+        return run
+
+    def _begun(self, run_id: str, title: str, parent: str) -> ActiveRun:
+        run = self._known.get(run_id)
+        if run is None:
+            info = RunInfo(run_id, title or run_id, self.own.bus.origin.job, start_time=_now_ms())
+            run = self._known[run_id] = ActiveRun(self, info, parent)
+        else:
+            run.info = replace(run.info, run_name=title or run.info.run_name, status=RUNNING, end_time=None)
+        return run
+
+    def _writer(self, run_id: str) -> TrackingWriter:
+        if run_id == self.own.run:
+            return self.own
+        if run_id not in self._writers:
+            self._writers[run_id] = self.own.bind(run=run_id)
+        return self._writers[run_id]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // NS_PER_MILLISECOND
