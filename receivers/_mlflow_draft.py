@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from eventbus import Envelope, Event
 from eventbus.tracking import (
+    AlertRaised,
     ConfigUpdated,
+    HParamsLogged,
+    LinkedMetricsLogged,
+    MetricDefined,
     MetricsLogged,
     ParamsLogged,
     RunFinished,
     RunStarted,
+    SummaryUpdated,
+    TagsDeleted,
     TagsSet,
     TextLogged,
 )
 from receivers._names import escape, flattened, is_plain_path, relative_path, shorten
+from receivers._rows import Row
 
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
@@ -36,6 +44,7 @@ OWN_TAGS = "trackbus."
 """What the tags that the sink itself sets start with; a user's tag of such a name is renamed."""
 
 _REFUSED = r"[^/\w.\- :]"
+_REFUSED_IN_FILES = r"[#%?\\:\"<>|*;\x00-\x1f\x7f]"
 
 
 class Point(NamedTuple):
@@ -45,6 +54,23 @@ class Point(NamedTuple):
     value: float
     time_ms: int
     step: int
+    model_id: str | None = None
+    dataset_name: str | None = None
+    dataset_digest: str | None = None
+
+
+class Upload(NamedTuple):
+    """What is no request of its own kind's batch: stored one by one, in order.
+
+    Attributes:
+        row: What is stored.
+        path: Where a text goes; empty for other kinds.
+        points: Values of metrics that speak of a model, which may come just before them.
+    """
+
+    row: Row
+    path: str = ""
+    points: Sequence[Point] = ()
 
 
 def mlflow_key(name: str, also_refused: str = r"(?!)") -> str:
@@ -70,46 +96,52 @@ class Draft:
     Attributes:
         metrics: Points to send.
         params: New params.
-        tags: Tags to set.
-        texts: Path and content of the artifacts to store.
+        tags: Tags to set; None for one to take away.
+        uploads: What is stored after these.
+        started: What was last said of the run's name and parent.
     """
 
     def __init__(self, counts: Counter[str], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         self.metrics: list[Point] = []
         self.params: dict[str, str] = {}
-        self.tags: dict[str, str] = {}
-        self.texts: list[tuple[str, str]] = []
+        self.tags: dict[str, str | None] = {}
+        self.uploads: list[Upload] = []
+        self.started: RunStarted | None = None
         self._counts = counts
         self._known_params = dict(params)
         self._changed = {name for name in tags if name.startswith(f"{OWN_TAGS}param.")}
         self._keys: dict[str, str] = {}
         self._seen: set[tuple[str, float | None, int, int]] = set()
-        self._adders: dict[type[Event], Callable[[Any, Envelope[Event]], None]] = {
-            MetricsLogged: self._add_metrics,
+        self._adders: dict[type[Event], Callable[[Any, Row], None]] = {
+            MetricsLogged: lambda event, row: self.metrics.extend(self._points(event, row.envelope)),
+            LinkedMetricsLogged: self._add_linked,
+            HParamsLogged: self._add_hparams,
             ParamsLogged: lambda event, _: self._add_params(event.values),
             ConfigUpdated: lambda event, _: self._add_params(dict(flattened(event.values))),
+            SummaryUpdated: lambda event, _: self._add_own("summary", dict(flattened(event.values))),
+            MetricDefined: lambda event, _: self._add_own("metric", {event.name: _told(event)}),
+            AlertRaised: self._add_alert,
             TagsSet: lambda event, _: self._add_tags(event.values),
+            TagsDeleted: lambda event, _: self.tags.update({self._key(key, tag=True): None for key in event.keys}),
             TextLogged: self._add_text,
             RunStarted: lambda event, _: self._add_start(event),
-            RunFinished: lambda _event, _envelope: None,  # `close` knows the status of the whole run
+            RunFinished: lambda _event, _row: None,  # `close` knows the status of the whole run
+            Event: lambda _event, row: self.uploads.append(Upload(row)),
         }
 
-    def add(self, envelope: Envelope[Event]) -> None:
+    def add(self, row: Row) -> None:
         """Add one record."""
-        event = envelope.event
-        add = next((self._adders[cls] for cls in type(event).__mro__ if cls in self._adders), None)
-        if add is None:
-            self._counts[f"unsupported {event.event_name}"] += 1
-        else:
-            add(event, envelope)
+        add = next(self._adders[cls] for cls in type(row.envelope.event).__mro__ if cls in self._adders)
+        add(row.envelope.event, row)
 
     def clear(self) -> None:
         """Forget what was sent, except the points that another one of the same millisecond may still meet."""
         last_ms = self.metrics[-1].time_ms if self.metrics else 0
         self._seen = {point for point in self._seen if point[2] >= last_ms}
-        self.metrics, self.params, self.tags, self.texts = [], {}, {}, []
+        self.metrics, self.params, self.tags, self.uploads = [], {}, {}, []
+        self.started = None
 
-    def _add_metrics(self, event: MetricsLogged, envelope: Envelope[Event]) -> None:
+    def _points(self, event: MetricsLogged, envelope: Envelope[Event]) -> Iterator[Point]:
         time_ms, step = in_ms(envelope.time_ns), event.step or 0
         for name, value in event.values.items():
             full_name = name if event.main_tag is None else f"{event.main_tag}/{name}"
@@ -119,7 +151,25 @@ class Draft:
                 self._counts["merged"] += 1
             else:
                 self._seen.add(identity)
-                self.metrics.append(point)
+                yield point
+
+    def _add_linked(self, event: LinkedMetricsLogged, row: Row) -> None:
+        link = {"dataset_name": event.dataset_name, "dataset_digest": event.dataset_digest}
+        points = [point._replace(**link) for point in self._points(event, row.envelope)]
+        if event.model is None:
+            self.metrics += points
+        else:
+            self.uploads.append(Upload(row, points=points))
+
+    def _add_hparams(self, event: HParamsLogged, row: Row) -> None:
+        """Add the session as params and metrics, below its name where it has one."""
+        top = f"{event.run_name}/" if event.run_name else ""
+        self._add_params({f"{top}{name}": value for name, value in event.params.items()})
+        if event.metrics:
+            values = {f"{top}{name}": value for name, value in event.metrics.items()}
+            self.metrics.extend(
+                self._points(MetricsLogged.model_construct(values=values, step=event.step), row.envelope)
+            )
 
     def _finite(self, value: float) -> float:
         if not math.isinf(value):
@@ -131,7 +181,7 @@ class Draft:
         for name, value in values.items():
             key = self._key(name)
             text = self._cut(as_text(value), MAX_PARAM_LENGTH, "cut param")
-            tag = _own_tag("param", key)
+            tag = own_tag("param", key)
             if key not in self._known_params:
                 self._known_params[key] = self.params[key] = text
             elif self._known_params[key] != text:
@@ -144,17 +194,28 @@ class Draft:
         for name, value in values.items():
             self.tags[self._key(name, tag=True)] = self._cut(value, MAX_TAG_LENGTH, "cut tag")
 
-    def _add_text(self, event: TextLogged, envelope: Envelope[Event]) -> None:
+    def _add_own(self, kind: str, values: Mapping[str, object]) -> None:
+        for name, value in values.items():
+            self.tags[own_tag(kind, mlflow_key(name))] = self._cut(as_text(value), MAX_TAG_LENGTH, "cut tag")
+
+    def _add_alert(self, event: AlertRaised, row: Row) -> None:
+        self._add_own("alert", {event.title: f"{event.level}: {event.text}"})
+        self.uploads.append(Upload(row))
+
+    def _add_text(self, event: TextLogged, row: Row) -> None:
         path = mlflow_path(event.key)
         self._note(event.key, path)
         if not event.is_file:
-            identity = f"{envelope.origin.incarnation}-{envelope.seq}"
+            identity = f"{row.envelope.origin.incarnation}-{row.envelope.seq}"
             path = f"text/{path}/{event.step or 0}-{identity}.txt"
-        self.texts.append((path, event.text))
+        self.uploads.append(Upload(row, path))
 
     def _add_start(self, event: RunStarted) -> None:
+        self.started = event
         for name, value in (("name", event.name), ("group", event.group)):
             self.tags[f"{OWN_TAGS}{name}"] = self._cut(value, MAX_TAG_LENGTH, "cut tag")
+        if event.parent:
+            self.tags[f"{OWN_TAGS}parent"] = event.parent
 
     def _key(self, name: str, *, tag: bool = False) -> str:
         if tag and name.startswith(OWN_TAGS):
@@ -168,7 +229,7 @@ class Draft:
         """Count a name that could not stay, and keep it in a tag."""
         if stored != name:
             self._counts["renamed key"] += 1
-            self.tags[_own_tag("key", stored)] = name[:MAX_TAG_LENGTH]
+            self.tags[own_tag("key", stored)] = name[:MAX_TAG_LENGTH]
 
     def _cut(self, text: str, length: int, cause: str) -> str:
         if len(text) > length:
@@ -186,7 +247,18 @@ def mlflow_path(name: str) -> str:
     return relative_path(mlflow_key(name))
 
 
-def _own_tag(kind: str, key: str) -> str:
+def artifact_path(path: str) -> str:
+    """Return a file's path as MLflow and its server take it; most stay as they are."""
+    safe = path if not re.search(_REFUSED_IN_FILES, path) and is_plain_path(path) else None
+    return safe or relative_path(escape(path, _REFUSED_IN_FILES))
+
+
+def _told(event: MetricDefined) -> dict[str, object]:
+    return event.model_dump(exclude={"name"}, exclude_defaults=True)
+
+
+def own_tag(kind: str, key: str) -> str:
+    """Return the name of a tag that the sink itself sets."""
     tag = f"{OWN_TAGS}{kind}.{key}"
     return tag if len(tag) <= MAX_KEY_LENGTH else shorten(tag, MAX_KEY_LENGTH)
 

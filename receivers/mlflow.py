@@ -31,57 +31,23 @@ What MLflow can't hold is stored as it can, and counted:
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, Unpack, cast
-from urllib.parse import urlsplit
+from typing import Any, Unpack
 
-from pydantic import Field, JsonValue, field_serializer
-
-from eventbus.errors import ConfigurationError, MissingExtraError
-from eventbus.tracking import RunStatus
+from eventbus.tracking import RunStarted, RunStatus
 from receivers._batch import FlushPolicy
-from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, as_tags, as_text, chunks, in_ms
-from receivers._mlflow_uri import (
-    check_uri,
-    has_timed_out,
-    is_server,
-    one_at_a_time,
-    redacted,
-    redacting,
-    run_page,
-    store_file,
-)
-from receivers._names import escape, file_name, shorten
+from receivers._mlflow_config import REQUEST_SECONDS, SHARE, TIMEOUT, MLflowConfig
+from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, Point, as_tags, chunks, in_ms
+from receivers._mlflow_files import RunFiles
+from receivers._mlflow_uploads import Uploads
+from receivers._mlflow_uri import has_timed_out, is_server, one_at_a_time, redacted, redacting, run_page, store_file
+from receivers._names import escape, shorten
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers.abc import (
-    Position,
-    Row,
-    RunInfo,
-    Sink,
-    SinkConfig,
-    TrackerLostError,
-    TrackerRun,
-    TrackerUnavailableError,
-)
-
-SECRET_URI = "TRACKBUS_MLFLOW_URI"  # noqa: S105 - the variable's name
-"""Environment variable that carries a tracking URI with a password to the worker."""
-
-REQUEST_SECONDS = 5
-"""A request that takes longer fails and its batch is sent again; MLflow would try for twenty minutes. After each that
-did, the next may take twice as long, up to `SHARE` of what a batch may take."""
-
-SHARE = 0.8
-"""Part of a batch's deadline that one request may use: the sink is to fail before it is killed for hanging."""
-
-TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-"""MLflow reads it at each request; an integer of seconds."""
+from receivers.abc import Position, Row, RunInfo, Sink, TrackerLostError, TrackerRun, TrackerUnavailableError
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 100
 MAX_METRICS_AT_SERVER = 250  # what a busy server stores well within REQUEST_SECONDS; it took 7 s for 1000
@@ -93,93 +59,8 @@ MAX_TWINS = 100
 RUN_TAG = "trackbus.run"
 REASON_TAG = "trackbus.reason"
 
-_OPTIONS = ("experiment_name", "run_name", "experiment_tags", "run_tags")
-
-T = TypeVar("T")
-
-
-class MLflowConfig(SinkConfig):
-    """Settings of MLflow.
-
-    Attributes:
-        tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the
-            workspace.
-        kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`, as NVFLARE names them.
-        artifact_location: Where new artifacts go: a URI or a folder in the workspace; by default what a server says.
-    """
-
-    kind: ClassVar[str] = "mlflow"
-    sink: ClassVar[str] = "receivers.mlflow:MLflowSink"
-
-    tracking_uri: str | None = Field(default=None, repr=False)
-    kw_args: dict[str, JsonValue] | None = None
-    artifact_location: str | None = None
-
-    @field_serializer("tracking_uri")
-    def _without_password(self, uri: str | None) -> str | None:
-        """Keep the password out of what is written down; the worker gets it by its environment."""
-        return uri and redacted(uri)
-
-    def uri(self, workspace: Path) -> str:
-        """Return the tracking URI, with its password."""
-        secret = os.environ.get(SECRET_URI)
-        if secret is not None and redacted(secret) == self.tracking_uri:
-            return secret
-        return self.tracking_uri or f"sqlite:///{(workspace / 'mlflow.db').absolute()}"
-
-    def artifacts(self, workspace: Path) -> str | None:
-        """Return where a new experiment keeps its artifacts; None leaves it to the server."""
-        location = self.artifact_location
-        if is_server(self.uri(workspace)) or (location and len(urlsplit(location).scheme) > 1):  # 1: a Windows drive
-            return location
-        return (workspace / (location or "mlartifacts")).absolute().as_uri()
-
-    def option(self, name: str) -> str | None:
-        """Return one of the texts in `kw_args`."""
-        value = (self.kw_args or {}).get(name)
-        return None if value is None else str(value)
-
-    def tags(self, name: str) -> dict[str, str]:
-        """Return one of the dicts in `kw_args`."""
-        value = (self.kw_args or {}).get(name) or {}
-        return {key: as_text(inner) for key, inner in cast("dict[str, object]", value).items()}
-
-    def check(self, workspace: Path) -> None:
-        """Refuse a missing SDK, options that nobody reads, and stores that keep a repeated row twice."""
-        if find_spec("mlflow") is None:
-            raise MissingExtraError("MLflowReceiver needs the package mlflow: pip install 'trackbus[mlflow]'")
-        options = self.kw_args or {}
-        if unknown := sorted(set(options) - set(_OPTIONS)):
-            raise ConfigurationError(f"kw_args: unknown {', '.join(unknown)}; known are {', '.join(_OPTIONS)}")
-        for name in ("experiment_tags", "run_tags"):
-            if not isinstance(options.get(name) or {}, dict):
-                raise ConfigurationError(f"kw_args: {name} must be a dict of tag and value")
-        check_uri(self.uri(workspace))
-
-    def destination(self, workspace: Path) -> str:
-        """Name the store."""
-        return f"{self.kind}:{redacted(self.uri(workspace))}"
-
-    def environment(self) -> Mapping[str, str]:
-        """Make MLflow fail fast instead of retrying for minutes, write at once, and tell nobody."""
-        telemetry = {name: "true" for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK") if name not in os.environ}
-        uri = self.tracking_uri or ""
-        secret = {SECRET_URI: uri} if redacted(uri) != uri else {}
-        return {
-            TIMEOUT: str(REQUEST_SECONDS),
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-            "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-            **telemetry,
-            **secret,
-        }
-
-    def look(self, workspace: Path) -> str:
-        """Start MLflow's pages on the store, or name the server's."""
-        uri = redacted(self.uri(workspace))
-        if is_server(uri):
-            return uri
-        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+PARENT_TAG = "mlflow.parentRunId"
+NAME_TAG = "mlflow.runName"
 
 
 class MLflowSink(Sink[MLflowConfig]):
@@ -192,6 +73,9 @@ class MLflowSink(Sink[MLflowConfig]):
     _last_ms: int | None
     _running: bool
     _draft: Draft
+    _run: RunInfo
+    _parent: str
+    _uploads: Uploads
 
     def open(self, run: RunInfo, committed: Position) -> int:
         """Find the run or create it.
@@ -201,14 +85,14 @@ class MLflowSink(Sink[MLflowConfig]):
             TrackerLostError: It has lost the run, and with it what was stored.
             TrackerUnavailableError: It can't be reached, is overloaded, or refuses the user.
         """
-        self._row, self._last_ms = committed.row, None
+        self._row, self._last_ms, self._run, self._parent = committed.row, None, run, ""
         uri = self.config.uri(self.workspace)
         self._bound_requests()
         with self._asking(), one_at_a_time(uri):
             _create_store(store_file(uri), self.config.artifacts(self.workspace))
             self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
             experiment = self._experiment(run)
-            self._find = partial(_find_runs, self._client, experiment, run)
+            self._find = partial(_find_runs, self._client, experiment, _identity(run.id, run.site))
             found = sorted(self._find(), key=lambda one: (one.info.run_id != committed.token, _is_empty(one)))
             if not found and committed.row:
                 raise TrackerLostError(_lost(uri, run, committed.row))
@@ -216,6 +100,8 @@ class MLflowSink(Sink[MLflowConfig]):
         self.tracker_run = TrackerRun(self._found.info.run_id, run_page(uri, experiment, self._found.info.run_id))
         self._running = self._found.info.status == "RUNNING" and self._found.info.lifecycle_stage == "active"
         self._draft = Draft(self.counts, self._found.data.params, self._found.data.tags)
+        files = RunFiles(self._client, self._found.info.run_id, self.workspace, self.counts)
+        self._uploads = Uploads(self._client, self._found, files, self.blobs)
         return self._row
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -229,7 +115,7 @@ class MLflowSink(Sink[MLflowConfig]):
         if not fresh:
             return
         for row in fresh:
-            self._draft.add(row.envelope)
+            self._draft.add(row)
         with self._asking():
             self._go_on()
             self._send(self._draft)
@@ -245,6 +131,7 @@ class MLflowSink(Sink[MLflowConfig]):
         if status is not None:
             run_id = self._found.info.run_id
             with self._asking():
+                self._name_parent()
                 if reason:
                     self._client.set_tag(run_id, REASON_TAG, reason[:MAX_TAG_LENGTH])
                 self._client.set_terminated(run_id, status.value, self._last_ms)
@@ -301,7 +188,7 @@ class MLflowSink(Sink[MLflowConfig]):
         tags = as_tags(self.config.tags("run_tags"))
         own_name = self.config.option("run_name")
         title = run.titled(own_name) if own_name else tags.pop("mlflow.runName", run.title)
-        tags |= {RUN_TAG: _identity(run), "trackbus.group": run.group}
+        tags |= {RUN_TAG: _identity(run.id, run.site), "trackbus.group": run.group}
         tags |= {"trackbus.site": run.site} if run.site else {}
         return self._client.create_run(experiment, in_ms(run.started_ns), tags, shorten(title, MAX_KEY_LENGTH))
 
@@ -319,23 +206,50 @@ class MLflowSink(Sink[MLflowConfig]):
 
     def _send(self, draft: Draft) -> None:
         entities, run_id = import_module("mlflow.entities"), self._found.info.run_id
+        if draft.started is not None:
+            self._learn(draft.started)
         for params in chunks(draft.params.items(), MAX_PARAMS):
             self._client.log_batch(run_id, params=[entities.Param(*param) for param in params])
-        for tags in chunks(draft.tags.items(), MAX_TAGS):
+        for tags in chunks(((key, tag) for key, tag in draft.tags.items() if tag is not None), MAX_TAGS):
             self._client.log_batch(run_id, tags=[entities.RunTag(*tag) for tag in tags])
-        at_server = is_server(self.config.uri(self.workspace))
-        for points in chunks(draft.metrics, MAX_METRICS_AT_SERVER if at_server else MAX_METRICS):
-            self._client.log_batch(run_id, metrics=[entities.Metric(*point) for point in points])
-        for path, text in draft.texts:
-            self._send_text(path, text)
+        for key in (key for key, tag in draft.tags.items() if tag is None):
+            self._delete_tag(key)
+        self._send_points(draft.metrics)
+        self._send_points(self._uploads.store(draft.uploads))
+        self._name_parent()
 
-    def _send_text(self, path: str, text: str) -> None:
-        run_id = self._found.info.run_id
+    def _send_points(self, points: Sequence[Point]) -> None:
+        metric = import_module("mlflow.entities").Metric
+        at_server = is_server(self.config.uri(self.workspace))
+        for part in chunks(points, MAX_METRICS_AT_SERVER if at_server else MAX_METRICS):
+            self._client.log_batch(self._found.info.run_id, metrics=[metric(*point) for point in part])
+
+    def _delete_tag(self, key: str) -> None:
+        """Take a tag away; one that is not there, or not any more, is fine."""
+        refused = import_module("mlflow.exceptions").MlflowException
         try:
-            self._client.log_text(run_id, text, path)
-        except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            self.counts["artifact path taken"] += 1
-            self._client.log_text(run_id, text, f"text/taken/{file_name(path)}")
+            self._client.delete_tag(self._found.info.run_id, key)
+        except refused as error:
+            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
+    def _learn(self, event: RunStarted) -> None:
+        """Take over what a run is called, and below which other one it stands."""
+        self._parent = event.parent
+        is_named = self.config.option("run_name") or NAME_TAG in self.config.tags("run_tags")
+        title = shorten(self._run.titled(event.name), MAX_KEY_LENGTH)
+        if not is_named and title != self._found.info.run_name:
+            self._draft.tags.setdefault(NAME_TAG, title)
+
+    def _name_parent(self) -> None:
+        """Show the run below its parent, as soon as that is there."""
+        if not self._parent:
+            return
+        info = self._found.info
+        found = _find_runs(self._client, info.experiment_id, _identity(self._parent, self._run.site))
+        if found:
+            self._client.set_tag(info.run_id, PARENT_TAG, found[0].info.run_id)
+            self._parent = ""
 
 
 def _create_store(file: Path | None, artifacts: str | None) -> None:
@@ -350,14 +264,13 @@ def _create_store(file: Path | None, artifacts: str | None) -> None:
     draft.replace(file)
 
 
-def _identity(run: RunInfo) -> str:
-    return escape(f"{run.id}@{run.site}", r"['\"\\]")
+def _identity(run_id: str, site: str) -> str:
+    return escape(f"{run_id}@{site}", r"['\"\\]")
 
 
-def _find_runs(client: Any, experiment: str, run: RunInfo) -> list[Any]:
+def _find_runs(client: Any, experiment: str, identity: str) -> list[Any]:
     everything = import_module("mlflow.entities").ViewType.ALL
-    wanted = f"tags.`{RUN_TAG}` = '{_identity(run)}'"
-    return list(client.search_runs([experiment], wanted, everything, MAX_TWINS))
+    return list(client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{identity}'", everything, MAX_TWINS))
 
 
 def _is_empty(found: Any) -> bool:

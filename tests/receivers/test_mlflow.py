@@ -33,7 +33,7 @@ from eventbus.tracking import (
     TagsSet,
     TextLogged,
 )
-from receivers import mlflow as mlflow_module
+from receivers._mlflow_config import TIMEOUT
 from receivers._mlflow_draft import chunks
 from receivers._mlflow_uri import MLflowError, redacting
 from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerUnavailableError
@@ -710,16 +710,16 @@ def test_row_45_an_answer_says_whose_fault_it_is(
 def test_row_45_a_silent_server_is_given_more_time_each_time(
     tmp_path: Path, run: RunInfo, answering: Callable[[int | None, bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(mlflow_module.TIMEOUT, "1")
+    monkeypatch.setenv(TIMEOUT, "1")
     uri, given = answering(None, b""), list[str]()
     for _ in range(3):
         opening = sink(tmp_path, tracking_uri=uri)
         opening.batch_seconds = 4.0
-        given.append(os.environ[mlflow_module.TIMEOUT])
+        given.append(os.environ[TIMEOUT])
         with pytest.raises(TrackerUnavailableError):
             opening.open(run, Position(0))
     assert given == ["1", "2", "3"]
-    assert os.environ[mlflow_module.TIMEOUT] == "3"  # shorter than a batch's own deadline
+    assert os.environ[TIMEOUT] == "3"  # shorter than a batch's own deadline
 
 
 def test_a_locked_database_is_no_events_fault(tmp_path: Path) -> None:

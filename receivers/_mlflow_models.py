@@ -1,0 +1,217 @@
+"""Models of one run of MLflow: made once, however often their record comes, filled, and registered."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from eventbus.errors import BlobError
+from receivers._mlflow_draft import MAX_PARAM_LENGTH
+from receivers._mlflow_files import RunFiles, lay
+from receivers._names import escape, relative_path
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from eventbus import Envelope, Event
+    from eventbus.artifacts import ModelLogged
+    from eventbus.blobs import BlobReader
+
+MODEL_TAG = "trackbus.model"
+"""Tag of a model and of its registered version: which record it was made from."""
+
+VERSIONS_TAG = "mlflow.modelVersions"
+"""Where MLflow's page finds the registered versions of a model."""
+
+DEFAULT_URI = "MLFLOW_TRACKING_URI"
+
+MLMODEL = "MLmodel"
+"""The file that says what a folder of MLflow's holds."""
+
+_OWN_ID = re.compile(r"m-[0-9a-f]{32}")
+_REFUSED_IN_NAMES = r"[/:.%\"']"
+_THERE = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
+
+
+class Models:
+    """The models of one run.
+
+    Args:
+        client: MLflow's client.
+        run: The run, as MLflow has it.
+        files: Its files.
+        blobs: Finds what the models consist of.
+    """
+
+    def __init__(self, client: Any, run: Any, files: RunFiles, blobs: BlobReader) -> None:
+        self._client = client
+        self._run_id, self._experiment = run.info.run_id, run.info.experiment_id
+        self._files = files
+        self._blobs = blobs
+        self._known: dict[str, str] | None = None
+        self._linked: set[str] | None = None
+
+    def store(self, event: ModelLogged, envelope: Envelope[Event]) -> None:
+        """Store a model that the run made, or link one that is there."""
+        if not event.files:
+            self._link(event)
+            return
+        mark = f"{envelope.origin.incarnation}-{envelope.seq}"
+        model = self._found(f"tags.`{MODEL_TAG}` = '{mark}'") or self._create(event, mark)
+        self._note(event.key, model.model_id)
+        self._link_output(model.model_id, event.step or 0)
+        if str(model.status) != "READY":
+            self._fill(model, event)
+        if event.registered_name:
+            self._register(model, event, mark)
+
+    def find(self, name: str) -> str | None:
+        """Return MLflow's id of a model by its name, of several the last one's, or that id itself; None for none."""
+        if _OWN_ID.fullmatch(name):
+            return name if self._exists(name) else None
+        if self._known is None:
+            self._known = {}
+            mine = self._search(f"source_run_id = '{self._run_id}'")
+            for model in sorted(mine, key=lambda one: (one.creation_timestamp, one.model_id)):
+                self._known[model.tags.get(f"{MODEL_TAG}.name", model.name)] = model.model_id
+        return self._known.get(name)
+
+    def link_input(self, model_id: str) -> None:
+        """Say that the run used a model, unless it made it."""
+        if model_id not in self._links():
+            entity = import_module("mlflow.entities").LoggedModelInput(model_id)
+            self._client.log_inputs(self._run_id, models=[entity])
+            self._links().add(model_id)
+
+    def _link(self, event: ModelLogged) -> None:
+        model_id = self.find(event.key)
+        if model_id is None:
+            self._files.counts["unknown model"] += 1
+        elif event.is_input:
+            self.link_input(model_id)
+        else:
+            self._link_output(model_id, event.step or 0)
+
+    def _link_output(self, model_id: str, step: int) -> None:
+        if model_id in self._links():
+            return
+        entity = import_module("mlflow.entities").LoggedModelOutput(model_id, step)
+        self._client.log_outputs(self._run_id, [entity])
+        self._links().add(model_id)
+
+    def _links(self) -> set[str]:
+        if self._linked is None:
+            run = self._client.get_run(self._run_id)
+            inputs, outputs = getattr(run, "inputs", None), getattr(run, "outputs", None)
+            links = [*(inputs.model_inputs if inputs else ()), *(outputs.model_outputs if outputs else ())]
+            self._linked = {link.model_id for link in links}
+        return self._linked
+
+    def _create(self, event: ModelLogged, mark: str) -> Any:
+        about = event.metadata
+        tags = cast("dict[str, str]", about.get("tags") or {})
+        params = {**event.params, **self._client.get_run(self._run_id).data.params}
+        name = escape(event.key, _REFUSED_IN_NAMES)
+        if name != event.key:
+            self._files.counts["renamed key"] += 1
+        return self._client.create_logged_model(
+            self._experiment,
+            name,
+            self._run_id,
+            {**tags, MODEL_TAG: mark, f"{MODEL_TAG}.name": event.key},
+            {key: value[:MAX_PARAM_LENGTH] for key, value in params.items()},
+            about.get("model_type"),
+        )
+
+    def _fill(self, model: Any, event: ModelLogged) -> None:
+        with self._files.folder() as top:
+            laid = [self._lay(top / relative_path(file.path), file.blob) for file in event.files]
+            if (top / MLMODEL).is_file():
+                self._sign(top, model)
+            self._client.log_model_artifacts(model.model_id, str(top))
+        self._client.finalize_logged_model(model.model_id, "READY" if all(laid) else "FAILED")
+
+    def _lay(self, place: Path, blob: Any) -> bool:
+        try:
+            lay(place, self._blobs.path(blob))
+        except BlobError:
+            self._files.counts["payload missing: ModelLogged"] += 1
+            return False
+        return True
+
+    def _sign(self, top: Path, model: Any) -> None:
+        """Write into a copy of the model's description which model of which run it is."""
+        place = top / MLMODEL
+        described = import_module("mlflow.models").Model.load(str(place))
+        described.run_id, described.model_id = self._run_id, model.model_id
+        described.model_uuid, described.artifact_path = model.model_id, model.artifact_location
+        place.unlink()  # it may be another name of the blob
+        described.save(str(place))
+
+    def _register(self, model: Any, event: ModelLogged, mark: str) -> None:
+        name, refused = event.registered_name, import_module("mlflow.exceptions").MlflowException
+        tags = {**cast("dict[str, str]", event.metadata.get("tags") or {}), MODEL_TAG: mark}
+        try:
+            self._client.create_registered_model(name)
+        except refused as error:
+            if getattr(error, "error_code", "") not in _THERE:
+                raise
+        version = self._version(name, mark)
+        if version is None:
+            with self._as_default():
+                version = self._client.create_model_version(
+                    name, f"models:/{model.model_id}", tags=tags, await_creation_for=0, model_id=model.model_id
+                )
+        entry = json.dumps([{"name": name, "version": version.version}])
+        if model.tags.get(VERSIONS_TAG) != entry:
+            self._client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: entry})
+
+    @contextmanager
+    def _as_default(self) -> Generator[None]:
+        """Make the store the default one: the registry in a database looks there for the model, whatever the client."""
+        before = os.environ.get(DEFAULT_URI)
+        os.environ[DEFAULT_URI] = self._client.tracking_uri
+        try:
+            yield
+        finally:
+            del os.environ[DEFAULT_URI]
+            os.environ |= {} if before is None else {DEFAULT_URI: before}
+
+    def _version(self, name: str, mark: str) -> Any:
+        found = self._client.search_model_versions(
+            f"name = '{escape(name, chr(39))}' and tags.`{MODEL_TAG}` = '{mark}'"
+        )
+        return found[0] if found else None
+
+    def _found(self, wanted: str) -> Any:
+        return next(iter(self._search(wanted)), None)
+
+    def _search(self, wanted: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_logged_models([self._experiment], wanted, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _exists(self, model_id: str) -> bool:
+        refused = import_module("mlflow.exceptions").MlflowException
+        try:
+            self._client.get_logged_model(model_id)
+        except refused as error:
+            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
+
+    def _note(self, name: str, model_id: str) -> None:
+        self.find(name)
+        if self._known is not None:
+            self._known[name] = model_id

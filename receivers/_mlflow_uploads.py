@@ -1,0 +1,208 @@
+"""What is stored in a run of MLflow one by one: files, pictures, tables, models, datasets, and numbers about models."""
+
+from __future__ import annotations
+
+import io
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
+
+from eventbus.artifacts import DatasetLogged, ModelLogged
+from eventbus.errors import BlobError
+from eventbus.media import (
+    EmbeddingLogged,
+    GraphLogged,
+    ImagesLogged,
+    MediaFile,
+    MeshLogged,
+    TableLogged,
+    TensorLogged,
+)
+from eventbus.tracking import ChartsArranged, LinkedMetricsLogged, TextLogged
+from receivers._json import as_json
+from receivers._kept import identity, kept_files
+from receivers._mlflow_draft import in_ms, mlflow_path
+from receivers._mlflow_files import RunFiles
+from receivers._mlflow_models import Models
+from receivers._mlflow_tables import Table, Tables, stem
+from receivers._names import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from eventbus import Envelope, Event
+    from eventbus.blobs import BlobReader
+    from receivers._mlflow_draft import Point, Upload
+
+IMAGES_TAG = "mlflow.loggedImages"
+"""Tells MLflow's page that a run has pictures over steps."""
+
+CONTEXT_TAG = "mlflow.data.context"
+"""Tag of what a dataset was used for."""
+
+ROLE_TAG = "trackbus.role"
+"""Tag of a dataset that the run wrote: MLflow knows those it read alone."""
+
+PICTURES = UUID("5e1b1f0a-6f0c-5d3e-9b1e-7a0f6a3f4c11")
+"""Names pictures: the same record gives the same name, so that one that comes again replaces itself."""
+
+_KEPT = (TensorLogged, MeshLogged, EmbeddingLogged, GraphLogged, ChartsArranged)
+"""What MLflow has no form for."""
+
+_PLAIN_DETAILS = {"width", "height", "channels"}
+
+
+class Uploads:
+    """Stores one thing after the other in one run.
+
+    Args:
+        client: MLflow's client.
+        run: The run, as MLflow has it.
+        files: Its files.
+        blobs: Finds the payloads.
+    """
+
+    def __init__(self, client: Any, run: Any, files: RunFiles, blobs: BlobReader) -> None:
+        self._client = client
+        self._run_id = run.info.run_id
+        self._files = files
+        self._blobs = blobs
+        self._tags = dict(run.data.tags)
+        self._tables = Tables(files, run.data.tags, self._set_tag)
+        self._models = Models(client, run, files, blobs)
+        self._storers: dict[type[Event], Callable[[Any, Upload], None]] = {
+            TextLogged: lambda event, upload: self._put_text(upload.path, event.text),
+            ImagesLogged: self._put_images,
+            TableLogged: self._put_table,
+            ModelLogged: lambda event, upload: self._models.store(event, upload.row.envelope),
+            DatasetLogged: lambda event, _: self._log_dataset(event),
+        }
+
+    def store(self, uploads: Sequence[Upload]) -> list[Point]:
+        """Store what is no number, in order.
+
+        Returns:
+            The numbers among it, linked with their models.
+        """
+        points: list[Point] = []
+        for upload in uploads:
+            event = upload.row.envelope.event
+            if isinstance(event, LinkedMetricsLogged):
+                points += self._linked(event, upload.points)
+                continue
+            put = next((self._storers[cls] for cls in type(event).__mro__ if cls in self._storers), self._keep)
+            try:
+                put(event, upload)
+            except BlobError:
+                self._files.counts[f"payload missing: {event.event_name}"] += 1
+        return points
+
+    def _linked(self, event: LinkedMetricsLogged, points: Sequence[Point]) -> list[Point]:
+        model_id = self._models.find(event.model or "")
+        if model_id is None:
+            self._files.counts["unknown model"] += 1
+        else:
+            self._models.link_input(model_id)
+        return [point._replace(model_id=model_id) for point in points]
+
+    def _put_text(self, path: str, text: str) -> None:
+        self._files.put(path, text.encode(), "text/taken")
+
+    def _keep(self, event: Event, upload: Upload) -> None:
+        if isinstance(event, _KEPT):
+            self._files.counts[f"kept as a file: {event.event_name}"] += 1
+        for path, source in kept_files(upload.row.envelope, self._blobs, self._files.counts):
+            self._files.put(path, source)
+
+    # --- pictures -------------------------------------------------------------------------------------------
+
+    def _put_images(self, event: ImagesLogged, upload: Upload) -> None:
+        envelope = upload.row.envelope
+        if event.is_file:
+            self._keep(event, upload)
+            return
+        key = escape(mlflow_path(event.key), r":").replace("/", "~")
+        for index, file in enumerate(event.files):
+            name = f"images/{key}+step+{event.step or 0}+timestamp+{in_ms(envelope.time_ns)}+{_uuid(envelope, index)}"
+            self._put_picture(name, f"{name}+compressed", file)
+        about = [{"caption": file.caption, **file.details} for file in event.files]
+        if any(file.caption or file.details.keys() - _PLAIN_DETAILS for file in event.files):
+            path = f"media/images/{mlflow_path(event.key)}/{identity(envelope)}.about.json"
+            self._files.put(path, as_json({"files": about}).encode())
+        if IMAGES_TAG not in self._tags:
+            self._set_tag(IMAGES_TAG, "True")
+
+    def _put_picture(self, name: str, small_name: str, file: MediaFile) -> None:
+        """Store a picture, and beside it a small one, which is what the page shows first."""
+        path = self._blobs.path(file.blob)
+        try:
+            picture = import_module("PIL.Image").open(path)
+            small = _encoded(import_module("mlflow.tracking.multimedia").compress_image_size(picture), "WEBP")
+            self._files.put(f"{name}.png", path if file.media_type == "image/png" else _encoded(picture, "PNG"))
+            self._files.put(f"{small_name}.webp", small)
+        except (ImportError, OSError, ValueError):  # Pillow is missing, or can't read it
+            self._files.put(f"{name}.png", path)
+            self._files.counts["no small picture"] += 1
+
+    # --- tables ---------------------------------------------------------------------------------------------
+
+    def _put_table(self, event: TableLogged, upload: Upload) -> None:
+        envelope = upload.row.envelope
+        path = mlflow_path(event.key) if event.is_file else f"tables/{mlflow_path(event.key)}/{identity(envelope)}.json"
+        rows = json.loads(self._blobs.read(event.rows))
+        cells = [self._cell_file(stem(path), envelope, index, file) for index, file in enumerate(event.files)]
+        table = Table(event.columns, [[_with_file(cell, cells) for cell in row] for row in rows])
+        if event.appends:
+            self._tables.append(upload.row.number, path, table)
+        else:
+            self._tables.replace(path, table)
+
+    def _cell_file(self, top: str, envelope: Envelope[Event], index: int, file: MediaFile) -> dict[str, str]:
+        """Store the file of a cell, and return what stands in the cell, as `log_table` has it."""
+        name = f"table_images/{top}/{_uuid(envelope, index)}"
+        if file.media_type.startswith("image/"):
+            self._put_picture(name, name, file)
+            return {"type": "image", "filepath": f"{name}.png", "compressed_filepath": f"{name}.webp"}
+        self._files.put(name, self._blobs.path(file.blob))
+        return {"type": file.media_type, "filepath": name}
+
+    # --- datasets -------------------------------------------------------------------------------------------
+
+    def _log_dataset(self, event: DatasetLogged) -> None:
+        entities = import_module("mlflow.entities")
+        dataset = entities.Dataset(
+            event.key,
+            event.digest,
+            event.source_type or "local",
+            event.source or "{}",
+            event.data_schema or None,
+            event.profile or None,
+        )
+        tags = {**event.tags, **({CONTEXT_TAG: event.context} if event.context else {})}
+        tags |= {ROLE_TAG: event.role} if event.role != "input" else {}
+        marks = [entities.InputTag(key, value) for key, value in tags.items()]
+        self._client.log_inputs(self._run_id, [entities.DatasetInput(dataset, marks)])
+
+    def _set_tag(self, name: str, value: str) -> None:
+        self._client.set_tag(self._run_id, name, value)
+        self._tags[name] = value
+
+
+def _uuid(envelope: Envelope[Event], index: int) -> UUID:
+    return uuid5(PICTURES, f"{envelope.origin.incarnation}-{envelope.seq}-{index}")
+
+
+def _encoded(picture: Any, form: str) -> bytes:
+    encoded = io.BytesIO()
+    picture.save(encoded, format=form)
+    return encoded.getvalue()
+
+
+def _with_file(cell: Any, files: Sequence[Mapping[str, str]]) -> Any:
+    """Put what names a file into a cell that is one."""
+    match cell:
+        case {"file": int(index)} if len(cell) == 1 and index < len(files):
+            return files[index]
+        case _:
+            return cell
