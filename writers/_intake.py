@@ -75,6 +75,10 @@ class BadInputs:
         """Raise the error, or count it and warn once per key."""
         if self.on_bad_input == "raise":
             raise error
+        self.count(key, error)
+
+    def count(self, key: object, error: Exception) -> None:
+        """Count what was left out, and warn once per key."""
         name = key if isinstance(key, str) and len(key) <= MAX_KEY_LENGTH else shown(key)
         with self._lock:
             if name not in self.counts and len(self.counts) >= MAX_BAD_NAMES:
@@ -166,6 +170,18 @@ class Intake:
             TextLogged(key=full, text=clean, step=position, is_file=is_file)
             for full, clean in self._converted({key: body}, self._keys, text).items()
         ]
+
+    def key(self, key: object) -> str | None:
+        """Return the full name of a key, as metrics and texts have it; a bad one that does not raise is none.
+
+        Raises:
+            BadInputError: It is no name, and bad input raises.
+        """
+        try:
+            return self._keys.known.get(key) or self._keys.check(key)
+        except BadInputError as error:
+            self.bad.note(key, error)
+            return None
 
     def step(self, step: object) -> int | None:
         """Return a step as an int; a bad one that does not raise is none, and the values stay.

@@ -70,7 +70,7 @@ class TrackingWriter:
             msg = f"scope={scope!r} is not a scope: use Scope.LOCAL or Scope.FEDERATED"
             raise ConfigurationError(msg)
         self._bus = bus_for(bus)
-        self._run = _run_name(self._bus, run)
+        self._run = run_name(self._bus, run)
         self._scope = self._bus.scope if scope is None else scope
         self._intake = Intake(prefix, on_bad_input)
         self._runs = runs_of(self._bus)
@@ -328,7 +328,12 @@ class TrackingWriter:
         self.close()
 
 
-def _run_name(bus: Bus, run: str | None) -> str:
+def run_name(bus: Bus, run: str | None) -> str:
+    """Return the id of a run: the one given, else the bus's own.
+
+    Raises:
+        ConfigurationError: It is no legal name.
+    """
     name = run or getattr(bus, "run", None) or bus.origin.job
     return check_name("run", name)
 

@@ -1,35 +1,76 @@
-"""A look-alike of a W&B run: the same methods, and no SDK behind them."""
+"""A look-alike of W&B: its run, its data types and its module's functions, and no SDK behind them.
+
+`import writers.wandb as wandb` is the one line that a script changes: `wandb.init(...)` returns a run on the current
+bus, and `wandb.log`, `wandb.config`, `wandb.summary` and the like act on the latest one.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from datetime import timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
-from pydantic import JsonValue
-
-from eventbus import Receipt, Scope
 from eventbus._fork import held_by_forks
 from eventbus.errors import BadInputError
-from eventbus.tracking import RunStatus, TrackingEvent
-from writers._look_alike import LookAlike, also_named
+from eventbus.tracking import AlertRaised, MetricDefined, RunStatus, TrackingEvent
+from writers._keys import check_key, shown
+from writers._look_alike import also_named
 from writers._runs import outcome
-from writers._values import MAX_DEPTH
+from writers._wandb_artifact import Artifact
+from writers._wandb_config import WandBConfig, WandBSummary
+from writers._wandb_files import RunFiles
+from writers._wandb_image import Image
+from writers._wandb_init import Sessions
+from writers._wandb_kinds import Audio, Histogram, Html, Molecule, Object3D, Plotly, Video
+from writers._wandb_log import kept, parted
+from writers._wandb_table import Table
+from writers._wandb_watch import Watch
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from collections.abc import Mapping
     from types import TracebackType
 
+    from eventbus import Receipt, Scope
     from eventbus._bus import Bus
-    from writers._intake import Intake, OnBadInput
-    from writers._writer import TrackingWriter
+    from writers._intake import OnBadInput
+
+__all__ = [
+    "AlertLevel",
+    "Artifact",
+    "Audio",
+    "Histogram",
+    "Html",
+    "Image",
+    "Molecule",
+    "Object3D",
+    "Plotly",
+    "Run",
+    "Table",
+    "Video",
+    "WandBConfig",
+    "WandBSummary",
+    "WandBWriter",
+    "init",
+]
+
+ALERT_WAIT = 60.0
+"""Seconds in which an alert of the same title is not sent again, as at W&B."""
+
+SUMMARIES = frozenset({"min", "max", "mean", "last", "copy", "none", "first", "best"})
+"""What can stand for a metric's whole history."""
 
 
-_NUMBERS = frozenset({float, int})
+class AlertLevel(Enum):
+    """How bad it is."""
+
+    INFO = "INFO"
+    WARN = "WARN"
+    ERROR = "ERROR"
 
 
-class WandBWriter(LookAlike):
-    """Logs with the methods of a W&B run: `log`, `config`, `finish`.
+class WandBWriter(RunFiles):
+    """Logs with the methods of a W&B run: `log`, `config`, `summary`, `log_artifact`, `watch`, `alert`, `finish`.
 
     Args:
         bus: Where to publish; by default the current bus.
@@ -39,6 +80,7 @@ class WandBWriter(LookAlike):
 
     Attributes:
         config: The run's configuration.
+        summary: Values that stand for the whole run.
     """
 
     def __init__(
@@ -51,19 +93,32 @@ class WandBWriter(LookAlike):
     ) -> None:
         super().__init__(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)
         self.config = WandBConfig(self.tracking)
+        self.summary = WandBSummary(self.tracking)
+        self.is_finished = False
         self._next_step = 0
         self._lock = held_by_forks(threading.Lock())
+        self._watch = Watch(self._log_counted, self.tracking.intake.bad.count)
+
+    @property
+    def step(self) -> int:
+        """The step of the next call of `log` that is given none."""
+        return self._next_step
+
+    starting_step = 0
 
     @also_named(metrics="data")
     def log(self, data: Mapping[str, Any], step: int | None = None, commit: bool | None = None) -> Receipt:
-        """Log numbers and texts.
+        """Log numbers, texts, pictures, tables and the like.
 
         Without a step the writer counts for itself, as W&B does: every call is a step of its own, unless
         `commit=False` lets the next call add to the same one. A step lower than an earlier one is kept, where
         W&B would drop its values.
 
         Args:
-            data: Numbers and texts by key; a nested dict is flattened, its keys joined by '.'.
+            data: By key: numbers, texts, `Image`, `Table`, `Histogram` and the other data types, ours or the SDK's; a
+                list of media of one kind; a drawing of matplotlib (a picture), a figure of plotly, a DataFrame (a
+                table), an array of several numbers (a histogram of 32 bins). A nested dict is flattened, its keys
+                joined by '.'.
             step: Where on your own axis: an integer from 0; the writer's own count goes on from it.
             commit: Whether the step is complete; by default it is where none is given.
 
@@ -71,16 +126,124 @@ class WandBWriter(LookAlike):
             BadInputError: A key, a value or the step can't be recorded, and bad input raises.
         """
         intake = self.tracking.intake
-        numbers, texts = _parted(data, intake)
+        numbers, texts, others = parted(data, intake)
         with self._lock:
             given = None if step is None else intake.step(step)
             position = self._next_step if given is None else given
-            events: list[TrackingEvent] = [*intake.metrics(numbers, position)]
+            metrics = intake.metrics(numbers, position)
+            events: list[TrackingEvent] = [*metrics]
             for key, text in texts.items():
                 events += intake.text(key, text, position)
             is_complete = commit or (commit is None and step is None)
             self._next_step = max(self._next_step, position) + bool(is_complete)
-        return self.tracking.publish(events, data)
+        self.summary.note(metrics)
+        if not others:
+            return self.tracking.publish(events, data)
+        return self.tracking.publish_kept(lambda store: [*events, *kept(others, position, store, intake)], data)
+
+    def define_metric(
+        self,
+        name: str,
+        step_metric: Any = None,
+        step_sync: bool | None = None,
+        hidden: bool | None = None,
+        summary: str | None = None,
+        overwrite: bool | None = None,
+    ) -> MetricDefined | None:
+        """Say how a metric is shown.
+
+        Args:
+            name: The metric, or a pattern that ends with `*`.
+            step_metric: The metric that is its x-axis, by its name or as this method returned it.
+            step_sync: Whether the last value of that one is added to rows that lack it.
+            hidden: Whether it has no chart of its own.
+            summary: What stands for its whole history: `min`, `max`, `mean`, `last`, `first`, ..., joined by commas.
+            overwrite: Whether this replaces what was said before.
+
+        Returns:
+            What was said; None if it was left out.
+
+        Raises:
+            BadInputError: A name or the summary is not known, and bad input raises.
+        """
+        try:
+            metric = _metric(name, step_metric, step_sync, hidden, summary, overwrite)
+        except BadInputError as error:
+            self.tracking.intake.bad.note(name, error)
+            return None
+        self.tracking.publish([metric], name)
+        return metric
+
+    def alert(
+        self,
+        title: str,
+        text: str,
+        level: str | AlertLevel | None = None,
+        wait_duration: float | timedelta | None = None,
+    ) -> Receipt:
+        """Tell people of something that they should see.
+
+        Args:
+            title: In one line.
+            text: What happened.
+            level: `INFO`, `WARN` or `ERROR`; `INFO` by default.
+            wait_duration: Seconds in which an alert of the same title is not sent again; a minute by default.
+
+        Raises:
+            BadInputError: The title, the text or the level can't be recorded, and bad input raises.
+        """
+        try:
+            events = [_alert(title, text, level, wait_duration)]
+        except BadInputError as error:
+            self.tracking.intake.bad.note("alert", error)
+            events = []
+        return self.tracking.publish(events, title)
+
+    def watch(
+        self,
+        models: Any,
+        criterion: Any = None,
+        log: str | None = "gradients",
+        log_freq: int = 1000,
+        idx: int | None = None,
+        log_graph: bool = False,
+    ) -> None:
+        """Log how a model's gradients and parameters are distributed, every so many batches.
+
+        Args:
+            models: A model of torch, or several.
+            criterion: Accepted: the graph is logged without it.
+            log: `gradients`, `parameters`, `all`, or None.
+            log_freq: Every how many batches.
+            idx: Number of the first model; by default they are counted.
+            log_graph: Whether the model's own description is logged, as the text `graph_<number>`.
+
+        Raises:
+            BadInputError: One is no model, is watched already, or an option is not known, and bad input raises.
+        """
+        try:
+            numbered = self._watch.add(models, log, log_freq, idx)
+        except BadInputError as error:
+            self.tracking.intake.bad.note("watch", error)
+            return
+        for number, model in numbered if log_graph else ():
+            self.tracking.log_text(f"graph_{number}", repr(model))
+
+    def unwatch(self, models: Any = None) -> None:
+        """Watch some models no more, by default none."""
+        self._watch.remove(models)
+
+    def write_logs(self, text: str) -> Receipt:
+        """Log a text of the run's own output, as the text `output.log`.
+
+        Raises:
+            BadInputError: It is no text, and bad input raises.
+        """
+        return self.tracking.log_text("output.log", text, self._next_step)
+
+    def mark_preempting(self) -> Receipt:
+        """Say that the run may be stopped from outside: as the tag `wandb.preempting`."""
+        return self.tracking.set_tags({"wandb.preempting": "true"})
 
     def finish(self, exit_code: int | None = None, quiet: bool | None = None) -> Receipt:
         """Say how the run ended; it ends when the bus is left. Waits for nothing.
@@ -89,6 +252,7 @@ class WandBWriter(LookAlike):
             exit_code: 0 for success, another number for a failure. None leaves it to how the bus is left.
             quiet: Accepted.
         """
+        self._leave()
         if exit_code is None:
             return self.tracking.finish()
         if exit_code == 0:
@@ -99,126 +263,79 @@ class WandBWriter(LookAlike):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Say that the run failed if an error ends the block, as W&B does."""
+        self._leave()
         if error is not None:
             self.tracking.finish(*outcome(error))
 
+    def _leave(self) -> None:
+        self.is_finished = True
+        self._watch.remove()
+        self.save_changed()
 
-class WandBConfig:
-    """The configuration of a run: set and read by item or by attribute, as W&B's; every change is published.
+    def _log_counted(self, key: str, counted: Histogram) -> None:
+        name = self.tracking.intake.key(key)
+        if name is not None:
+            self.tracking.publish(counted.logged(name, self._next_step, self.tracking.bus.blobs), key)
 
-    What is read back is what was recorded: a tuple is a list, a number of numpy a plain one. A later value
-    replaces an earlier one, `allow_val_change` or not.
+
+Run = WandBWriter
+"""What W&B calls it."""
+
+Settings = dict[str, Any]
+"""What `init` takes as `settings`, which have no meaning here."""
+
+_sessions = Sessions(WandBWriter)
+init = _sessions.init
+
+
+def login(
+    anonymous: Any = None,
+    key: str | None = None,
+    relogin: bool | None = None,
+    host: str | None = None,
+    force: bool | None = None,
+    timeout: int | None = None,
+    verify: bool = False,
+    referrer: str | None = None,
+) -> bool:
+    """Return that there is nothing to log in to: keys and servers are the receivers' business."""
+    return True
+
+
+def __getattr__(name: str) -> Any:
+    """Return `run`, `config`, `summary`, or a method of the latest run.
+
+    Raises:
+        AttributeError: W&B has no such name, or it is one of those that are not carried.
     """
-
-    _tracking: TrackingWriter
-    _items: dict[str, JsonValue]
-
-    def __init__(self, tracking: TrackingWriter) -> None:
-        object.__setattr__(self, "_tracking", tracking)
-        object.__setattr__(self, "_items", {})
-
-    def update(self, d: Mapping[str, Any] | Namespace, allow_val_change: bool | None = None) -> Receipt:
-        """Set values by key.
-
-        Args:
-            d: A mapping, or what `argparse` parsed.
-            allow_val_change: Accepted: a value may always change.
-
-        Raises:
-            BadInputError: A key or value can't be recorded, and bad input raises.
-        """
-        values = _mapping(d)
-        events = self._tracking.intake.config(values)
-        for event in events:
-            self._items.update(event.values)
-        return self._tracking.publish(events, values)
-
-    def setdefaults(self, d: Mapping[str, Any] | Namespace) -> Receipt:
-        """Set values by key, but for keys that have one.
-
-        Raises:
-            BadInputError: A key or value can't be recorded, and bad input raises.
-        """
-        values = _mapping(d)
-        return self.update({key: value for key, value in values.items() if key not in self._items})
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key, or the default."""
-        return self._items.get(key, default)
-
-    def keys(self) -> list[str]:
-        """Return the keys."""
-        return list(self._items)
-
-    def items(self) -> list[tuple[str, Any]]:
-        """Return the keys with their values."""
-        return list(self._items.items())
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all of it as a dict."""
-        return dict(self._items)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._items[key]
-
-    def __setitem__(self, key: str, val: Any) -> None:
-        self.update({key: val})
-
-    def __getattr__(self, key: str) -> Any:
-        items = self.__dict__.get("_items", {})  # absent while a copy is being made
-        if key not in items:
-            msg = f"the configuration has no {key!r}; set it first: config.{key} = ..."
-            raise AttributeError(msg)
-        return items[key]
-
-    __setattr__ = __setitem__
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._items
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __repr__(self) -> str:
-        return repr(self._items)
+    return _sessions.attribute(name)
 
 
-def _mapping(values: Mapping[str, Any] | Namespace) -> Mapping[str, Any]:
-    # Anything else is left to the intake to refuse by name.
-    return cast("Mapping[str, Any]", vars(values) if _is_namespace(values) else values)
+def _metric(
+    name: Any, step_metric: Any, step_sync: bool | None, hidden: bool | None, summary: Any, overwrite: bool | None
+) -> MetricDefined:
+    checked = check_key(name)
+    if "*" in checked[:-1]:
+        raise BadInputError(f"metric {shown(name)}: a '*' stands at the end only")
+    kinds = [one.strip().lower() for one in summary.split(",")] if summary else []
+    if unknown := [one for one in kinds if one not in SUMMARIES]:
+        raise BadInputError(f"summary {shown(unknown[0])} is not known: use some of {', '.join(sorted(SUMMARIES))}")
+    axis = getattr(step_metric, "name", step_metric)
+    return MetricDefined(
+        name=checked,
+        step_metric=None if axis is None else check_key(axis),
+        step_sync=step_sync,
+        hidden=hidden,
+        summary=kinds,
+        overwrite=bool(overwrite),
+    )
 
 
-def _is_namespace(values: object) -> bool:
-    """Tell what `argparse` parsed, without importing it for those who never use it."""
-    return not isinstance(values, Mapping) and hasattr(values, "__dict__")
-
-
-def _parted(data: Any, intake: Intake) -> tuple[Any, dict[Any, str]]:
-    """Part one call's data into numbers (and whatever else the intake is to refuse) and texts, both flat."""
-    if not isinstance(data, dict):
-        return data, {}
-    given = cast("dict[Any, Any]", data)
-    if _NUMBERS.issuperset(map(type, given.values())):  # the usual case, and four times as fast
-        return given, {}
-    try:
-        flat = dict(_flat(given))
-    except BadInputError as error:
-        intake.bad.note("data", error)
-        return {}, {}
-    numbers = {key: value for key, value in flat.items() if not isinstance(value, str)}
-    return numbers, {key: value for key, value in flat.items() if isinstance(value, str)}
-
-
-def _flat(data: dict[Any, Any], above: str = "", depth: int = 0) -> Iterator[tuple[Any, Any]]:
-    if depth > MAX_DEPTH:
-        msg = f"data is nested deeper than {MAX_DEPTH} levels, or contains itself: flatten it"
-        raise BadInputError(msg)
-    for key, value in data.items():
-        name = f"{above}{key}" if isinstance(key, str) else key
-        if isinstance(value, dict):
-            yield from _flat(cast("dict[Any, Any]", value), f"{name}.", depth + 1)
-        else:
-            yield name, value
+def _alert(title: Any, text: Any, level: Any, wait: Any) -> AlertRaised:
+    named = str(getattr(level, "value", level) or "INFO").upper()
+    if named not in AlertLevel.__members__:
+        raise BadInputError(f"level {shown(level)} is not known: use one of {', '.join(AlertLevel.__members__)}")
+    if not isinstance(text, str):
+        raise BadInputError(f"the text of alert {shown(title)} is of type {type(text).__name__}: use a str")
+    seconds = wait.total_seconds() if isinstance(wait, timedelta) else ALERT_WAIT if wait is None else float(wait)
+    return AlertRaised(title=check_key(title), text=text, level=AlertLevel[named].value, wait_seconds=seconds)

@@ -1,0 +1,366 @@
+"""How a W&B look-alike logs files: artifacts, models, code, and plain files of the run."""
+
+from __future__ import annotations
+
+import glob as globs
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from eventbus.artifacts import MAX_FILES, ArtifactFile, ArtifactLogged, ModelLogged
+from eventbus.errors import BadInputError
+from writers._artifacts import artifact_path, files_of, path_of
+from writers._keys import shown
+from writers._wandb_artifact import Artifact, SavedFiles, artifact_at, artifact_of, safe_name
+from writers._wandb_facts import RunFacts
+from writers._wandb_real import real_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from eventbus import Receipt
+    from eventbus.blobs import BlobStore
+
+FILES = "files"
+"""Key of the plain files of a run."""
+
+LEFT_OUT_NAME = "left-out-as-bad-input"
+"""Name of the artifact that stands for one that could not be logged, where that does not raise: nobody gets it."""
+
+POLICIES = ("live", "now", "end")
+_CODE = (".py", ".ipynb")
+_LEFT_OUT = {"wandb", ".wandb", ".git", "__pycache__", "node_modules", ".venv"}
+_ADVICE = {
+    "link_artifact": "link it at the server, or log a model with link_model(path, registered_model_name)",
+    "use_artifact": "what lies at the server can't be fetched through a bus: use wandb.Api().artifact(name)",
+    "use_model": "what lies at the server can't be fetched through a bus: use wandb.Api().artifact(name)",
+    "restore": "what lies at the server can't be fetched through a bus: use wandb.Api().run(path).file(name)",
+    "upsert_artifact": "gather the files in one process and log them with log_artifact",
+    "finish_artifact": "gather the files in one process and log them with log_artifact",
+}
+
+
+def is_code(path: str) -> bool:
+    """Tell whether a file is one of those that `log_code` takes by default."""
+    name = os.path.basename(path)  # noqa: PTH119 - a str is what callers' functions get, and speed is of no matter
+    return name.endswith(_CODE[0]) or name == "requirements.txt" or "dockerfile" in name.lower()
+
+
+def is_left_out(path: str, root: str) -> bool:
+    """Tell whether a file is one of those that `log_code` leaves out by default."""
+    return not _LEFT_OUT.isdisjoint(Path(path).relative_to(root).parts)
+
+
+class RunFiles(RunFacts):
+    """Files of a run. Each is kept as it is when it is logged; the caller may change or delete it afterwards."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._saved: dict[Path, tuple[str, tuple[int, int] | None]] = {}
+
+    def log_artifact(
+        self,
+        artifact_or_path: Any,
+        name: str | None = None,
+        type: str | None = None,
+        aliases: list[str] | None = None,
+        tags: list[str] | None = None,
+    ) -> Artifact:
+        """Log an artifact that the run made.
+
+        Args:
+            artifact_or_path: An artifact, ours or the SDK's; or the path of a file or folder, or an address.
+            name: Its name where a path is given; by default of the run and the path.
+            type: Its kind where a path is given.
+            aliases: Names of this version.
+            tags: Labels of this version.
+
+        Returns:
+            The artifact, whose `wait()` returns when the receivers have stored it.
+
+        Raises:
+            BadInputError: It can't be logged, and bad input raises.
+        """
+        return self._log_artifact(artifact_or_path, name, type, aliases, tags, is_input=False)
+
+    def use_artifact(
+        self,
+        artifact_or_name: Any,
+        type: str | None = None,
+        aliases: list[str] | None = None,
+        use_as: str | None = None,
+    ) -> Artifact:
+        """Log an artifact that the run used.
+
+        Args:
+            artifact_or_name: An artifact, ours or the SDK's; or the path of a file or folder. The bare name of one at
+                the server is refused: nothing is fetched through a bus.
+            type: Its kind where a path is given.
+            aliases: Names of this version.
+            use_as: Accepted, as W&B does.
+
+        Raises:
+            BadInputError: It can't be logged, and bad input raises.
+        """
+        if isinstance(artifact_or_name, str) and not os.path.exists(artifact_or_name):  # noqa: PTH110 - may be no path at all
+            self._refuse("use_artifact")
+            return Artifact(safe_name(artifact_or_name), type or "unspecified")
+        return self._log_artifact(artifact_or_name, None, type, aliases, None, is_input=True)
+
+    def log_model(self, path: Any, name: str | None = None, aliases: list[str] | None = None) -> Artifact:
+        """Log the files of a model.
+
+        Args:
+            path: A file or a folder.
+            name: Its name; by default of the run and the path.
+            aliases: Names of this version.
+
+        Raises:
+            BadInputError: It can't be logged, and bad input raises.
+        """
+        return self._log_model(path, name, aliases, "")
+
+    def link_model(
+        self, path: Any, registered_model_name: str, name: str | None = None, aliases: list[str] | None = None
+    ) -> Artifact:
+        """Log the files of a model, and have it registered.
+
+        Args:
+            path: A file or a folder.
+            registered_model_name: Under which name.
+            name: Its name; by default of the run and the path.
+            aliases: Names of this version.
+
+        Raises:
+            BadInputError: It can't be logged, and bad input raises.
+        """
+        return self._log_model(path, name, aliases, registered_model_name)
+
+    def save(self, glob_str: Any, base_path: Any = None, policy: str = "live", glob: bool = True) -> SavedFiles:
+        """Log files of the run as they are now.
+
+        Args:
+            glob_str: Their path, or a pattern of their paths.
+            base_path: Folder that their paths in the run are relative to; by default the working directory, and for an
+                absolute path the folder above that which holds them.
+            policy: `now`: once. `live` and `end`: now, and once more by `finish` if they changed.
+            glob: Whether `glob_str` is a pattern.
+
+        Returns:
+            The files, with a `wait()` that returns when the receivers have stored them.
+
+        Raises:
+            BadInputError: One can't be logged, or the policy is not known, and bad input raises.
+        """
+        try:
+            found = _found(glob_str, base_path, policy, is_pattern=glob)
+        except BadInputError as error:
+            self.tracking.intake.bad.note("save", error)
+            found = []
+        if policy != "now":
+            self._saved.update({path: (name, _stamp(path)) for path, name in found})
+        return SavedFiles([str(path) for path, _ in found], self._save(found))
+
+    def log_code(
+        self,
+        root: str | None = ".",
+        name: str | None = None,
+        include_fn: Callable[..., bool] = is_code,
+        exclude_fn: Callable[..., bool] = is_left_out,
+    ) -> Artifact | None:
+        """Log the source code in a folder.
+
+        Args:
+            root: The folder.
+            name: Name of the artifact; by default of the project.
+            include_fn: Tells of a path, or of a path and the root, whether the file is taken.
+            exclude_fn: Tells of a path, or of a path and the root, whether the file is left out.
+
+        Returns:
+            The artifact; None if there is no such file.
+
+        Raises:
+            BadInputError: A file can't be logged, and bad input raises.
+        """
+        top = path_of(root or ".")
+        files = [path for path in sorted(top.rglob("*")) if path.is_file()]
+        wanted = [path for path in files if _says(include_fn, path, top) and not _says(exclude_fn, path, top)]
+        if not wanted:
+            return None
+        code = Artifact(name or safe_name(f"source-{self.project or self.id}"), "code")
+        for path in wanted:
+            code.add_file(path, path.relative_to(top).as_posix())
+        return self.log_artifact(code)
+
+    def link_artifact(self, artifact: Any, target_path: str, aliases: list[str] | None = None) -> None:
+        """Refuse by name: no event links what lies at a server.
+
+        Raises:
+            BadInputError: Bad input raises.
+        """
+        self._refuse("link_artifact")
+
+    def use_model(self, name: str) -> None:
+        """Refuse by name: nothing is fetched through a bus.
+
+        Raises:
+            BadInputError: Bad input raises.
+        """
+        self._refuse("use_model")
+
+    def restore(self, name: str, run_path: str | None = None, replace: bool = False, root: str | None = None) -> None:
+        """Refuse by name: nothing is fetched through a bus.
+
+        Raises:
+            BadInputError: Bad input raises.
+        """
+        self._refuse("restore")
+
+    def upsert_artifact(
+        self,
+        artifact_or_path: Any,
+        name: str | None = None,
+        type: str | None = None,
+        aliases: list[str] | None = None,
+        distributed_id: str | None = None,
+    ) -> None:
+        """Refuse by name: an artifact is logged by one process.
+
+        Raises:
+            BadInputError: Bad input raises.
+        """
+        self._refuse("upsert_artifact")
+
+    def finish_artifact(
+        self,
+        artifact_or_path: Any,
+        name: str | None = None,
+        type: str | None = None,
+        aliases: list[str] | None = None,
+        distributed_id: str | None = None,
+    ) -> None:
+        """Refuse by name: an artifact is logged by one process.
+
+        Raises:
+            BadInputError: Bad input raises.
+        """
+        self._refuse("finish_artifact")
+
+    def save_changed(self) -> None:
+        """Log those saved files once more that changed since."""
+        changed = [(path, name) for path, (name, stamp) in self._saved.items() if _stamp(path) not in (stamp, None)]
+        self._saved.clear()
+        if changed:
+            self._save(changed)
+
+    def _log_artifact(
+        self,
+        given: Any,
+        name: str | None,
+        kind: str | None,
+        aliases: Sequence[str] | None,
+        tags: Sequence[str] | None,
+        *,
+        is_input: bool,
+    ) -> Artifact:
+        artifact = self._artifact(given, name, kind or "unspecified")
+        artifact.aliases, artifact.tags = _texts(aliases), _texts(tags)
+        return self._publish(artifact, lambda files: _event(artifact, files, is_input=is_input))
+
+    def _log_model(self, path: Any, name: str | None, aliases: Sequence[str] | None, registered: str) -> Artifact:
+        model = self._artifact(path, name, "model")
+        model.aliases = _texts(aliases)
+
+        def event(files: list[ArtifactFile]) -> ModelLogged:
+            return ModelLogged(
+                key=model.name, files=files, kind="model", aliases=model.aliases, registered_name=registered
+            )
+
+        return self._publish(model, event)
+
+    def _artifact(self, given: Any, name: str | None, kind: str) -> Artifact:
+        """Return what was given as an artifact; an empty draft for what can't be logged, where that does not raise."""
+        if isinstance(given, Artifact):
+            return given
+        try:
+            if real_name(given) == "Artifact":
+                return artifact_of(given)
+            default = safe_name(f"run-{self.id}-{path_of(given).name}")
+            return artifact_at(given, name or default, kind)
+        except BadInputError as error:
+            self.tracking.intake.bad.note("artifact", error)
+            return Artifact(LEFT_OUT_NAME, kind)
+
+    def _publish(self, artifact: Artifact, event: Callable[[list[ArtifactFile]], ArtifactLogged]) -> Artifact:
+        def make(store: BlobStore) -> list[ArtifactLogged]:
+            try:
+                return [] if artifact.name == LEFT_OUT_NAME else [event(artifact.files(store))]
+            except BadInputError as error:
+                self.tracking.intake.bad.note(artifact.name, error)
+                return []
+
+        return artifact.logged_as(self.tracking.publish_kept(make, artifact))
+
+    def _save(self, found: Sequence[tuple[Path, str]]) -> Receipt:
+        def make(store: BlobStore) -> list[ArtifactLogged]:
+            files: list[ArtifactFile] = []
+            for path, name in found:
+                files += [one.model_copy(update={"path": name}) for one in files_of(store, path)]
+            parts = [files[at : at + MAX_FILES] for at in range(0, len(files), MAX_FILES)]
+            return [ArtifactLogged(key=FILES, files=part) for part in parts]
+
+        return self.tracking.publish_kept(make, dict(found))
+
+    def _refuse(self, method: str) -> None:
+        self.tracking.intake.bad.note(method, BadInputError(f"{method} is not supported: {_ADVICE[method]}"))
+
+
+def _event(artifact: Artifact, files: list[ArtifactFile], *, is_input: bool) -> ArtifactLogged:
+    return ArtifactLogged(
+        key=artifact.name,
+        files=files,
+        kind=artifact.type,
+        aliases=artifact.aliases,
+        tags=artifact.tags,
+        metadata=artifact.facts(),
+        description=artifact.description or "",
+        is_input=is_input,
+    )
+
+
+def _texts(given: Sequence[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else [str(one) for one in given or ()]
+
+
+def _found(pattern: Any, base: Any, policy: str, *, is_pattern: bool) -> list[tuple[Path, str]]:
+    """Return the files that a pattern stands for, each with its path in the run."""
+    if policy not in POLICIES:
+        raise BadInputError(f"policy={shown(policy)} is not known: use one of {', '.join(POLICIES)}")
+    whole = path_of(pattern)
+    given = os.fsdecode(cast("str", pattern))
+    above = path_of(base) if base is not None else whole.parent.parent if os.path.isabs(given) else Path.cwd()  # noqa: PTH117 - of the pattern, no path
+    if not whole.is_relative_to(above):
+        raise BadInputError(f"{shown(given)} lies outside of {shown(str(above))}: pass base_path=, a folder above it")
+    paths = [Path(one) for one in sorted(globs.glob(str(whole)))] if is_pattern else [whole]  # noqa: PTH207 - the pattern is absolute
+    files = [path for path in paths if path.is_file()]
+    if not files and not is_pattern:
+        raise BadInputError(f"{shown(given)} is no file")
+    return [(path, artifact_path(path.relative_to(above).as_posix())) for path in files]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file does; None if it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _says(decide: Callable[..., bool], path: Path, root: Path) -> bool:
+    """Ask a function of one argument, or of two."""
+    try:
+        takes_root = decide.__code__.co_argcount > 1
+    except AttributeError:
+        takes_root = False
+    return bool(decide(str(path), str(root)) if takes_root else decide(str(path)))

@@ -1,0 +1,166 @@
+"""What `log` of a W&B look-alike is given, parted by what becomes of it: numbers, texts, and everything else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from eventbus.errors import BadInputError
+from writers._arrays import array_of
+from writers._values import MAX_DEPTH
+from writers._wandb_image import Image
+from writers._wandb_kinds import Histogram, Plotly
+from writers._wandb_media import Media, Several, comes_from
+from writers._wandb_real import real_name, twin
+from writers._wandb_table import Table, table_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from eventbus.blobs import BlobStore
+    from eventbus.tracking import TrackingEvent
+    from writers._intake import Intake
+    from writers._wandb_media import Loggable
+
+BINS_OF_ARRAY = 32
+"""In so many bins W&B counts an array that is logged as it is."""
+
+_NUMBERS = frozenset({float, int})
+
+
+class Parted(NamedTuple):
+    """One call's data, flat.
+
+    Attributes:
+        numbers: Numbers by key, and whatever the intake is to refuse.
+        texts: Texts by key.
+        others: Pictures, tables and the like by their full key.
+    """
+
+    numbers: Any
+    texts: dict[Any, str]
+    others: dict[str, Loggable]
+
+
+def parted(data: Any, intake: Intake) -> Parted:
+    """Part one call's data.
+
+    Raises:
+        BadInputError: They are nested too deep, or hold what can't be carried, and bad input raises.
+    """
+    if not isinstance(data, dict):
+        return Parted(data, {}, {})
+    given = cast("dict[Any, Any]", data)
+    if _NUMBERS.issuperset(map(type, given.values())):  # the usual case, and four times as fast
+        return Parted(given, {}, {})
+    try:
+        flat = dict(_flat(given))
+    except BadInputError as error:
+        intake.bad.note("data", error)
+        return Parted({}, {}, {})
+    found = Parted({}, {}, {})
+    for key, value in flat.items():
+        _put(found, key, value, intake)
+    return found
+
+
+def more_than_json(values: Any, intake: Intake) -> tuple[Any, dict[str, Loggable]]:
+    """Part values into what JSON has, and pictures, tables and the like.
+
+    Raises:
+        BadInputError: One can't be carried, and bad input raises.
+    """
+    if not isinstance(values, dict):
+        return values, {}
+    found = Parted({}, {}, {})
+    for key, value in cast("dict[Any, Any]", values).items():
+        _put(found, key, value, intake)
+    return {**found.numbers, **found.texts}, found.others
+
+
+def kept(others: dict[str, Loggable], step: int | None, store: BlobStore, intake: Intake) -> list[TrackingEvent]:
+    """Keep the payloads and return the events that name them.
+
+    Raises:
+        BadInputError: A file can't be read any more, and bad input raises.
+        RefusedError: The environment does not allow it.
+    """
+    events: list[TrackingEvent] = []
+    for key, value in others.items():
+        try:
+            events += value.logged(key, step, store)
+        except BadInputError as error:
+            intake.bad.note(key, error)
+    return events
+
+
+def loggable(value: Any) -> Loggable | None:
+    """Return what is more than a number or a text, in the form in which it is logged; None for what is not.
+
+    Raises:
+        BadInputError: It can't be carried.
+    """
+    if isinstance(value, int | float | str) or value is None:
+        return None
+    if isinstance(value, Media | Histogram | Table):
+        return value
+    if isinstance(value, list | tuple):
+        return _several(cast("Sequence[Any]", value))
+    if name := real_name(value):
+        return table_of(value) if name == "Table" else twin(value)
+    return _foreign(value)
+
+
+def _put(found: Parted, key: Any, value: Any, intake: Intake) -> None:
+    try:
+        other = loggable(value)
+    except BadInputError as error:
+        intake.bad.note(key, BadInputError(f"{key!r}: {error}"))
+        return
+    if other is not None:
+        name = intake.key(key)
+        found.others.update({} if name is None else {name: other})
+    elif isinstance(value, str):
+        found.texts[key] = value
+    else:
+        found.numbers[key] = _single(value)
+
+
+def _several(values: Sequence[Any]) -> Loggable | None:
+    found = [loggable(one) for one in values]
+    media = [one for one in found if isinstance(one, Media)]
+    if not media and not any(found):
+        return None  # a list of numbers: the intake refuses it by name
+    if len(media) < len(found):
+        raise BadInputError("a list holds other things than media of one kind: log each under its own key")
+    return Several(media)
+
+
+def _foreign(value: Any) -> Loggable | None:
+    """Return drawings, data frames and arrays of several values as W&B takes them."""
+    if comes_from(value, "matplotlib") or hasattr(value, "gcf"):
+        return Image(value)
+    if comes_from(value, "plotly"):
+        return Plotly(value)
+    if hasattr(value, "iloc") and hasattr(value, "columns"):
+        return Table(dataframe=value)
+    if getattr(value, "shape", ()) != () and array_of("value", value).size > 1:
+        return Histogram(value, num_bins=BINS_OF_ARRAY)
+    return None
+
+
+def _single(value: Any) -> Any:
+    """Return the one value of an array that has no more, as W&B does."""
+    shape = getattr(value, "shape", ())
+    return value.reshape(()) if shape != () and set(shape) == {1} else value
+
+
+def _flat(data: dict[Any, Any], above: str = "", depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    if depth > MAX_DEPTH:
+        msg = f"data is nested deeper than {MAX_DEPTH} levels, or contains itself: flatten it"
+        raise BadInputError(msg)
+    for key, value in data.items():
+        name = f"{above}{key}" if isinstance(key, str) else key
+        if isinstance(value, dict):
+            yield from _flat(cast("dict[Any, Any]", value), f"{name}.", depth + 1)
+        else:
+            yield name, value
