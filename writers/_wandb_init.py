@@ -50,7 +50,6 @@ _ADVICE = {
     "resume_from": "a run goes on under its id: init(id=..., resume='allow')",
     "fork_from": "start a run of its own: init(id=...)",
     "tensorboard": "log with writers.SummaryWriter beside this run",
-    "sync_tensorboard": "log with writers.SummaryWriter beside this run",
     "monitor_gym": "log the videos: run.log({'video': Video(path)})",
 }
 
@@ -138,17 +137,13 @@ class Sessions:
             BadInputError: An option is refused, or is not known.
             ConfigurationError: The id is not legal.
         """
-        refused = {"resume_from": resume_from, "fork_from": fork_from, "tensorboard": tensorboard}
-        refused |= {"sync_tensorboard": sync_tensorboard, "monitor_gym": monitor_gym}
-        _check(refused, mode, reinit, resume)
-        if resume == "must" and id is None:
-            raise BadInputError("resume='must' needs the id of the run: init(id=..., resume='must')")
+        _refuse(resume_from, fork_from, tensorboard or sync_tensorboard, monitor_gym)
+        _check(mode, reinit, resume, id)
         chosen = _chosen(config, config_include_keys, config_exclude_keys)
         run = self._run(id, name, nowhere() if mode == "disabled" else bus_for(bus), reinit)
         run.describe(entity=entity, project=project, name=name, notes=notes, group=group, job_type=job_type)
         run.add_tags([tags] if isinstance(tags, str) else tags or ())
-        if chosen:
-            run.config.update(chosen)
+        run.config.update(chosen)
         if save_code:
             _log_script(run)
         return run
@@ -191,10 +186,16 @@ class Sessions:
         return None if number == 1 else f"{run_name(bus, None)}-{number}"
 
 
-def _check(refused: Mapping[str, object], mode: object, reinit: object, resume: object) -> None:
-    for name, value in refused.items():
+def _refuse(*options: object) -> None:
+    """Refuse the options that can't be honoured, given in the order of `_ADVICE`."""
+    for (name, advice), value in zip(_ADVICE.items(), options, strict=True):
         if value:
-            raise BadInputError(f"init({name}=...) is not supported: {_ADVICE[name]}")
+            raise BadInputError(f"init({name}=...) is not supported: {advice}")
+
+
+def _check(mode: object, reinit: object, resume: object, id: str | None) -> None:
+    if resume == "must" and id is None:
+        raise BadInputError("resume='must' needs the id of the run: init(id=..., resume='must')")
     if mode not in MODES:
         raise BadInputError(f"mode={shown(mode)} is not known: use one of online, offline, shared, disabled")
     if reinit not in REINITS:
