@@ -139,14 +139,15 @@ def init_arguments(args: Mapping[str, Any], run: RunInfo, found: Found, folder: 
 
 def _without_status(config: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out how the run ended before it was opened again."""
-    tags = config.get(OURS, {}).get("tags")
+    ours = {key: value for key, value in config.get(OURS, {}).items() if key not in ("status", "reason") and value}
     theirs = {key: value for key, value in config.items() if key != OURS}
-    return {**theirs, OURS: {"tags": tags}} if tags else theirs
+    return {**theirs, OURS: ours} if ours else theirs
 
 
 def run_tags(args: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Return the run's tags: the user's arguments, and the logged ones as `key=value` if short enough."""
-    logged = (f"{key}={value}" for key, value in config.get(OURS, {}).get("tags", {}).items())
+    """Return the run's tags: the user's arguments, and the logged ones as `key=value` (or `key`) if short enough."""
+    tags = config.get(OURS, {}).get("tags", {})
+    logged = (f"{key}={value}" if value else key for key, value in tags.items())
     return list(dict.fromkeys((*(args.get("tags") or ()), *(tag for tag in logged if len(tag) <= _MAX_TAG))))
 
 

@@ -13,10 +13,13 @@ import shutil
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from receivers._wandb_rows import STEP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _FILE_HEADER = 7
@@ -26,18 +29,47 @@ _STARTS, _ENDS = (1, 2), (1, 4)
 """Chunk types at which a record starts and ends: whole 1, first 2, middle 3, last 4."""
 
 
+_KINDS = ("history", "config", "run", "exit", "summary", "metric", "alert", "artifact", "files")
+_CONTENT = ("history", "config", "alert", "artifact", "files", "summary", "metric")
+_EVERYWHERE = (STEP, "*")
+"""Metrics that each file of a run defines."""
+
+_TABLE = "run_table"
+"""Type of the artifact that the SDK makes of each table in a row: it comes again with its row."""
+
+
 class Stored(NamedTuple):
     """One record of a file, as far as a sink cares.
 
     Attributes:
-        kind: `run` is written at the start and when tags change, `exit` once at the end.
+        kind: `run` is written at the start and when tags change, `exit` once at the end; `other` is the SDK's business.
         step: Number of a history row; 0 for other records.
-        items: The row, or the updated part of the configuration: value as JSON by key.
+        items: The row, or the updated part of the configuration or the summary: value as JSON by the keys that lead
+            to it.
+        names: What an alert, an artifact, a metric or files are called.
+        body: The record itself, of a kind that is sent again as it is.
     """
 
-    kind: Literal["history", "config", "run", "exit", "other"]
-    step: int
-    items: dict[str, str]
+    kind: str
+    step: int = 0
+    items: Mapping[tuple[str, ...], str] = MappingProxyType({})
+    names: tuple[str, ...] = ()
+    body: Any = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What it is about: the first keys of its items, or its names."""
+        return self.names or tuple(path[0] for path in self.items)
+
+    @property
+    def is_content(self) -> bool:
+        """Whether something was logged, rather than the SDK or the sink has said something of its own."""
+        return self.kind in _CONTENT and any(key not in _EVERYWHERE and not key.startswith("_") for key in self.keys)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether a second one would stand beside it: only for alerts and artifacts."""
+        return self.kind == "alert" or (self.kind == "artifact" and self.body.type != _TABLE)
 
 
 class WandBLog:
@@ -119,21 +151,37 @@ def _next_chunk(data: bytes, base: int, offset: int) -> tuple[int, int, bytes] |
 
 
 def _stored(record: Any) -> Stored:
-    match record.WhichOneof("record_type"):
+    kind = record.WhichOneof("record_type")
+    if kind not in _KINDS:
+        return Stored("other")
+    body = getattr(record, kind)
+    match kind:
         case "history":
-            return Stored("history", record.history.step.num, _items(record.history.item))
-        case "config":
-            return Stored("config", 0, _items(record.config.update))
+            return Stored(kind, body.step.num, _items(body.item))
+        case "config" | "summary":
+            return Stored(kind, items=_items(body.update), body=body)
         case "run":
-            return Stored("run", 0, _items(record.run.config.update))
-        case "exit":
-            return Stored("exit", 0, {})
+            return Stored(kind, items=_items(body.config.update))
+        case "files":
+            return Stored(kind, names=tuple(file.path for file in body.files), body=body)
         case _:
-            return Stored("other", 0, {})
+            return Stored(kind, names=(_name(body, kind),), body=body)
 
 
-def _items(items: Any) -> dict[str, str]:
-    return {item.key or ".".join(item.nested_key): item.value_json for item in items}
+def _name(body: Any, kind: str) -> str:
+    match kind:
+        case "alert":
+            return body.title
+        case "metric":
+            return body.name or body.glob_name
+        case "artifact":
+            return body.name
+        case _:
+            return ""
+
+
+def _items(items: Any) -> dict[tuple[str, ...], str]:
+    return {tuple(item.nested_key) or (item.key,): item.value_json for item in items}
 
 
 def run_files(folder: Path, run_id: str, modes: Sequence[str]) -> list[Path]:
@@ -159,22 +207,34 @@ class Found:
     Attributes:
         row: Largest row number.
         config: The configuration as it was last.
-        summary: Last value of every key in the history.
+        summary: The summary as it was last.
+        metrics: What was said of metrics, in order; each once, however many files repeat it.
+        singles: How many records there are that may not come twice.
         damaged: Number of files that can't be read to their end.
     """
 
     row: int = 0
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     summary: dict[str, Any] = field(default_factory=dict[str, Any])
+    metrics: dict[bytes, Any] = field(default_factory=dict[bytes, Any])
+    singles: int = 0
     damaged: int = 0
 
     def add(self, record: Stored) -> None:
         """Take in one more record."""
-        if record.kind == "history":
-            self.row = max(self.row, record.step)
-            self.summary.update(_values(record))
-        elif record.kind in ("config", "run"):
-            self.config.update(_values(record))
+        self.singles += record.is_single
+        match record.kind:
+            case "history":
+                self.row = max(self.row, record.step)
+            case "summary":
+                _forget(self.summary, record.body.remove)
+                _fill(self.summary, record)
+            case "config" | "run":
+                _fill(self.config, record)
+            case "metric":
+                self.metrics.setdefault(record.body.SerializeToString(deterministic=True), record.body)
+            case _:
+                pass
 
 
 def recover(files: Sequence[Path], record: Callable[[], Any]) -> Found:
@@ -187,13 +247,14 @@ def recover(files: Sequence[Path], record: Callable[[], Any]) -> Found:
     """
     found = Found()
     for file in files:
-        log, kinds = WandBLog(file, record), set[str]()
+        log, has_run, has_content = WandBLog(file, record), False, False
         for stored in log.read():
-            kinds.add(stored.kind)
+            has_run = has_run or stored.kind == "run"
+            has_content = has_content or stored.is_content
             found.add(stored)
         if not log.mend():
             found.damaged += 1
-        elif "run" not in kinds or kinds.isdisjoint(("history", "config")):
+        elif not (has_run and has_content):
             shutil.rmtree(file.parent)
     return found
 
@@ -208,9 +269,34 @@ def rows_after(files: Sequence[Path], record: Callable[[], Any], step: int) -> I
         read = WandBLog(file, record).read()
         rows.update((stored.step, stored) for stored in read if stored.kind == "history" and stored.step > step)
     for number, stored in sorted(rows.items()):
-        yield number, {**_values(stored), "_timestamp": json.loads(stored.items["_timestamp"])}
+        yield number, {**_values(stored), "_timestamp": json.loads(stored.items["_timestamp",])}
 
 
 def _values(record: Stored) -> dict[str, Any]:
     """Decode a record's values, leaving out what W&B added."""
-    return {key: json.loads(value) for key, value in record.items.items() if not key.startswith("_")}
+    values: dict[str, Any] = {}
+    _fill(values, record)
+    return values
+
+
+def _fill(values: dict[str, Any], record: Stored) -> None:
+    """Put a record's values where they belong, leaving out what W&B added: it tells nested ones by their paths."""
+    for path, value in record.items.items():
+        if not path[0].startswith("_"):
+            _inner(values, path)[path[-1]] = json.loads(value)
+
+
+def _forget(values: dict[str, Any], items: Any) -> None:
+    for item in items:
+        path = tuple(item.nested_key) or (item.key,)
+        _inner(values, path).pop(path[-1], None)
+
+
+def _inner(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """Return the mapping that a path's last key stands in; what is no mapping gives way to one."""
+    for key in path[:-1]:
+        inner = values.get(key)
+        if not isinstance(inner, dict):
+            inner = values[key] = {}
+        values = cast("dict[str, Any]", inner)
+    return values

@@ -1,4 +1,4 @@
-"""Tracking events as W&B knows them: rows of the history, and updates of the configuration.
+"""Tracking events as W&B knows them: rows of the history, updates of the configuration, and what is done at once.
 
 A pure function of a batch: if it comes again after a crash, it gives the same rows with the same numbers.
 """
@@ -10,12 +10,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from eventbus.artifacts import ArtifactLogged, DatasetLogged, ModelLogged
+from eventbus.media import (
+    EmbeddingLogged,
+    GraphLogged,
+    HistogramLogged,
+    MediaLogged,
+    MeshLogged,
+    PrCurveLogged,
+    TableLogged,
+    TensorLogged,
+)
 from eventbus.tracking import (
+    AlertRaised,
+    ChartsArranged,
     ConfigUpdated,
+    HParamsLogged,
+    KeyedEvent,
+    MetricDefined,
     MetricsLogged,
     ParamsLogged,
     RunFinished,
     RunStarted,
+    SummaryUpdated,
+    TagsDeleted,
     TagsSet,
     TextLogged,
 )
@@ -23,28 +41,51 @@ from eventbus.tracking import (
 if TYPE_CHECKING:
     from collections import Counter
 
+    from eventbus import Envelope, Event
     from receivers.abc import Row
 
 STEP = "global_step"
 """The history's field that holds the user's step: W&B drops rows whose own step goes back."""
 
 OURS = "trackbus"
-"""Key of the configuration under which tags and the run's status stand."""
+"""Key of the configuration under which stands what W&B has no place for: tags, the run's status, charts, datasets."""
 
 _ARTIFACT_LINK = "wandb-artifact:"
+
+_IN_ROWS = (
+    MediaLogged,
+    TableLogged,
+    HistogramLogged,
+    PrCurveLogged,
+    EmbeddingLogged,
+    MeshLogged,
+)
+"""Events that are values of a row."""
+
+_AT_ONCE = (
+    MetricDefined,
+    SummaryUpdated,
+    AlertRaised,
+    ArtifactLogged,
+    TensorLogged,
+    GraphLogged,
+)
+"""Events that are a call of their own to the SDK."""
 
 
 @dataclass(slots=True)
 class Change:
-    """What one or several adjacent events do to a W&B run; without `line` and `config` they do nothing.
+    """What one or several adjacent events do to a W&B run; without `line`, `config` and `call` they do nothing.
 
     Attributes:
         number: Number of the last event's row.
         time_ns: Its wall time.
         site: Where it was logged.
         step: The user's step, None where there is none.
-        line: Row of the history, by key.
+        line: Row of the history, by key; what is more than a number or a text stands there as its
+            record.
         config: Updates of the configuration, nested.
+        call: A record that becomes a call of its own.
         is_open: Whether the next event may add its keys to the line.
     """
 
@@ -52,14 +93,21 @@ class Change:
     time_ns: int
     site: str
     step: int | None = None
-    line: dict[str, float | str] = field(default_factory=dict[str, "float | str"])
+    line: dict[str, float | str | Envelope[Event]] = field(default_factory=dict[str, Any])
     config: dict[str, Any] = field(default_factory=dict[str, Any])
+    call: Envelope[Event] | None = None
     is_open: bool = False
 
-    def row(self) -> dict[str, float | str]:
-        """Return the line with its step and the time at which it was logged."""
+    @property
+    def is_single(self) -> bool:
+        """Whether doing it twice would leave two: an alert, an artifact with a name."""
+        event = self.call and self.call.event
+        return isinstance(event, AlertRaised) or (isinstance(event, ArtifactLogged) and is_named(event))
+
+    def rest(self) -> dict[str, float]:
+        """Return what stands in the row beside the line: its step and the time at which it was logged."""
         step = {} if self.step is None else {STEP: self.step}
-        return {**self.line, **step, "_timestamp": self.time_ns / 1e9}
+        return {**step, "_timestamp": self.time_ns / 1e9}
 
     def takes(self, other: Change) -> bool:
         """Tell whether the change that follows belongs to the same row: same site and step, no key twice."""
@@ -70,8 +118,9 @@ class Change:
 def changes(rows: Sequence[Row], counts: Counter[str]) -> list[Change]:
     """Return what a batch does to the run.
 
-    Metrics of one site that follow each other and share a step become one row of the history, under the number of the
-    last. A key that is there already starts a new row, so that no value replaces another.
+    Metrics, pictures, tables and the like of one site that follow each other and share a step become one row of the
+    history, under the number of the last. A key that is there already starts a new row, so that no value replaces
+    another.
 
     Args:
         rows: One batch of one run.
@@ -89,6 +138,11 @@ def changes(rows: Sequence[Row], counts: Counter[str]) -> list[Change]:
     return found
 
 
+def is_named(event: ArtifactLogged) -> bool:
+    """Tell whether an artifact is one for W&B too, rather than plain files of the run: whether it has a kind."""
+    return bool(event.kind) or isinstance(event, ModelLogged)
+
+
 def _change(row: Row, counts: Counter[str]) -> Change:
     change = Change(row.number, row.envelope.time_ns, row.envelope.site)
     match row.envelope.event:
@@ -100,25 +154,65 @@ def _change(row: Row, counts: Counter[str]) -> Change:
         case TextLogged() as event:
             change.step = event.step
             _put(change, event.key, event.text, counts)
-        case ParamsLogged() | ConfigUpdated() as event:
-            change.config = settings(event.values, counts)
-        case TagsSet() as event:
-            change.config = {OURS: {"tags": dict(event.values)}}
-        case RunStarted() | RunFinished():
-            pass  # the worker opens and closes the run with what they say
+        case KeyedEvent() as event if isinstance(event, _IN_ROWS):
+            change.step, change.is_open = event.step, True
+            _put(change, event.key, row.envelope, counts)
+        case event if isinstance(event, _AT_ONCE):
+            change.call = row.envelope
+        case RunFinished():
+            pass  # the worker closes the run with what it says
         case event:
-            counts[f"unsupported {event.event_name}"] += 1
+            _configure(change, event, counts)
     return change
 
 
-def _put(change: Change, key: str, value: float | str, counts: Counter[str]) -> None:
+def _configure(change: Change, event: Event, counts: Counter[str]) -> None:
+    """Note what an event adds to the configuration."""
+    if isinstance(event, ParamsLogged | ConfigUpdated):
+        change.config = settings(event.values, counts)
+    elif isinstance(event, HParamsLogged):
+        change.step = event.step
+        change.config = settings(event.params, counts)
+        for key, value in event.metrics.items():
+            _put(change, key, value, counts)
+        if event.domain:
+            change.config[OURS] = {"hparam_domain": event.domain}
+    elif ours := _ours(event, counts):
+        change.config = {OURS: ours}
+
+
+def _ours(event: Event, counts: Counter[str]) -> dict[str, Any]:
+    """Return what an event adds to our own part of the configuration."""
+    match event:
+        case TagsSet():
+            return {"tags": dict(event.values)}
+        case TagsDeleted():
+            return {"tags": dict.fromkeys(event.keys)}
+        case ChartsArranged():
+            return {"charts": [chart.model_dump() for chart in event.charts]}
+        case DatasetLogged():
+            said = event.model_dump(exclude={"key", "digest"}, exclude_defaults=True)
+            return {"datasets": {event.key: {event.digest: storable(said, counts)}}}
+        case RunStarted():
+            return {"parent": event.parent} if event.parent else {}
+        case _:
+            counts[f"unsupported {event.event_name}"] += 1
+            return {}
+
+
+def _put(change: Change, key: str, value: float | str | Envelope[Event], counts: Counter[str]) -> None:
     """Add one value to a line, under a name that W&B doesn't use itself."""
-    name = key
-    while name.startswith("_") or name in change.line or (name == STEP and change.step not in (None, value)):
-        name = f"user{name}" if name.startswith("_") else f"user_{name}"
+    name = public(key)
+    while name in change.line or (name == STEP and change.step not in (None, value)):
+        name = f"user_{name}"
     if name != key:
         counts["renamed key"] += 1
     change.line[name] = value
+
+
+def public(key: str) -> str:
+    """Return a name for a field of the history that is none of W&B's own."""
+    return f"user{key}" if key.startswith("_") else key
 
 
 def settings(values: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:

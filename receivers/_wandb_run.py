@@ -43,6 +43,14 @@ class Run(Protocol):
         """Say how metrics are shown."""
         ...
 
+    def alert(self, title: str, text: str, level: str, wait_duration: float) -> None:
+        """Tell people something."""
+        ...
+
+    def save(self, glob_str: str, base_path: str, policy: str, glob: bool) -> object:  # noqa: FBT001 - the SDK's
+        """Add a file to the run's."""
+        ...
+
     def mark_preempting(self) -> None:
         """Say that the run goes on elsewhere."""
         ...
@@ -53,8 +61,10 @@ class Run(Protocol):
 
 
 def update(run: Run, new: Mapping[str, Any]) -> tuple[str, ...]:
-    """Merge into the run's configuration and return the keys that changed."""
+    """Merge into the run's configuration and return the keys that changed; a tag that is None is taken away."""
     merged = {key: merge(run.config.get(key), value) for key, value in new.items()}
+    if tags := merged.get(OURS, {}).get("tags"):
+        merged[OURS]["tags"] = {key: value for key, value in tags.items() if value is not None}
     run.config.update(merged, allow_val_change=True)
     return tuple(merged)
 
@@ -65,7 +75,7 @@ def mark(run: Run, status: RunStatus | None, reason: str) -> None:
         run.mark_preempting()
         return
     ours = cast("dict[str, Any]", run.config.get(OURS) or {})
-    ended = {"tags": ours.get("tags"), "status": status.value, "reason": reason}
+    ended = {**ours, "status": status.value, "reason": reason}
     said = {key: value for key, value in ended.items() if value or key in ours}
     run.config.update({OURS: said}, allow_val_change=True)
 

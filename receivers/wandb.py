@@ -25,13 +25,16 @@ This file must never be first on `sys.path` under the name `wandb`: start childr
 from __future__ import annotations
 
 import atexit
+import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, Unpack, cast
 
+from eventbus import Envelope, Event
 from eventbus.errors import MissingExtraError, NotDeliveredError, WorkspaceError
 from eventbus.tracking import RunStatus
 from receivers._receiver import Receiver, ReceiverOptions
@@ -42,8 +45,11 @@ from receivers._wandb_args import (
     run_id,
     run_tags,
 )
+from receivers._wandb_calls import Calls, redefine
 from receivers._wandb_config import WandBConfig
-from receivers._wandb_file import Found, Stored, WandBLog, recover, rows_after, run_files
+from receivers._wandb_file import Found, WandBLog, recover, rows_after, run_files
+from receivers._wandb_media import Fields
+from receivers._wandb_proof import Proof, Proofs
 from receivers._wandb_rows import OURS, STEP, Change, changes, storable
 from receivers._wandb_run import EXIT_CODES, Run, mark, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
@@ -54,21 +60,6 @@ FILE_TIMEOUT = 10.0
 
 _NOT_AUTHORISED = (401, 403)
 _POLL = 0.01
-
-
-@dataclass(slots=True)
-class _Awaited:
-    """A record that must come to stand in the file.
-
-    Attributes:
-        number: Our row's number.
-        keys: Keys of an update of the configuration; empty for a row of the history.
-        upto: Number of the last row that is stored when it does.
-    """
-
-    number: int
-    keys: tuple[str, ...]
-    upto: int
 
 
 class WandBSink(Sink[WandBConfig]):
@@ -86,8 +77,7 @@ class WandBSink(Sink[WandBConfig]):
         self._server: ServerRun | None = None
         self._line = 0
         self._refused = "disabled" if config.mode == "disabled" else ""
-        self._awaited: deque[_Awaited] = deque()
-        self._stored = 0
+        self._proofs = Proofs(Position(0), 0, 0)
         self._skip = 0
         self._ended = False
 
@@ -99,10 +89,12 @@ class WandBSink(Sink[WandBConfig]):
             TrackerUnavailableError: The server gave no answer in time, or refused the run.
             NotAuthorisedError: It refused the key.
         """
-        self._stored = self._skip = committed.row
+        self._skip = committed.row
+        self._proofs = Proofs(committed, 0, 0)
         if self._refused:
             return self._skip
         folder = self.config.folder(self.workspace)
+        os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # where tables wait for their upload
         files = run_files(folder / "wandb", run_id(run), self.config.modes())
         found = recover(files, _record_class())
         if found.damaged:
@@ -119,9 +111,10 @@ class WandBSink(Sink[WandBConfig]):
         atexit.register(self._leave)
         self._log = _own_log(self._run, folder)
         server = self._go_online(self._run, files) if self.config.mode == "online" else 0
-        self._stored = self._skip = max(committed.row, found.row, server)
+        self._skip = max(committed.row, found.row, server)
+        self._proofs = Proofs(committed, self._skip, found.singles)
         if take_back_end(self._run):
-            self._awaited.append(_Awaited(self._skip, (OURS,), self._skip))
+            self._proofs.expect(Proof("config", (OURS,)), self._skip)
         return self._skip
 
     def _go_online(self, run: Run, files: Sequence[Path]) -> int:
@@ -139,29 +132,54 @@ class WandBSink(Sink[WandBConfig]):
         """Log the rows that are new."""
         if self._refused:
             self.counts[self._refused] += len(rows)
-            self._stored = max((self._stored, *(row.number for row in rows)))
+            self._proofs.pass_over(rows[-1].number)
             return
         if self.config.fallback and self.config.mode == "offline":
             self.counts["recorded offline, for `wandb sync`"] += sum(row.number > self._skip for row in rows)
         for change in changes(rows, self.counts):
-            if change.number > self._skip:
+            if (change.is_single and self._proofs.is_recorded(change.number)) or change.number <= self._skip:
+                self._proofs.pass_over(change.number)
+            else:
                 self._apply(change)
 
     def _apply(self, change: Change) -> None:
         run = cast("Run", self._run)  # `open` came before
-        if change.line:
-            run.log(change.row(), step=change.number, commit=True)
-            self._line = change.number
-            self._awaited.append(_Awaited(change.number, (), change.number))
-        elif change.config:
+        if change.config:
             keys = update(run, change.config)
             if OURS in keys:
                 run.tags = run_tags(self.config.wandb_args, run.config)
-            self._awaited.append(_Awaited(change.number, keys, change.number))
-        elif self._awaited:
-            self._awaited[-1].upto = change.number
+            self._proofs.expect(Proof("config", keys), change.number, is_last=not change.line)
+        if change.line:
+            self._log_row(run, change)
+        elif change.call is not None:
+            self._call(run, change.number, change.call)
+        elif not change.config:
+            self._proofs.pass_over(change.number)
+
+    def _log_row(self, run: Run, change: Change) -> None:
+        if any(isinstance(value, Envelope) for value in change.line.values()):
+            run.log({}, step=change.number, commit=False)  # the SDK names files by the step that it was told last
+            with TemporaryDirectory(dir=Path(run.settings.sync_file).parent) as folder:
+                run.log(self._fields(run, change, Path(folder)), step=change.number, commit=True)
         else:
-            self._stored = change.number
+            run.log(change.line | change.rest(), step=change.number, commit=True)
+        self._line = change.number
+        self._proofs.expect(Proof("history"), change.number)
+
+    def _fields(self, run: Run, change: Change, folder: Path) -> dict[str, Any]:
+        fields = Fields(_sdk(), run, self.blobs, self.counts, number=change.number, folder=folder)
+        line: dict[str, Any] = {}
+        for key, value in change.line.items():
+            line |= fields.of(key, value) if isinstance(value, Envelope) else {key: value}
+        return line | change.rest()
+
+    def _call(self, run: Run, number: int, envelope: Envelope[Event]) -> None:
+        folder = Path(run.settings.sync_file).parent / "artifacts"
+        proof = Calls(_sdk(), run, self.blobs, self.counts, folder).make(number, envelope)
+        if proof is None:
+            self._proofs.pass_over(number)
+        else:
+            self._proofs.expect(proof, number)
 
     def flush(self) -> Position:
         """Read on in the file, and say which rows stand there by now.
@@ -172,20 +190,12 @@ class WandBSink(Sink[WandBConfig]):
         self._read_on()
         if self._server is not None:
             self._server.check(self._line)
-        return Position(self._stored)
+        return self._proofs.position
 
     def _read_on(self) -> None:
         for record in self._log.read() if self._log else ():
-            self._settle(record)
-
-    def _settle(self, record: Stored) -> None:
-        """Strike off what a record proves: records reach the file in the order of the calls."""
-        self._ended = self._ended or record.kind == "exit"
-        awaited = self._awaited
-        if record.kind == "config" and awaited and awaited[0].keys == tuple(record.items):
-            self._stored = awaited.popleft().upto
-        while record.kind == "history" and awaited and awaited[0].number <= record.step:
-            self._stored = awaited.popleft().upto
+            self._ended = self._ended or record.kind == "exit"
+            self._proofs.take(record)
 
     def close(self, status: RunStatus | None, reason: str = "") -> Position:
         """Finish the W&B run and wait until all of it stands in its file, and online at the server.
@@ -202,7 +212,7 @@ class WandBSink(Sink[WandBConfig]):
             self._wait_for_end()
             if self._server is not None:
                 self._server.confirm(self._line, status)
-        return Position(self._stored)
+        return self._proofs.position
 
     def _leave(self) -> None:
         """Finish a run that is still open when the worker ends: left to the SDK, it would count as a success."""
@@ -217,11 +227,16 @@ class WandBSink(Sink[WandBConfig]):
         while not self._ended and time.monotonic() < deadline:
             time.sleep(_POLL)
             self._read_on()
-        if self._awaited or not self._ended:
+        if self._proofs.lacking or not self._ended:
             raise NotDeliveredError(
-                f"W&B's file has no end after {FILE_TIMEOUT:.0f} s and lacks {len(self._awaited)} records "
-                f"from row {self._stored + 1} on: is the disk full?"
+                f"W&B's file has no end after {FILE_TIMEOUT:.0f} s and lacks {self._proofs.lacking} records "
+                f"from row {self._proofs.position.row + 1} on: is the disk full?"
             )
+
+
+def _sdk() -> Any:
+    # Its types are too wide for a strict checker.
+    return import_module("wandb")
 
 
 def _record_class() -> Callable[[], Any]:
@@ -256,6 +271,8 @@ def _start(config: WandBConfig, arguments: dict[str, Any], found: Found) -> Run:
     run = cast("Run", made)
     run.define_metric(STEP, hidden=True)
     run.define_metric("*", step_metric=STEP, step_sync=False)
+    for record in found.metrics.values():
+        redefine(run, record)
     if found.summary and not is_online:
         run.summary.update(storable(found.summary, Counter()))
     return run

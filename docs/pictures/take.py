@@ -128,7 +128,9 @@ class Browser:
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._last += 1
         message = {"id": self._last, "method": method, "params": params}
-        self._write.write(json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0")
+        self._write.write(
+            json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
+        )
         while (answer := self._answer()).get("id") != self._last:
             pass  # events that nobody asked for
         if "error" in answer:

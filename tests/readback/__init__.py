@@ -5,7 +5,7 @@ from readback._mlflow import MlflowRun, read_mlflow, read_mlflow_runs
 from readback._raw import RawValue, raw_mlflow, raw_tensorboard, raw_wandb
 from readback._rows import Row, torn
 from readback._tensorboard import TensorBoardRecord, read_tensorboard, read_tensorboard_records
-from readback._wandb import WandbRun, read_wandb, read_wandb_configs, read_wandb_runs
+from readback._wandb import WandbArtifact, WandbRun, read_wandb, read_wandb_configs, read_wandb_runs
 
 __all__ = [
     "JsonLine",
@@ -13,6 +13,7 @@ __all__ = [
     "RawValue",
     "Row",
     "TensorBoardRecord",
+    "WandbArtifact",
     "WandbRun",
     "raw_mlflow",
     "raw_tensorboard",

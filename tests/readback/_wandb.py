@@ -21,8 +21,29 @@ _INTERNAL = {"_step", "_runtime", "_timestamp", "_wandb", "global_step"}
 
 
 @dataclass
+class WandbArtifact:
+    """One artifact that a run logged: what W&B is told of it, and its files by path, as bytes or an address."""
+
+    name: str
+    kind: str
+    aliases: tuple[str, ...]
+    tags: tuple[str, ...]
+    description: str
+    metadata: dict[str, Any]
+    is_input: bool
+    digest: str
+    files: dict[str, bytes | str]
+
+
+@dataclass
 class WandbRun:
-    """One `.wandb` file: who wrote it, how it ended, and its history rows as {key: value}, in file order."""
+    """One `.wandb` file: who wrote it, how it ended, and its history rows as {key: value}, in file order.
+
+    rows: the history again, with nested values as they were logged.
+    metrics: what was defined, by name: step_metric, hidden, summary ...
+    alerts: (title, text, level, wait in ms).
+    files: the run's own files by path, as far as the run says that it has them: pictures, tables, saved files.
+    """
 
     path: Path
     run_id: str = ""
@@ -34,6 +55,11 @@ class WandbRun:
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    alerts: list[tuple[str, str, str, int]] = field(default_factory=list)
+    artifacts: list[WandbArtifact] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
     exit_code: int | None = None  # None: the run was not finished
     torn: str | None = None  # why the file can't be read to its end
 
@@ -107,12 +133,50 @@ def _apply(run: WandbRun, record: Any) -> None:
         _apply_run(run, record.run)
     elif kind == "history":
         run.history.append(_items(record.history.item))
+        run.rows.append(_nested(record.history.item))
     elif kind == "summary":
         run.summary.update(_items(record.summary.update))
     elif kind == "config":
         run.config.update(_items(record.config.update))
     elif kind == "exit":
         run.exit_code = record.exit.exit_code
+    else:
+        _apply_other(run, kind, record)
+
+
+def _apply_other(run: WandbRun, kind: str, record: Any) -> None:
+    if kind == "metric":
+        _apply_metric(run, record.metric)
+    elif kind == "alert":
+        alert = record.alert
+        run.alerts.append((alert.title, alert.text, alert.level, alert.wait_duration))
+    elif kind == "artifact":
+        run.artifacts.append(_artifact(record.artifact))
+    elif kind == "files":
+        folder = run.path.parent / "files"
+        run.files.update({file.path: (folder / file.path).read_bytes() for file in record.files.files})
+
+
+def _apply_metric(run: WandbRun, metric: Any) -> None:
+    said = run.metrics.setdefault(metric.name or metric.glob_name, {})
+    said["step_metric"] = metric.step_metric
+    said["step_sync"], said["hidden"] = metric.options.step_sync, metric.options.hidden
+    said["summary"] = {field.name for field, value in metric.summary.ListFields() if value is True}
+
+
+def _artifact(record: Any) -> WandbArtifact:
+    files = {entry.path: entry.ref or Path(entry.local_path).read_bytes() for entry in record.manifest.contents}
+    return WandbArtifact(
+        name=record.name,
+        kind=record.type,
+        aliases=tuple(sorted(record.aliases)),
+        tags=tuple(record.tags),
+        description=record.description,
+        metadata=json.loads(record.metadata or "{}"),
+        is_input=record.use_after_commit,
+        digest=record.digest,
+        files=files,
+    )
 
 
 def _apply_run(run: WandbRun, record: Any) -> None:
@@ -128,6 +192,17 @@ def _apply_run(run: WandbRun, record: Any) -> None:
 def _items(items: Iterable[Any]) -> dict[str, Any]:
     """{key: value} of a record's items; nested keys are joined by a dot."""
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _nested(items: Iterable[Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for item in items:
+        *path, last = tuple(item.nested_key) or (item.key,)
+        inner = row
+        for key in path:
+            inner = inner.setdefault(key, {})
+        inner[last] = json.loads(item.value_json)
+    return row
 
 
 def _payloads(data: bytes) -> Iterator[bytes]:

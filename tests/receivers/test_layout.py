@@ -126,7 +126,7 @@ def site_rows(site: str, first: int, **values: float) -> list[Row]:
 
 def test_wandb_rows_of_one_step_merge_within_a_site_only() -> None:
     rows = [*site_rows("s1", 1, loss=1.0, acc=2.0), *site_rows("s2", 3, loss=3.0, acc=4.0)]
-    lines = [change.row() for change in changes(rows, Counter())]
+    lines = [change.line | change.rest() for change in changes(rows, Counter())]
     assert [{key for key in line if "/" in key} for line in lines] == [{"s1/loss", "s1/acc"}, {"s2/loss", "s2/acc"}]
     assert [line["global_step"] for line in lines] == [7, 7]
 

@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,6 +91,32 @@ class ServerRun:
 
 
 @dataclass
+class ServerArtifact:
+    """One version of an artifact.
+
+    Attributes:
+        files: Bytes by path; of a file that came with an earlier version too, whatever that has.
+        manifest: What the SDK says that it consists of.
+        committed: Whether all of it is there.
+        used: Whether the run says that it has used it.
+    """
+
+    id: str
+    run: str
+    type: str
+    name: str
+    digest: str
+    description: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    aliases: list[str] = field(default_factory=list[str])
+    tags: list[str] = field(default_factory=list[str])
+    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    manifest: dict[str, Any] = field(default_factory=dict[str, Any])
+    committed: bool = False
+    used: bool = False
+
+
+@dataclass
 class Fault:
     """How an endpoint misbehaves; what is combined happens in this order.
 
@@ -121,6 +147,8 @@ class WandBServer:
         runs: What it has, by run id.
         seen: How often each endpoint was asked: `file_stream`, `upload`, or a GraphQL operation's name.
         suffered: How often each endpoint misbehaved.
+        artifacts: Versions of artifacts; one that comes again with the same content is no new one.
+        alerts: What people were told: run, title, text, severity.
 
     Args:
         port: Where to listen: 0 for any free port. A second server may take the place of one that ended.
@@ -129,6 +157,8 @@ class WandBServer:
 
     def __init__(self, port: int = 0, runs: dict[str, ServerRun] | None = None) -> None:
         self.runs = {} if runs is None else runs
+        self.artifacts: list[ServerArtifact] = []
+        self.alerts: list[dict[str, Any]] = []
         self.seen: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.suffered: Counter[str] = Counter()
@@ -270,8 +300,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the client gave up waiting
 
     def _upload(self, path: list[str], body: bytes) -> dict[str, Any]:
-        run_id, name = path[1], "/".join(path[2:])
-        self.owner.run(run_id).files[name] = body
+        kind, owner, name = path[0], path[1], "/".join(path[2:])
+        if kind == "upload":
+            self.owner.run(owner).files[name] = body
+        elif kind == "artifact":
+            self.owner.artifacts[int(owner)].files[name] = body
+        else:
+            self.owner.artifacts[int(owner)].manifest = json.loads(body)
         return {}
 
     def _file_stream(self, path: list[str], body: bytes) -> dict[str, Any]:
@@ -395,7 +430,89 @@ def _stopped(_server: WandBServer, _variables: dict[str, Any]) -> dict[str, Any]
     return {"project": {"run": {"stopped": False}}}
 
 
+def _alert(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    server.alerts.append({key: variables[key] for key in ("runName", "title", "text", "severity", "waitDuration")})
+    return {"notifyScriptableRunAlert": {"success": True}}
+
+
+def _artifact_type(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    name = variables["name"].partition(":")[0]
+    types = [one.type for one in server.artifacts if one.name == name]
+    return {"project": {"artifact": {"artifactType": {"name": types[-1]}} if types else None}}
+
+
+def _create_artifact(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    given = variables["input"]
+    found = [one for one in server.artifacts if (one.name, one.digest) == (_collection(given), given["digest"])]
+    made = found[0] if found else ServerArtifact(
+        id=str(len(server.artifacts)),
+        run=given["runName"],
+        type=given["artifactTypeName"],
+        name=_collection(given),
+        digest=given["digest"],
+        description=given["description"] or "",
+        metadata=json.loads(given["metadata"] or "{}"),
+        tags=[tag["tagName"] for tag in given.get("tags") or []],
+    )  # fmt: skip
+    made.aliases = sorted({*made.aliases, *(alias["alias"] for alias in given["aliases"])})
+    if not found:
+        server.artifacts.append(made)
+    state = "COMMITTED" if made.committed else "PENDING"
+    return {"createArtifact": {"artifact": {"id": made.id, "state": state, "artifactSequence": {}}}}
+
+
+def _collection(given: dict[str, Any]) -> str:
+    return (given.get("artifactCollectionNames") or [given["artifactCollectionName"]])[0]
+
+
+def _create_manifest(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    return {"createArtifactManifest": _manifest(server, variables["artifactID"])}
+
+
+def _update_manifest(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    return {"updateArtifactManifest": _manifest(server, variables["artifactManifestID"])}
+
+
+def _manifest(server: WandBServer, artifact: str) -> dict[str, Any]:
+    file = {"id": artifact, "uploadUrl": f"{server.url}/manifest/{artifact}/wandb_manifest.json", "uploadHeaders": []}
+    return {"artifactManifest": {"id": artifact, "file": file}}
+
+
+def _create_artifact_files(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    nodes = [
+        {
+            "storagePath": f"{file['artifactID']}/{file['name']}",
+            "uploadUrl": f"{server.url}/artifact/{file['artifactID']}/{quote(file['name'])}",
+            "uploadHeaders": [],
+            "uploadMultipartUrls": None,
+            "artifact": {"id": file["artifactID"]},
+        }
+        for file in variables["input"]["artifactFiles"]
+    ]
+    return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+
+def _commit_artifact(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    made = server.artifacts[int(variables["artifactID"])]
+    made.committed = True
+    return {"commitArtifact": {"artifact": {"id": made.id, "digest": made.digest}}}
+
+
+def _use_artifact(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    made = server.artifacts[int(variables["input"]["artifactID"])]
+    made.used = True
+    return {"useArtifact": {"artifact": {"id": made.id}}}
+
+
 _OPERATIONS = {
+    "NotifyScriptableRunAlert": _alert,
+    "ArtifactType": _artifact_type,
+    "CreateArtifact": _create_artifact,
+    "CreateArtifactManifest": _create_manifest,
+    "UpdateArtifactManifest": _update_manifest,
+    "CreateArtifactFiles": _create_artifact_files,
+    "CommitArtifact": _commit_artifact,
+    "UseArtifact": _use_artifact,
     "Viewer": _viewer,
     "ServerFeaturesQuery": _features,
     "UpsertBucket": _upsert,

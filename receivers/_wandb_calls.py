@@ -1,0 +1,186 @@
+"""What is a call of its own to the W&B SDK: definitions, summaries, alerts, artifacts, files of the run. Loads no SDK.
+
+Each call becomes one record in the SDK's file, which proves that it is stored.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from eventbus.artifacts import ArtifactLogged, ModelLogged
+from eventbus.errors import BlobError
+from eventbus.tracking import AlertRaised, MetricDefined, SummaryUpdated
+from receivers._files import put_file
+from receivers._kept import KeptFile, kept_files
+from receivers._names import escape, relative_path, shorten
+from receivers._wandb_proof import Proof
+from receivers._wandb_rows import OURS, STEP, is_named, public, storable
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Sequence
+
+    from eventbus import Envelope, Event
+    from eventbus.blobs import BlobReader
+    from receivers._wandb_run import Run
+
+MAX_NAME = 128
+"""Characters of an artifact's name and type."""
+
+MAX_METADATA = 100
+"""Keys in an artifact's metadata; more stand one level deeper."""
+
+_OPERATIONS = ("min", "max", "mean", "last", "first", "copy", "none")
+_RESERVED = ("job", "run_table", "code", "wandb-")
+_BEST = {"maximize": "max", "minimize": "min", None: "last"}
+
+
+class Calls:
+    """Makes the calls of one run.
+
+    Args:
+        sdk: The SDK's module.
+        run: The run.
+        blobs: Finds the payloads.
+        counts: Takes what was stored otherwise than logged.
+        folder: Where the files of artifacts stay until they are uploaded.
+    """
+
+    def __init__(self, sdk: Any, run: Run, blobs: BlobReader, counts: Counter[str], folder: Path) -> None:
+        self._sdk = sdk
+        self._run = run
+        self._blobs = blobs
+        self._counts = counts
+        self._folder = folder
+
+    def make(self, number: int, envelope: Envelope[Event]) -> Proof | None:
+        """Make the call that a record asks for.
+
+        Args:
+            number: The record's row.
+            envelope: The record.
+
+        Returns:
+            What proves that it is stored; None where nothing came of it, which is counted.
+        """
+        match envelope.event:
+            case MetricDefined() as event:
+                return self._define(event)
+            case SummaryUpdated() as event:
+                values = {public(key): storable(value, self._counts) for key, value in event.values.items()}
+                self._run.summary.update(values)
+                return Proof("summary", tuple(values))
+            case AlertRaised() as event:
+                self._run.alert(event.title, event.text, event.level, event.wait_seconds)
+                return Proof("alert", (event.title,))
+            case ArtifactLogged() as event if is_named(event):
+                return self._artifact(number, event)
+            case _:
+                return self._keep(envelope)
+
+    def _define(self, event: MetricDefined) -> Proof:
+        """Define a metric; one whose x-axis nobody names has the user's step as such, not our row's number."""
+        has_axis = event.step_metric not in (None, "_step")
+        wanted = [_BEST[event.goal] if one == "best" else one for one in event.summary]
+        if wanted != event.summary or event.goal:
+            self._counts["goal of a metric left out"] += 1
+        name = public(event.name)
+        self._run.define_metric(
+            name,
+            step_metric=public(event.step_metric) if event.step_metric and has_axis else STEP,
+            step_sync=event.step_sync if has_axis else False,
+            hidden=event.hidden,
+            summary=",".join(one for one in wanted if one in _OPERATIONS) or None,
+            overwrite=event.overwrite or None,
+        )
+        return Proof("metric", (name,))
+
+    def _keep(self, envelope: Envelope[Event]) -> Proof | None:
+        """Keep a record as files of the run."""
+        if not isinstance(envelope.event, ArtifactLogged):
+            self._counts[f"kept as a file: {envelope.event.event_name}"] += 1
+        last = keep(self._run, kept_files(envelope, self._blobs, self._counts), self._counts)
+        return Proof("files", (last,)) if last else None
+
+    def _artifact(self, number: int, event: ArtifactLogged) -> Proof:
+        """Log an artifact; its files lie beside the run's until they are uploaded, whatever becomes of the payloads."""
+        name, kind = self._spelled(event)
+        artifact = self._sdk.Artifact(name, kind, description=event.description or None, metadata=self._metadata(event))
+        folder = self._folder / str(number)
+        for file in event.files:
+            self._add(artifact, folder, file.path, file)
+        aliases = [self._changed(alias, re.sub(r"[/:]", "-", alias)) for alias in event.aliases]
+        tags = [self._changed(tag, re.sub(r"[^-\w ]", "-", tag).strip()) for tag in event.tags]
+        add_artifact(self._run, artifact, aliases, [tag for tag in tags if tag], is_input=event.is_input)
+        return Proof("artifact", (name,))
+
+    def _add(self, artifact: Any, folder: Path, path: str, file: Any) -> None:
+        if file.blob is None:
+            entries = import_module(f"{self._sdk.__name__}.sdk.artifacts.artifact_manifest_entry")
+            reference = file.reference
+            artifact.manifest.add_entry(entries.ArtifactManifestEntry(path=path, ref=reference, digest=reference))
+            return
+        try:
+            source = self._blobs.path(file.blob)
+        except BlobError:
+            self._counts["payload missing: ArtifactLogged"] += 1
+            return
+        placed = put_file(folder, KeptFile(relative_path(path), source), self._counts)
+        artifact.add_file(str(placed), name=path, policy="immutable", skip_cache=True)
+
+    def _spelled(self, event: ArtifactLogged) -> tuple[str, str]:
+        """Return an artifact's name and type as W&B takes them."""
+        name = self._changed(event.key, shorten(escape(event.key, r"[^a-zA-Z0-9_\-.]"), MAX_NAME))
+        kind = event.kind or "model"
+        plain = shorten(escape(kind, r"[/:]"), MAX_NAME)
+        return name, self._changed(kind, f"user-{plain}" if plain.startswith(_RESERVED) else plain)
+
+    def _changed(self, old: str, new: str) -> str:
+        if old != new:
+            self._counts["renamed in an artifact"] += 1
+        return new
+
+    def _metadata(self, event: ArtifactLogged) -> dict[str, Any]:
+        found: dict[str, Any] = storable(event.metadata, self._counts)
+        if len(found) > MAX_METADATA:
+            found = {"metadata": found}
+        if isinstance(event, ModelLogged):
+            ours = {"flavor": event.flavor, "registered_name": event.registered_name, "params": event.params}
+            said = {key: value for key, value in ours.items() if value}
+            return {**found, OURS: said} if said else found
+        return found
+
+
+def add_artifact(
+    run: Run, artifact: Any, aliases: Sequence[str], tags: Sequence[str], *, is_input: bool = False
+) -> None:
+    """Log an artifact by a call that is recorded in the SDK's file, online too, and asks no server first."""
+    artifact.finalize()
+    names = list(dict.fromkeys((*aliases, "latest")))
+    interface = cast("Any", run)._interface  # noqa: SLF001
+    interface.publish_artifact(run, artifact, names, list(tags), use_after_commit=is_input)
+
+
+def keep(run: Run, files: Iterable[KeptFile], counts: Counter[str]) -> str:
+    """Add files to the run's own, and return the path of the last one; empty for none."""
+    last, folder = "", Path(run.settings.files_dir)
+    for file in files:
+        path = put_file(folder, file, counts)
+        run.save(str(path), base_path=str(folder), policy="now", glob=False)
+        last = path.relative_to(folder).as_posix()
+    return last
+
+
+def redefine(run: Run, record: Any) -> None:
+    """Define a metric again as a record of an earlier file says."""
+    options = record.options
+    run.define_metric(
+        record.name or record.glob_name,
+        step_metric=record.step_metric or None,
+        step_sync=options.step_sync,
+        hidden=options.hidden,
+        summary=",".join(one for one in _OPERATIONS if getattr(record.summary, one)) or None,
+    )
