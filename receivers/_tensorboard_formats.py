@@ -23,7 +23,7 @@ NS_PER_SECOND = 1_000_000_000
 
 _PROTO = "tensorboard.compat.proto."
 
-_FIELDS = {
+_TYPES = {
     "float32": ("DT_FLOAT", "float_val", "f"),
     "float64": ("DT_DOUBLE", "double_val", "d"),
     "int8": ("DT_INT8", "int_val", "b"),
@@ -34,11 +34,18 @@ _FIELDS = {
     "bool": ("DT_BOOL", "bool_val", "?"),
     "complex64": ("DT_COMPLEX64", "scomplex_val", "f"),
     "complex128": ("DT_COMPLEX128", "dcomplex_val", "d"),
+    "float16": ("DT_HALF", "", "e"),
+    "uint16": ("DT_UINT16", "", "H"),
+    "uint32": ("DT_UINT32", "", "I"),
+    "uint64": ("DT_UINT64", "", "Q"),
 }
-"""Per type of numbers: what TensorBoard calls it, its field in a tensor, and its code in Python's `struct`."""
+"""Per type of numbers: what TensorBoard calls it, its field in a tensor, and its code in Python's `struct`.
 
-_BYTES = {"float16": "DT_HALF", "uint16": "DT_UINT16", "uint32": "DT_UINT32", "uint64": "DT_UINT64"}
-"""Types that TensorBoard reads from plain bytes only."""
+Those without a field TensorBoard reads from plain bytes only.
+"""
+
+MAX_LISTED_BYTES = 1 << 20
+"""Larger tensors are stored as plain bytes, which TensorBoard reads as well: a list takes ten times the memory."""
 
 MAX_THRESHOLDS = 127
 """Thresholds of a curve that the plugin is told of at most, as the SDK does."""
@@ -122,12 +129,11 @@ class Formats:
         Raises:
             BlobError: The bytes are no such array.
         """
-        content: dict[str, Any] = {"tensor_content": data, "dtype": _BYTES.get(array.dtype)}
-        if array.dtype in _FIELDS:
-            dtype, field, _ = _FIELDS[array.dtype]
-            content = {"dtype": dtype, field: numbers_of(array, data)}
-        elif array.dtype not in _BYTES:
-            raise BlobError(f"TensorBoard has no tensors of {array.dtype}")
+        form = _form(array, data)
+        dtype, field, _ = _TYPES[array.dtype]
+        is_listed = field and len(data) <= MAX_LISTED_BYTES
+        content: dict[str, Any] = {field: struct.unpack(form, data)} if is_listed else {"tensor_content": data}
+        content["dtype"] = dtype
         tensor = self._tensor(tensor_shape=self._shaped(array.shape), **content)
         return self.summary([self.value(tag, metadata=self.plugin("tensor"), tensor=tensor)])
 
@@ -181,18 +187,22 @@ class Formats:
         return self._shape(dim=[self._shape.Dim(size=size) for size in shape])
 
 
-def numbers_of(array: Array, data: bytes) -> list[Any]:
-    """Return the numbers of an array, row by row; of a complex one its real and imaginary parts in turn.
+def numbers_of(array: Array, data: bytes) -> Sequence[float]:
+    """Return the numbers of an array, row by row.
 
     Raises:
         BlobError: The bytes are no such array.
     """
-    wanted = math.prod(array.shape) * (2 if array.dtype.startswith("complex") else 1)
-    try:
-        numbers: list[Any] = list(struct.unpack(f"<{wanted}{_FIELDS[array.dtype][2]}", data))
-    except (KeyError, struct.error) as error:
-        raise BlobError(f"{len(data)} bytes are no {array.dtype} of shape {array.shape}") from error
-    return numbers
+    return struct.unpack(_form(array, data), data)
+
+
+def _form(array: Array, data: bytes) -> str:
+    """Return the form of an array for `struct`: of a complex one its real and imaginary parts in turn."""
+    _, _, code = _TYPES.get(array.dtype, ("", "", ""))
+    form = f"<{math.prod(array.shape) * (2 if array.dtype.startswith('complex') else 1)}{code}"
+    if not code or struct.calcsize(form) != len(data):
+        raise BlobError(f"{len(data)} bytes are no {array.dtype} of shape {array.shape}")
+    return form
 
 
 def _all_bins(event: HistogramLogged) -> list[tuple[float, float]]:

@@ -82,7 +82,8 @@ def _started(event: RunStarted) -> Text:
 
 
 def _defined(event: MetricDefined) -> Text:
-    told = {name: value for name, value in event.__dict__.items() if name != "name" and value not in (None, [], False)}
+    known = {**event.__dict__, "summary": ", ".join(event.summary)}
+    told = {name: value for name, value in known.items() if name != "name" and value not in (None, "", False)}
     return Text("metrics", table(("metric", *told), [(event.name, *told.values())]))
 
 

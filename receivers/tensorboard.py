@@ -26,9 +26,9 @@ sites, it is `<run id>/_combined`. What the SDK's writer makes of the same calls
 | RunFinished | text `run/status`, written once, when the run is closed: the status of the run and why |
 
 What is kept is a file below `_files` in the run's folder. Counted are `kept as a file: <event>`,
-`payload missing: <event>`, `float32 overflow` (a finite number over 3.4e38 becomes infinite), `renamed folder` (a name
-in `add_scalars` or of a session that would have left the run's folder, or is too long for one) and
-`unsupported <event>`.
+`payload missing: <event>`, `link of metrics left out`, `boxes left out` (of a picture), `float32 overflow` (a finite
+number over 3.4e38 becomes infinite), `renamed folder` (a name in `add_scalars` or of a session that would have left the
+run's folder, or is too long for one) and `unsupported <event>`.
 
 The position is the length of every file. When the run is opened again each file is cut back to its
 acknowledged length, files that were not acknowledged are deleted, and what follows goes into a new file: a
@@ -69,6 +69,7 @@ from eventbus.media import (
 from eventbus.tracking import (
     ChartsArranged,
     HParamsLogged,
+    LinkedMetricsLogged,
     MetricsLogged,
     RunFinished,
     RunStatus,
@@ -148,6 +149,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
             **{kind: self._stores_text(make) for kind, make in TEXTS.items()},
             MetricsLogged: self._store_metrics,
             StyledMetricsLogged: self._store_styled,
+            LinkedMetricsLogged: self._store_linked,
             HParamsLogged: self._store_hparams,
             ChartsArranged: lambda event, envelope: self._add(layout(formats, event.charts), envelope),
             HistogramLogged: lambda event, envelope: self._add(formats.histogram(event), envelope),
@@ -232,6 +234,11 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
             folder = self._folder(f"{event.main_tag.replace('/', '_')}_{key}")
             self._add(self._formats.scalars([(event.main_tag, value)]), envelope, folder)
 
+    def _store_linked(self, event: LinkedMetricsLogged, envelope: Envelope[Event]) -> None:
+        if event.model or event.dataset_name or event.dataset_digest:
+            self.counts["link of metrics left out"] += 1
+        self._store_metrics(event, envelope)
+
     def _store_styled(self, event: StyledMetricsLogged, envelope: Envelope[Event]) -> None:
         if not event.new_style or event.main_tag is not None:
             self._store_metrics(event, envelope)
@@ -284,6 +291,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
     ) -> None:
         """Show those files whose type TensorBoard knows (`native`; None: all), and keep the others."""
         shown = [native is None or file.media_type in native for file in event.files]
+        self.counts.update(["boxes left out"] * sum("boxes" in file.details for file in event.files))
         for index, file in enumerate(event.files):
             if shown[index] and (data := self._read(file.blob, event)) is not None:
                 tag = f"{event.key}/{index}" if len(event.files) > 1 else event.key

@@ -27,7 +27,7 @@ class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
     difference to `get_logdir` alone.
 
     Args:
-        log_dir: Returned by `get_logdir`.
+        log_dir: Returned by `get_logdir`, and the attribute of that name.
         comment: Ends the name that `get_logdir` returns where no `log_dir` is given.
         purge_step: Accepted. Steps that come again after a restart are recognised without it.
         max_queue: Accepted. Every call is in the journal when it returns.
@@ -54,7 +54,7 @@ class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
         on_bad_input: OnBadInput = "raise",
     ) -> None:
         super().__init__(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)
-        self._log_dir = str(log_dir) if log_dir else f"runs/{self.tracking.run}{comment}"
+        self.log_dir = str(log_dir) if log_dir else f"runs/{self.tracking.run}{comment}"
 
     @also_named(scalar="scalar_value")
     def add_scalar(  # noqa: PLR0917 - TensorBoard's own arguments, in its order
@@ -127,7 +127,7 @@ class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
 
     def get_logdir(self) -> str:
         """Return `log_dir` as it was given, else `runs/<run><comment>`; the files are the receiver's."""
-        return self._log_dir
+        return self.log_dir
 
 
 def _styled(event: MetricsLogged, new_style: bool, double_precision: bool) -> StyledMetricsLogged:

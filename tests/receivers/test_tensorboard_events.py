@@ -1,0 +1,343 @@
+"""What TensorBoard's sink makes of events that are no numbers and no texts; the parity tests hold it to the SDK's."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from one_of_each import one_of_each
+from readback import Row, TensorBoardRecord, read_tensorboard, read_tensorboard_records
+from tensorboard.compat.tensorflow_stub import dtypes
+from tensorboard.plugins.projector import projector_config_pb2
+
+from eventbus import Event
+from eventbus.artifacts import ArtifactFile, ArtifactLogged
+from eventbus.blobs import BlobStore
+from eventbus.media import (
+    Array,
+    AudioLogged,
+    EmbeddingLogged,
+    GraphLogged,
+    HistogramLogged,
+    ImagesLogged,
+    MediaFile,
+    TableLogged,
+    TensorLogged,
+    default_edges,
+)
+from eventbus.tracking import HParamsLogged, LinkedMetricsLogged, MetricDefined, RunStarted, RunStatus, TextLogged
+from receivers.abc import Position
+from receivers.tensorboard import TensorBoardConfig, TensorBoardSink
+from receivers.testing import make_rows, make_run
+
+RUN = make_run("run")
+RUN_FOLDER = Path("tensorboard/check-run/site-1")
+LAST = TextLogged(key="last", text="still here")
+
+
+def sink(workspace: Path) -> TensorBoardSink:
+    return TensorBoardSink(TensorBoardConfig(), workspace)
+
+
+def write(workspace: Path, events: Sequence[Event]) -> TensorBoardSink:
+    opened = sink(workspace)
+    opened.open(RUN, Position(0))
+    opened.write(make_rows(events))
+    opened.close(None)
+    return opened
+
+
+def rows(workspace: Path) -> dict[str, Row]:
+    return {row.key: row for row in read_tensorboard(workspace / RUN_FOLDER)}
+
+
+def records(workspace: Path) -> dict[str, TensorBoardRecord]:
+    return {record.tag: record for record in read_tensorboard_records(workspace / RUN_FOLDER)}
+
+
+def store_of(workspace: Path) -> BlobStore:
+    workspace.mkdir(exist_ok=True)
+    return BlobStore(workspace / "blobs")
+
+
+def kept(workspace: Path) -> dict[str, bytes]:
+    folder = workspace / RUN_FOLDER / "_files"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def file(store: BlobStore, media_type: str, data: bytes = b"abc") -> MediaFile:
+    return MediaFile(blob=store.put(data), media_type=media_type)
+
+
+def floats(store: BlobStore, shape: list[int], data: bytes) -> Array:
+    return Array(blob=store.put(data), dtype="float32", shape=shape)
+
+
+# --------------------------------------------------------------------------------------------- redelivery
+def content(workspace: Path) -> tuple[list[TensorBoardRecord], dict[str, bytes]]:
+    folder = workspace / RUN_FOLDER
+    others = [path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name]
+    found = sorted(read_tensorboard_records(folder), key=lambda one: (one.run, one.wall_time, one.tag))
+    return found, {path.relative_to(folder).as_posix(): path.read_bytes() for path in others}
+
+
+def test_what_is_delivered_again_leaves_what_one_delivery_leaves(tmp_path: Path) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    one_of_each(store_of(twice))
+    numbered = make_rows(list(one_of_each(store_of(once)).values()))
+    undisturbed = sink(once)
+    undisturbed.open(RUN, Position(0))
+    undisturbed.write(numbered)
+    undisturbed.close(RunStatus.FINISHED)
+
+    committed = Position(0)
+    for acknowledged in (5, 18, 24, len(numbered)):
+        killed = sink(twice)
+        killed.open(RUN, committed)
+        killed.write(numbered[committed.row :])
+        killed.flush()  # nobody heard of it
+        again = sink(twice)
+        again.open(RUN, committed)
+        again.write(numbered[committed.row : acknowledged])
+        committed = again.close(RunStatus.FINISHED if acknowledged == len(numbered) else None)
+
+    assert content(twice) == content(once)
+    assert len(content(once)[0]) > 30
+    assert len(content(once)[1]) > 12
+
+
+def test_event_files_that_were_logged_as_files_stay(tmp_path: Path) -> None:
+    store, name = store_of(tmp_path), "events.out.tfevents.1.host.2.trackbus"
+    logged = ArtifactLogged(key="old", files=[ArtifactFile(path=name, blob=store.put(b"old"))])
+    session = HParamsLogged(params={"a": 1}, metrics={}, run_name="_files")
+    opened = sink(tmp_path)
+    opened.open(RUN, Position(0))
+    opened.write(make_rows([logged, session]))
+    opened.flush()
+
+    sink(tmp_path).open(RUN, Position(0))
+
+    assert kept(tmp_path) == {name: b"old"}
+    assert [path.name for path in tmp_path.rglob("*tfevents*")] == [name]
+    assert opened.counts == {"kept as a file: ArtifactLogged": 1, "renamed folder": 1}
+
+
+# ----------------------------------------------------------------------------------------------- payloads
+def test_payloads_that_are_missing_stop_nothing(tmp_path: Path) -> None:
+    events = one_of_each(BlobStore(None))  # names what nobody keeps
+
+    written = write(tmp_path, [*events.values(), LAST])
+
+    missing = {cause.removeprefix("payload missing: ") for cause in written.counts if cause.startswith("payload")}
+    assert missing == {name for name, event in events.items() if '"blob"' in event.model_dump_json()} | {
+        "GraphLogged",
+        "TableLogged",
+        "EmbeddingLogged",
+    }
+    found = rows(tmp_path)
+    assert found["last/text_summary"].value == "still here"
+    assert "notes.txt" in str(found["artifacts/checkpoint/text_summary"].value)
+    assert "| number | word | picture |" in str(found["rows/text_summary"].value)
+
+
+def test_payloads_that_are_not_what_they_should_be_stop_nothing(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    matrix = floats(store, [1, 1], b"\0\0\0\0")
+    damaged = [
+        TensorLogged(key="t", tensor=floats(store, [2, 2], b"\0\0\0\0")),
+        TensorLogged(key="t", tensor=Array(blob=store.put(b"ab"), dtype="bfloat16", shape=[1])),
+        EmbeddingLogged(key="e", matrix=floats(store, [3], b"\0\0\0\0")),
+        EmbeddingLogged(key="e", matrix=matrix, labels=store.put(b"no JSON")),
+        TableLogged(key="r", columns=["a"], rows=store.put(b"no JSON"), num_rows=1),
+    ]
+
+    written = write(tmp_path, [*damaged, LAST])
+
+    assert written.counts == {
+        "payload missing: TensorLogged": 2,
+        "payload missing: EmbeddingLogged": 2,
+        "payload missing: TableLogged": 1,
+    }
+    assert rows(tmp_path)["last/text_summary"].value == "still here"
+
+
+def test_of_several_pictures_those_that_are_there_are_shown(tmp_path: Path) -> None:
+    events = one_of_each(store_of(tmp_path))
+    pictures = events["ImagesLogged"]
+    assert isinstance(pictures, ImagesLogged)
+    gone = MediaFile(blob=BlobStore(None).put(b"gone"), media_type="image/png", details={"boxes": {}})
+
+    written = write(tmp_path, [pictures.model_copy(update={"files": [gone, *pictures.files]})])
+
+    assert list(records(tmp_path)) == ["pictures/1", "pictures/2"]
+    assert written.counts == {"payload missing: ImagesLogged": 1, "boxes left out": 1}
+
+
+# -------------------------------------------------------------------------------------------- kept as files
+def test_a_sound_that_is_no_wav_is_kept(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    wav = one_of_each(store)["AudioLogged"]
+    assert isinstance(wav, AudioLogged)
+    bare = MediaFile(blob=wav.files[0].blob, media_type="audio/wav")  # what it says of itself is in the file
+
+    written = write(tmp_path, [wav.model_copy(update={"files": [bare, file(store, "audio/mpeg", b"mp3")]})])
+
+    assert written.counts == {"kept as a file: AudioLogged": 1}
+    assert records(tmp_path)["sound/0"].content["value"] | {"encodedAudioString": ""} == {
+        "sampleRate": 8000.0,
+        "numChannels": "1",
+        "lengthFrames": "2000",
+        "encodedAudioString": "",
+        "contentType": "audio/wav",
+    }
+    assert kept(tmp_path)["audio/sound/1-c0ffee-1-1.mp3"] == b"mp3"
+
+
+def test_a_long_table_is_kept_too(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    data = [[number, f"a|{number}"] for number in range(101)]
+    table = TableLogged(
+        key="long", step=2, columns=["n", "word"], rows=store.put(json.dumps(data).encode()), num_rows=101
+    )
+
+    written = write(tmp_path, [table])
+
+    text = str(rows(tmp_path)["long/text_summary"].value)
+    assert text.startswith("| n | word |\n| --- | --- |\n| 0 | a\\|0 |\n")
+    assert text.endswith("| 99 | a\\|99 |\n\nThe first 100 of 101 rows.")
+    assert json.loads(kept(tmp_path)["tables/long/2-c0ffee-1.json"])["data"] == data
+    assert written.counts == {"kept as a file: TableLogged": 1}
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_a_model_of_onnx_that_can_not_be_read_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_installed: bool
+) -> None:
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "onnx", None)
+    model = GraphLogged(key="graph", kind="onnx", graph=store_of(tmp_path).put(b"\xff\xff"))
+
+    written = write(tmp_path, [model])
+
+    assert kept(tmp_path) == {"graphs/graph/0-c0ffee-1.onnx": b"\xff\xff"}
+    assert written.counts == {"kept as a file: GraphLogged": 1}
+
+
+# -------------------------------------------------------------------------------------------------- projector
+def embedding(store: BlobStore, key: str, labels: object = None) -> EmbeddingLogged:
+    told = None if labels is None else store.put(json.dumps(labels).encode())
+    return EmbeddingLogged(key=key, step=3, matrix=floats(store, [1, 2], b"\0\0\x80?\0\0\0@"), labels=told)
+
+
+def config(workspace: Path) -> list[str]:
+    message = projector_config_pb2.ProjectorConfig()  # pyright: ignore[reportAttributeAccessIssue]
+    text = (workspace / RUN_FOLDER / "projector_config.pbtxt").read_text()
+    return [one.tensor_name for one in text_format.Parse(text, message).embeddings]
+
+
+def test_embeddings_are_named_once_whatever_was_there(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+
+    write(tmp_path, [embedding(store, "a"), embedding(store, "b")])
+    write(tmp_path, [embedding(store, "a"), embedding(store, "b")])
+
+    assert config(tmp_path) == ["a:00003", "b:00003"]
+
+
+def test_a_configuration_that_can_not_be_read_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / RUN_FOLDER / "projector_config.pbtxt"
+    path.parent.mkdir(parents=True)
+    path.write_text("no { such")
+
+    written = write(tmp_path, [embedding(store_of(tmp_path), "a")])
+
+    assert written.counts == {"unreadable projector configuration": 1}
+    assert config(tmp_path) == ["a:00003"]
+
+
+@pytest.mark.parametrize("key", ["..", "a/../../b", "é" * 200, "\\"])
+def test_no_tag_leaves_the_run_and_no_label_breaks_its_line(tmp_path: Path, key: str) -> None:
+    write(tmp_path, [embedding(store_of(tmp_path), key, ["one\ttwo\nthree"])])
+
+    [matrix], [labels] = tmp_path.rglob("tensors.tsv"), tmp_path.rglob("metadata.tsv")
+    assert matrix.parent.parent == tmp_path / RUN_FOLDER / "00003"
+    assert (matrix.read_text(), labels.read_text()) == ("1.0\t2.0\n", "one two three\n")
+
+
+# ------------------------------------------------------------------------------------------------------ others
+def histogram(limits: list[float], counts: list[float], low: float | None = None) -> HistogramLogged:
+    return HistogramLogged(
+        key="h", limits=limits, counts=counts, low=low, min=0.0, max=1.0, num=3.0, sum=1.0, sum_squares=1.0
+    )
+
+
+EDGES = default_edges()[700:710]
+
+
+@pytest.mark.parametrize(
+    ("event", "limits", "counts"),
+    [
+        (histogram([EDGES[0], EDGES[1], EDGES[8], EDGES[9]], [0, 1, 0, 2]), EDGES, [0, 1, 0, 0, 0, 0, 0, 0, 0, 2]),
+        (histogram([EDGES[0], EDGES[4], EDGES[8]], [0, 1, 2]), [EDGES[0], EDGES[4], EDGES[8]], [0, 1, 2]),
+        (histogram([0.5, 1.5], [1, 2]), [0.5, 1.5], [1, 2]),
+        (histogram([0.5, 1.5], [1, 2], low=-0.5), [-0.5, 0.5, 1.5], [0, 1, 2]),
+    ],
+    ids=["put together", "coarse", "others", "low"],
+)
+def test_bins_are_those_that_were_counted(
+    tmp_path: Path, event: HistogramLogged, limits: list[float], counts: list[float]
+) -> None:
+    write(tmp_path, [event])
+
+    found = records(tmp_path)["h"].content["value"]
+    assert (found["bucketLimit"], found["bucket"]) == (limits, counts)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        *((dtype, (2, 3)) for dtype in ("float16", "uint8", "uint16", "uint32", "uint64", "bool", "complex128")),
+        ("int64", ()),
+        ("float32", (0, 3)),
+        ("float64", (400, 400)),  # large: as plain bytes
+    ],
+)
+def test_a_tensor_of_any_type_is_read_by_tensorboard(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    array = np.arange(math.prod(shape)).reshape(shape).astype(dtype)
+    told = Array(blob=store_of(tmp_path).put(array.tobytes()), dtype=dtype, shape=list(shape))
+
+    write(tmp_path, [TensorLogged(key="t", tensor=told)])
+
+    found = records(tmp_path)["t"].content
+    assert (found["shape"], found["numbers"]) == (shape, str(array.tolist()))
+    assert dtypes.as_dtype(found["dtype"]).as_numpy_dtype == array.dtype
+
+
+def test_texts_say_what_has_no_other_form(tmp_path: Path) -> None:
+    written = write(
+        tmp_path,
+        [
+            RunStarted(name="exp", group="job", parent="outer"),
+            MetricDefined(name="val/*", step_metric="epoch", summary=["min", "max"], hidden=True),
+            LinkedMetricsLogged(values={"acc": 0.5}, model="net"),
+        ],
+    )
+
+    found = rows(tmp_path)
+    assert found["run/status/text_summary"].value == "RUNNING: exp (job), nested in outer"
+    assert found["metrics/text_summary"].value == (
+        "| metric | step_metric | hidden | summary |\n| --- | --- | --- | --- |\n| val/* | epoch | True | min, max |"
+    )
+    assert found["acc"].value == 0.5
+    assert written.counts == {"link of metrics left out": 1}
+
+
+def test_a_session_without_a_name_is_named_by_its_time(tmp_path: Path) -> None:
+    write(tmp_path, [HParamsLogged(params={"big": 2**60}, metrics={"loss": 0.5}), LAST])
+
+    runs = {record.run for record in read_tensorboard_records(tmp_path / RUN_FOLDER)}
+    assert runs == {".", "1700000000.007"}
