@@ -58,6 +58,8 @@ class SummaryMethods(LookAlike):
                 return [make(Place(check_key(tag), intake.step(global_step), store))]
             except ValidationError as error:
                 raise BadInputError(f"{shown(tag)} can't be recorded: {error.errors()[0]['msg']}") from error
+            except TypeError as error:  # a number where a list belongs, say
+                raise BadInputError(f"{shown(tag)} can't be recorded: {error}") from error
 
         try:
             return self.tracking.publish_kept(events, tag, self._moment(walltime))

@@ -21,6 +21,7 @@ Stored = Callable[[type[Event]], list[Envelope[Any]]]
 PIXELS = np.zeros((3, 4, 5))
 POINTS = np.zeros((4, 2))
 CURVE = [0.0, 0.5]
+RAW = {"tag": "x", **dict.fromkeys(("min", "max", "num", "sum", "sum_squares"), 1)}
 
 BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("add_scalar", {"tag": "x", "scalar_value": torch.ones(2)}, r"shape \(2,\)"),
@@ -32,12 +33,7 @@ BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("add_histogram", {"tag": "..", "values": [1.0]}, "leads out of a folder"),
     ("add_histogram", {"tag": "x", "values": [1.0], "walltime": -1}, "'walltime' is out of range"),
     ("add_histogram", {"tag": "x", "values": ["a"]}, "not of numbers"),
-    (
-        "add_histogram_raw",
-        {"tag": "x", **dict.fromkeys(("min", "max", "num", "sum", "sum_squares"), 1)}
-        | {"bucket_limits": [1, 2], "bucket_counts": [1]},
-        "2 limits and 1 counts",
-    ),
+    ("add_histogram_raw", RAW | {"bucket_limits": [1, 2], "bucket_counts": [1]}, "2 limits and 1 counts"),
     ("add_image", {"tag": "x", "img_tensor": PIXELS[0]}, "is not dataformats='CHW'"),
     ("add_image", {"tag": "x", "img_tensor": None}, "not of numbers"),
     ("add_image", {"tag": "x" * 251, "img_tensor": PIXELS}, "longer than 250"),
@@ -79,6 +75,12 @@ BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
         {"mat": POINTS, "metadata": [["a"]] * 4, "metadata_header": ["one", "two"], "tag": "x"},
         "not of 2 fields",
     ),
+    ("add_embedding", {"mat": POINTS, "metadata": 4, "tag": "x"}, "not iterable"),
+    ("add_embedding", {"mat": POINTS, "metadata": [1, 2, 3, 4], "metadata_header": ["n"], "tag": "x"}, "not iterable"),
+    ("add_mesh", {"tag": "x", "vertices": np.zeros((1, 3, 3)), "config_dict": 3}, "not iterable"),
+    ("add_custom_scalars_multilinechart", {"tags": ["a"] * 1001}, "at most 1000"),
+    ("add_custom_scalars_multilinechart", {"tags": ["a"], "title": 3}, "valid string"),
+    ("add_histogram_raw", RAW | {"bucket_limits": range(20_000), "bucket_counts": range(20_000)}, "at most 10000"),
     ("add_hparams", {"hparam_dict": [], "metric_dict": {}, "run_name": "x"}, "hparam_dict is a list"),
     ("add_hparams", {"hparam_dict": {}, "metric_dict": None, "run_name": "x"}, "metric_dict is a NoneType"),
     (
