@@ -42,7 +42,7 @@ def pr_curve(
             f"{weight.shape}: they are of one shape"
         )
     last = min(num_thresholds, MAX_THRESHOLDS) - 1
-    with numpy.errstate(invalid="ignore"):
+    with numpy.errstate(all="ignore"):
         buckets = numpy.floor(said * last)
     if not ((buckets >= 0) & (buckets <= last)).all():
         raise BadInputError(f"{shown(key)} has predictions outside 0 to 1, or NaN: pass probabilities, as of a sigmoid")

@@ -164,7 +164,8 @@ def bytes_of(array: Any) -> Any:
     numpy = package("numpy")
     if array.dtype == numpy.uint8:
         return array
-    scaled = array.astype(numpy.float32) * numpy.float32(255)
+    with numpy.errstate(all="ignore"):  # what is too large for it is cut below
+        scaled = array.astype(numpy.float32) * numpy.float32(255)
     return numpy.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).astype(numpy.uint8)
 
 

@@ -249,7 +249,7 @@ class ArrayMethods(SummaryMethods):
             return EmbeddingLogged(
                 key=at.key,
                 step=at.step,
-                matrix=kept_array(at.store, matrix.astype("float64" if matrix.dtype.itemsize > 4 else "float32")),  # noqa: PLR2004
+                matrix=kept_array(at.store, matrix),
                 labels=None if metadata is None else _labels(at, metadata, header, len(matrix)),
                 header=header if metadata is not None else [],
                 **_sprite(at, label_img, len(matrix)),

@@ -29,7 +29,7 @@ class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
     Args:
         log_dir: Returned by `get_logdir`, and the attribute of that name.
         comment: Ends the name that `get_logdir` returns where no `log_dir` is given.
-        purge_step: Accepted. Steps that come again after a restart are recognised without it.
+        purge_step: Accepted, and hides nothing: what was logged before a restart stays.
         max_queue: Accepted. Every call is in the journal when it returns.
         flush_secs: Accepted, for the same reason.
         filename_suffix: Accepted.

@@ -23,8 +23,17 @@ def unmerged(counted: Counted) -> dict[float, float]:
 
 @pytest.mark.parametrize(
     "values",
-    [RANDOM.normal(size=5000), np.arange(-5, 100), np.zeros(3), np.array([1e-30]), np.array([1.0, math.nan])],
-    ids=["normal", "int", "zero", "tiny", "nan"],
+    [
+        RANDOM.normal(size=5000),
+        RANDOM.normal(size=5000).astype(np.float32),
+        np.array(default_edges(), np.float32),
+        np.arange(-5, 100),
+        np.zeros(3),
+        np.array([1e-30]),
+        np.array([1.0, math.nan]),
+        np.array([1.0, math.inf]),
+    ],
+    ids=["normal", "single", "edges", "int", "zero", "tiny", "nan", "infinite"],
 )
 def test_default_bins_are_those_of_the_sdk(values: Any) -> None:
     theirs = make_histogram(values.astype(float), np.array(default_edges()))
@@ -45,6 +54,12 @@ def test_other_bins_are_those_of_the_sdk(bins: Any, max_bins: int | None) -> Non
     ours = histogram("h", torch.as_tensor(values), bins, max_bins)
 
     assert (ours["limits"], ours["counts"]) == (list(theirs.bucket_limit), list(theirs.bucket))
+
+
+def test_infinities_and_overflows_warn_nobody() -> None:
+    counted = histogram("h", [1.0, math.inf, -math.inf, 1e300])
+
+    assert (sum(counted["counts"]), math.isnan(counted["sum"]), counted["sum_squares"]) == (1, True, math.inf)
 
 
 def test_a_million_values_travel_as_eight_kilobytes() -> None:

@@ -65,7 +65,13 @@ def test_they_are_converted_as_the_sdk_does(data: Any, dataformats: str) -> None
 
 
 def test_nan_is_black_and_infinities_are_cut() -> None:
-    assert decoded(picture_of("image", [[np.nan, np.inf, -np.inf, 0.5]], "HW"))[0, :, 0].tolist() == [0, 255, 0, 127]
+    assert decoded(picture_of("image", [[np.nan, np.inf, -np.inf, 0.5, 1e300]], "HW"))[0, :, 0].tolist() == [
+        0,
+        255,
+        0,
+        127,
+        255,
+    ]
 
 
 def test_pictures_of_pillow_and_files_are_taken(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def hparams(writer: Any) -> Any:
 
 def embeddings(writer: Any) -> Any:
     writer.add_embedding(POINTS, tag="bare/slash")
+    writer.add_embedding((POINTS * 9).astype(np.int16), tag="ints")
     rows = [["a", 1], ["b", 2], ["c", 3], ["d", 4], ["e", 5]]
     writer.add_embedding(torch.as_tensor(POINTS), rows, LABEL_IMAGES, 7, "all", ["name", "number"])
     return writer.add_embedding(POINTS, list("abcde"), global_step=7)
@@ -245,7 +246,7 @@ def test_the_projectors_files_are_torchs(stores: Stores) -> None:
         return {path.relative_to(folder).as_posix(): projected(path) for path in found if "_files" not in path.parts}
 
     assert files(stores.ours) == files(stores.theirs)
-    assert len(files(stores.ours)) == 7
+    assert len(files(stores.ours)) == 8
 
 
 def projected(path: Path) -> object:
