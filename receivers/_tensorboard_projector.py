@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from eventbus.blobs import Blob
-from eventbus.errors import BlobError
 from eventbus.media import EmbeddingLogged
 from receivers._arrays import rows
 from receivers._files import put_file
@@ -36,7 +35,7 @@ def store_embedding(
         counts: What was stored otherwise than logged.
 
     Raises:
-        BlobError: A payload is not what the event says.
+        BlobError: The matrix is not what the event says.
     """
     matrix = read(event.matrix.blob)
     if matrix is None:
@@ -45,7 +44,10 @@ def store_embedding(
     folder = f"{step}/{_folder_name(event.key)}"
     found = {"tensors.tsv": _lines(rows(event.matrix, matrix))}
     if event.labels is not None and (labels := read(event.labels)) is not None:
-        found["metadata.tsv"] = _labels(event, labels)
+        try:
+            found["metadata.tsv"] = _labels(event, labels)
+        except ValueError:  # no JSON: the points are shown without them
+            counts[f"payload missing: {event.event_name}"] += 1
     if event.sprite is not None and (sprite := read(event.sprite.blob)) is not None:
         found["sprite.png"] = sprite
     for name, data in found.items():
@@ -60,10 +62,7 @@ def _folder_name(tag: str) -> str:
 
 
 def _labels(event: EmbeddingLogged, data: bytes) -> bytes:
-    try:
-        labels = json.loads(data)
-    except ValueError as error:
-        raise BlobError(f"the labels of {event.key} are no JSON: {error}") from error
+    labels = json.loads(data)
     return _lines([event.header, *labels] if event.header else [[label] for label in labels])
 
 

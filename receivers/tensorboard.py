@@ -40,11 +40,9 @@ record always has, so a record that comes again replaces what it left.
 from __future__ import annotations
 
 import json
-import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Unpack, cast
 
@@ -53,6 +51,7 @@ from eventbus.artifacts import ArtifactLogged
 from eventbus.blobs import Blob
 from eventbus.errors import BlobError, ConfigurationError, MissingExtraError
 from eventbus.media import (
+    Array,
     AudioLogged,
     EmbeddingLogged,
     GraphLogged,
@@ -80,16 +79,11 @@ from receivers._kept import kept_files
 from receivers._names import file_name, relative_path
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers._tensorboard_file import KEPT, EventFile, cut_back, new_name
-from receivers._tensorboard_formats import NS_PER_SECOND, Formats, numbers_of
+from receivers._tensorboard_formats import NS_PER_SECOND, Formats, chunks, numbers_of, overflows
 from receivers._tensorboard_plugins import graph_of_onnx, hparams, layout, mesh
 from receivers._tensorboard_projector import store_embedding
 from receivers._tensorboard_texts import MAX_ROWS, TEXTS, Text, file_list, shown_table
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerRun
-
-VALUES_PER_RECORD = 100
-"""Values of one step share a record: seven times as fast as one each."""
-
-FLOAT32_MAX = 3.4028234663852886e38
 
 SOUNDS = frozenset({"audio/wav", "audio/wave", "audio/x-wav", "audio/vnd.wave"})
 """Types of sounds that TensorBoard plays."""
@@ -225,9 +219,9 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
     # --- numbers --------------------------------------------------------------------------------------------
 
     def _store_metrics(self, event: MetricsLogged, envelope: Envelope[Event]) -> None:
-        self.counts.update(_overflows(event.values.values()))
+        self.counts.update(overflows(event.values.values()))
         if event.main_tag is None:
-            for values in _chunks(event.values.items(), VALUES_PER_RECORD):
+            for values in chunks(event.values):
                 self._add(self._formats.scalars(values), envelope)
             return
         for key, value in event.values.items():
@@ -244,12 +238,12 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
             self._store_metrics(event, envelope)
             return
         if not event.double_precision:
-            self.counts.update(_overflows(event.values.values()))
+            self.counts.update(overflows(event.values.values()))
         self._add(self._formats.styled(event), envelope)
 
     def _store_hparams(self, event: HParamsLogged, envelope: Envelope[Event]) -> None:
         folder = self._folder(event.run_name or str(envelope.time_ns / NS_PER_SECOND))
-        self.counts.update(_overflows(event.metrics.values()))
+        self.counts.update(overflows(event.metrics.values()))
         for summary in hparams(self._formats, event):
             self._add(summary, envelope, folder)
         for metric in event.metrics.items():
@@ -260,11 +254,11 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         self._add(self._formats.tensor(event.key, event.tensor, data), envelope)
 
     def _store_mesh(self, event: MeshLogged, envelope: Envelope[Event]) -> None:
-        parts = {"vertices": numbers_of(event.vertices, self.blobs.read(event.vertices.blob))}
-        for name, array in (("faces", event.faces), ("colors", event.colors)):
-            if array is not None and (data := self._read(array.blob, event)) is not None:
-                parts[name] = numbers_of(array, data)
-        self._add(mesh(self._formats, event, parts), envelope)
+        arrays = {"vertices": event.vertices, "faces": event.faces, "colors": event.colors}
+        read = {name: self._numbers(array, event) for name, array in arrays.items() if array is not None}
+        parts = {name: numbers for name, numbers in read.items() if numbers is not None}
+        if "vertices" in parts:
+            self._add(mesh(self._formats, event, parts), envelope)
 
     def _store_embedding(self, event: EmbeddingLogged, _envelope: Envelope[Event]) -> None:
         store_embedding(self._root, event, lambda blob: self._read(blob, event), self.counts)
@@ -320,8 +314,16 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         data = self._read(event.rows, event)
         try:
             return [] if data is None else json.loads(data)
-        except ValueError as error:
-            raise BlobError(f"the rows of {event.key} are no JSON: {error}") from error
+        except ValueError:
+            self._miss(event)
+            return []
+
+    def _numbers(self, array: Array, event: Event) -> Sequence[float] | None:
+        try:
+            return numbers_of(array, self.blobs.read(array.blob))
+        except BlobError:
+            self._miss(event)
+            return None
 
     def _read(self, blob: Blob, event: Event) -> bytes | None:
         """Return a payload; one that can't be had is counted, and the rest of its event is stored."""
@@ -362,16 +364,6 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
             file = self._files[folder] = EventFile(self._root, name, self._formats)
             file.add(self._formats.header(self._time_ns))
         file.add(record)
-
-
-def _chunks(items: Iterable[tuple[str, float]], size: int) -> Iterator[list[tuple[str, float]]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def _overflows(values: Iterable[float]) -> list[str]:
-    return ["float32 overflow" for value in values if FLOAT32_MAX < abs(value) < math.inf]
 
 
 class TensorBoardReceiver(Receiver):

@@ -25,6 +25,7 @@ from eventbus.media import (
     HistogramLogged,
     ImagesLogged,
     MediaFile,
+    MeshLogged,
     TableLogged,
     TensorLogged,
     default_edges,
@@ -153,6 +154,7 @@ def test_payloads_that_are_not_what_they_should_be_stop_nothing(tmp_path: Path) 
         EmbeddingLogged(key="e", matrix=floats(store, [3], b"\0\0\0\0")),
         EmbeddingLogged(key="e", matrix=matrix, labels=store.put(b"no JSON")),
         TableLogged(key="r", columns=["a"], rows=store.put(b"no JSON"), num_rows=1),
+        MeshLogged(key="m", vertices=floats(store, [1, 1, 3], bytes(12)), faces=floats(store, [1, 1, 3], b"")),
     ]
 
     written = write(tmp_path, [*damaged, LAST])
@@ -161,8 +163,10 @@ def test_payloads_that_are_not_what_they_should_be_stop_nothing(tmp_path: Path) 
         "payload missing: TensorLogged": 2,
         "payload missing: EmbeddingLogged": 2,
         "payload missing: TableLogged": 1,
+        "payload missing: MeshLogged": 1,
     }
-    assert rows(tmp_path)["last/text_summary"].value == "still here"
+    assert {"r/text_summary", "m_VERTEX", "last/text_summary"} == rows(tmp_path).keys()
+    assert config(tmp_path) == ["e:00000"]
 
 
 def test_of_several_pictures_those_that_are_there_are_shown(tmp_path: Path) -> None:
