@@ -47,6 +47,9 @@ Those without a field TensorBoard reads from plain bytes only.
 MAX_LISTED_BYTES = 1 << 20
 """Larger tensors are stored as plain bytes, which TensorBoard reads as well: a list takes ten times the memory."""
 
+COLOURS = 3
+"""Channels of a picture of red, green and blue."""
+
 VALUES_PER_RECORD = 100
 """Values of one step share a record: seven times as fast as one each."""
 
@@ -168,7 +171,8 @@ class Formats:
     def image(self, tag: str, file: MediaFile, data: bytes) -> Any:
         """Return a picture, or one that moves."""
         width, height, channels = (_whole(file, name) for name in ("width", "height", "channels"))
-        image = self._summary.Summary.Image(width=width, height=height, colorspace=channels, encoded_image_string=data)
+        space = COLOURS if channels == 1 else channels  # as the SDK has it, which makes grey ones coloured
+        image = self._summary.Summary.Image(width=width, height=height, colorspace=space, encoded_image_string=data)
         return self.summary([self.value(tag, image=image, **self._caption(file))])
 
     def sound(self, tag: str, file: MediaFile, data: bytes) -> Any:

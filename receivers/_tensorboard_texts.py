@@ -64,7 +64,8 @@ def file_list(event: ArtifactLogged) -> Text:
         **dict(flattened(event.metadata)),
         **getattr(event, "params", {}),
     }
-    about = _keyed({name: value for name, value in known.items() if value != ""})
+    told = {name: value for name, value in known.items() if value != ""}
+    about = _keyed(told) if told else ""
     files = table(("file", "bytes"), ((file.path, _place_or_size(file)) for file in event.files))
     what = "models" if isinstance(event, ModelLogged) else "artifacts"
     text = "\n\n".join(part for part in (event.description, about, files) if part)

@@ -39,7 +39,8 @@ def picture_with_boxes(
     corners, scale = real_array_of(key, boxes), number("rescale", rescale)
     if corners.ndim != 2 or corners.shape[1] != CORNERS:  # noqa: PLR2004 - boxes x corners
         raise BadInputError(f"{shown(key)} has boxes of shape {corners.shape}: pass [[left, top, right, bottom], ...]")
-    sheet = image.fromarray(pixels(key, real_array_of(key, data), dataformats))
+    drawn_on = pixels(key, real_array_of(key, data), dataformats)
+    sheet = image.fromarray(numpy.repeat(drawn_on, 3, axis=2) if drawn_on.shape[2] == 1 else drawn_on)
     size = [int(side * scale) if 0 < scale < math.inf else 0 for side in sheet.size]
     if min(size) < 1:
         raise BadInputError(f"{shown(key)} with rescale={shown(rescale)} has no pixels left: pass a larger number")

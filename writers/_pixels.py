@@ -48,8 +48,7 @@ class Picture(NamedTuple):
 def picture_of(key: object, data: object, dataformats: str = "HWC") -> Picture:
     """Encode a picture; a batch of them (`NCHW`) is put together to one.
 
-    Numbers that are not of uint8 are taken as 0 to 1 and cut to it, as TensorBoard's SDK does; NaN is black. Grey ones
-    get three channels.
+    Numbers that are not of uint8 are taken as 0 to 1 and cut to it, as TensorBoard's SDK does; NaN is black.
 
     Args:
         key: What it is logged under, for errors.
@@ -83,7 +82,8 @@ def sprite_of(key: object, data: object) -> Picture:
     if batch.ndim != len("NCHW"):
         raise BadInputError(f"{shown(key)} has shape {batch.shape}: pass number x channels x height x width")
     sheet = _grid(key, bytes_of(batch), across=math.ceil(math.sqrt(len(batch))))
-    square = numpy.zeros((max(sheet.shape[:2]), max(sheet.shape[:2]), 3), numpy.uint8)
+    side = max(sheet.shape[:2])
+    square = numpy.zeros((side, side, sheet.shape[2]), numpy.uint8)
     square[: sheet.shape[0], : sheet.shape[1]] = sheet
     return encoded(key, square)
 
@@ -123,7 +123,7 @@ def pixels(key: object, array: Any, dataformats: str) -> Any:
     ordered = bytes_of(array).transpose([given.index(axis) for axis in wanted])
     if wanted == "NCHW":
         return _grid(key, ordered)
-    return _coloured(ordered if wanted == "HWC" else ordered[:, :, None])
+    return ordered if wanted == "HWC" else ordered[:, :, None]
 
 
 def encoded(key: object, array: Any) -> Picture:
@@ -169,10 +169,6 @@ def bytes_of(array: Any) -> Any:
     return numpy.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).astype(numpy.uint8)
 
 
-def _coloured(array: Any) -> Any:
-    return package("numpy").repeat(array, 3, axis=2) if array.shape[2] == 1 else array
-
-
 def _grid(key: object, batch: Any, across: int = PICTURES_PER_ROW) -> Any:
     """Put a batch, number x channels x height x width, together, row by row; what stays free is black."""
     number, channels, height, width = batch.shape
@@ -183,7 +179,7 @@ def _grid(key: object, batch: Any, across: int = PICTURES_PER_ROW) -> Any:
     canvas = package("numpy").zeros((down * across, channels, height, width), "u1")
     canvas[:number] = batch
     grid = canvas.reshape(down, across, channels, height, width).transpose(0, 3, 1, 4, 2)
-    return _coloured(grid.reshape(down * height, across * width, channels))
+    return grid.reshape(down * height, across * width, channels)
 
 
 def _opened(key: object, path: str | PathLike[str]) -> Any:

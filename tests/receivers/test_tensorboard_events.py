@@ -340,6 +340,15 @@ def test_texts_say_what_has_no_other_form(tmp_path: Path) -> None:
     assert written.counts == {"link of metrics left out": 1}
 
 
+def test_an_artifact_without_more_is_a_list_of_its_files(tmp_path: Path) -> None:
+    blob = store_of(tmp_path).put(b"abc")
+
+    write(tmp_path, [ArtifactLogged(key="bare", files=[ArtifactFile(path="a.txt", blob=blob)], description="Notes.")])
+
+    text = rows(tmp_path)["artifacts/bare/text_summary"].value
+    assert text == "Notes.\n\n| file | bytes |\n| --- | --- |\n| a.txt | 3 |"
+
+
 def test_a_session_without_a_name_is_named_by_its_time(tmp_path: Path) -> None:
     write(tmp_path, [HParamsLogged(params={"big": 2**60}, metrics={"loss": 0.5}), LAST])
 

@@ -59,19 +59,16 @@ def test_they_are_converted_as_the_sdk_does(data: Any, dataformats: str) -> None
 
     picture = picture_of("image", data, dataformats)
 
-    with Image.open(io.BytesIO(theirs.encoded_image_string)) as opened:
-        assert np.array_equal(decoded(picture), np.asarray(opened))
-    assert picture[1:] == (theirs.width, theirs.height, theirs.colorspace)
+    with Image.open(io.BytesIO(theirs.encoded_image_string)) as opened, Image.open(io.BytesIO(picture.png)) as ours:
+        assert np.array_equal(np.asarray(ours.convert("RGBA")), np.asarray(opened.convert("RGBA")))
+    assert picture[1:3] == (theirs.width, theirs.height)
+    assert picture.channels in (theirs.colorspace, 1)  # the SDK makes grey ones coloured: three times the bytes
 
 
 def test_nan_is_black_and_infinities_are_cut() -> None:
-    assert decoded(picture_of("image", [[np.nan, np.inf, -np.inf, 0.5, 1e300]], "HW"))[0, :, 0].tolist() == [
-        0,
-        255,
-        0,
-        127,
-        255,
-    ]
+    picture = picture_of("image", [[np.nan, np.inf, -np.inf, 0.5, 1e300]], "HW")
+
+    assert decoded(picture).tolist() == [[0, 255, 0, 127, 255]]
 
 
 def test_pictures_of_pillow_and_files_are_taken(tmp_path: Path) -> None:
@@ -134,10 +131,11 @@ def test_a_batch_is_tiled_by_eight() -> None:
     assert tiled("images", np.zeros((11, 3, 4, 6)))[1:] == (48, 8, 3)
 
 
-def test_a_picture_costs_the_caller_at_most_two_milliseconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(148, 148, 3), (256, 256, 1)])
+def test_a_picture_costs_the_caller_at_most_two_milliseconds(tmp_path: Path, shape: tuple[int, ...]) -> None:
     """64 KiB of noise, the worst there is, encoded, kept and published: the best tenth says what it costs."""
     spent: list[float] = []
-    frames = RANDOM.integers(0, 256, (60, 148, 148, 3), dtype=np.uint8)
+    frames = RANDOM.integers(0, 256, (60, *shape), dtype=np.uint8)
     with EventBus(tmp_path / "bus", site="site-1").background() as bus:
         writer = SummaryWriter(bus=bus)
         for step, frame in enumerate(frames):

@@ -90,10 +90,17 @@ def images(writer: Any) -> Any:
     return writer.add_image("add_image/RGBA", BATCH[0, [0, 1, 2, 0]], 1, TIME)
 
 
+def batches(writer: Any) -> Any:
+    writer.add_images("add_images/grey", BATCH[:, :1], 1, TIME)
+    writer.add_images("add_images/NHWC", BATCH.transpose(0, 2, 3, 1), 1, TIME, "NHWC")
+    return writer.add_images("add_images", BATCH, 1, TIME)
+
+
 def boxes(writer: Any) -> Any:
     found = np.array([[2, 3, 20, 24], [10, 8, 50, 30]])
     sheet = np.full((3, 40, 60), 0.25)
     writer.add_image_with_boxes("add_image_with_boxes/bare", sheet, found, 1, TIME)
+    writer.add_image_with_boxes("add_image_with_boxes/grey", sheet[0], found, 1, TIME, dataformats="HW")
     writer.add_image_with_boxes("add_image_with_boxes/odd", sheet, found, 1, TIME, labels=["one"])
     return writer.add_image_with_boxes("add_image_with_boxes", sheet, found, 1, TIME, labels=["cat", "dog"])
 
@@ -150,7 +157,7 @@ CALLS: Mapping[str, Callable[[Any], Any]] = {
         "add_histogram_raw", 0.0, 1.0, 3, 1.5, 1.25, [0.5, 1.0], np.array([1, 2]), 1, TIME
     ),
     "add_image": images,
-    "add_images": lambda writer: writer.add_images("add_images", BATCH, 1, TIME),
+    "add_images": batches,
     "add_image_with_boxes": boxes,
     "add_figure": figures,
     "add_audio": lambda writer: writer.add_audio("add_audio", torch.as_tensor(VALUES[None] / 9), 1, 8000, TIME),
