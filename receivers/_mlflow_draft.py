@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from eventbus import Envelope, Event
 from eventbus.tracking import (
+    TRACKING_EVENTS,
     AlertRaised,
     ConfigUpdated,
     HParamsLogged,
@@ -106,13 +107,14 @@ class Draft:
         self.params: dict[str, str] = {}
         self.tags: dict[str, str | None] = {}
         self.uploads: list[Upload] = []
-        self.started: RunStarted | None = None
+        self.started: list[RunStarted] = []
         self._counts = counts
         self._known_params = dict(params)
         self._changed = {name for name in tags if name.startswith(f"{OWN_TAGS}param.")}
         self._keys: dict[str, str] = {}
         self._seen: set[tuple[str, float | None, int, int]] = set()
         self._adders: dict[type[Event], Callable[[Any, Row], None]] = {
+            **dict.fromkeys(TRACKING_EVENTS, lambda _event, row: self.uploads.append(Upload(row))),
             MetricsLogged: lambda event, row: self.metrics.extend(self._points(event, row.envelope)),
             LinkedMetricsLogged: self._add_linked,
             HParamsLogged: self._add_hparams,
@@ -126,20 +128,22 @@ class Draft:
             TextLogged: self._add_text,
             RunStarted: lambda event, _: self._add_start(event),
             RunFinished: lambda _event, _row: None,  # `close` knows the status of the whole run
-            Event: lambda _event, row: self.uploads.append(Upload(row)),
         }
 
     def add(self, row: Row) -> None:
         """Add one record."""
-        add = next(self._adders[cls] for cls in type(row.envelope.event).__mro__ if cls in self._adders)
-        add(row.envelope.event, row)
+        event = row.envelope.event
+        add = next((self._adders[cls] for cls in type(event).__mro__ if cls in self._adders), None)
+        if add is None:
+            self._counts[f"unsupported {event.event_name}"] += 1
+        else:
+            add(event, row)
 
     def clear(self) -> None:
         """Forget what was sent, except the points that another one of the same millisecond may still meet."""
         last_ms = self.metrics[-1].time_ms if self.metrics else 0
         self._seen = {point for point in self._seen if point[2] >= last_ms}
-        self.metrics, self.params, self.tags, self.uploads = [], {}, {}, []
-        self.started = None
+        self.metrics, self.params, self.tags, self.uploads, self.started = [], {}, {}, [], []
 
     def _points(self, event: MetricsLogged, envelope: Envelope[Event]) -> Iterator[Point]:
         time_ms, step = in_ms(envelope.time_ns), event.step or 0
@@ -211,7 +215,7 @@ class Draft:
         self.uploads.append(Upload(row, path))
 
     def _add_start(self, event: RunStarted) -> None:
-        self.started = event
+        self.started.append(event)
         for name, value in (("name", event.name), ("group", event.group)):
             self.tags[f"{OWN_TAGS}{name}"] = self._cut(value, MAX_TAG_LENGTH, "cut tag")
         if event.parent:

@@ -119,17 +119,24 @@ class Uploads:
 
     def _put_images(self, event: ImagesLogged, upload: Upload) -> None:
         envelope = upload.row.envelope
-        if event.is_file:
+        if event.is_file and len(event.files) == 1:
+            self._files.put(mlflow_path(event.key), self._blobs.path(event.files[0].blob))
+        elif event.is_file:
             self._keep(event, upload)
             return
-        key = escape(mlflow_path(event.key), r":").replace("/", "~")
-        for index, file in enumerate(event.files):
-            name = f"images/{key}+step+{event.step or 0}+timestamp+{in_ms(envelope.time_ns)}+{_uuid(envelope, index)}"
-            self._put_picture(name, f"{name}+compressed", file)
+        else:
+            self._put_steps(event, envelope)
         about = [{"caption": file.caption, **file.details} for file in event.files]
         if any(file.caption or file.details.keys() - _PLAIN_DETAILS for file in event.files):
             path = f"media/images/{mlflow_path(event.key)}/{identity(envelope)}.about.json"
             self._files.put(path, as_json({"files": about}).encode())
+
+    def _put_steps(self, event: ImagesLogged, envelope: Envelope[Event]) -> None:
+        """Store pictures as `log_image` does those of a key and a step."""
+        key = escape(mlflow_path(event.key), r":").replace("/", "~")
+        for index, file in enumerate(event.files):
+            name = f"images/{key}+step+{event.step or 0}+timestamp+{in_ms(envelope.time_ns)}+{_uuid(envelope, index)}"
+            self._put_picture(name, f"{name}+compressed", file)
         if IMAGES_TAG not in self._tags:
             self._set_tag(IMAGES_TAG, "True")
 

@@ -178,7 +178,7 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
     ),
     TableLogged: (
         _conv("text: the first 100 rows; a longer one is kept too"),
-        _native("table: its path, or `tables/<key>.json`"),
+        _native("table: its path, or `tables/<key>/...json`"),
         _native("table"),
     ),
     ImagesLogged: (_native("images"), _native("images by key and step, or by path"), _native("images")),

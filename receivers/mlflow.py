@@ -74,6 +74,7 @@ class MLflowSink(Sink[MLflowConfig]):
     _running: bool
     _draft: Draft
     _run: RunInfo
+    _name: str | None
     _parent: str
     _uploads: Uploads
 
@@ -85,7 +86,8 @@ class MLflowSink(Sink[MLflowConfig]):
             TrackerLostError: It has lost the run, and with it what was stored.
             TrackerUnavailableError: It can't be reached, is overloaded, or refuses the user.
         """
-        self._row, self._last_ms, self._run, self._parent = committed.row, None, run, ""
+        self._row, self._last_ms = committed.row, None
+        self._run, self._name, self._parent = run, None, ""
         uri = self.config.uri(self.workspace)
         self._bound_requests()
         with self._asking(), one_at_a_time(uri):
@@ -206,8 +208,8 @@ class MLflowSink(Sink[MLflowConfig]):
 
     def _send(self, draft: Draft) -> None:
         entities, run_id = import_module("mlflow.entities"), self._found.info.run_id
-        if draft.started is not None:
-            self._learn(draft.started)
+        for event in draft.started:
+            self._learn(event)
         for params in chunks(draft.params.items(), MAX_PARAMS):
             self._client.log_batch(run_id, params=[entities.Param(*param) for param in params])
         for tags in chunks(((key, tag) for key, tag in draft.tags.items() if tag is not None), MAX_TAGS):
@@ -234,12 +236,12 @@ class MLflowSink(Sink[MLflowConfig]):
                 raise
 
     def _learn(self, event: RunStarted) -> None:
-        """Take over what a run is called, and below which other one it stands."""
+        """Take over below which other run it stands, and what it is called if that has changed since it was opened."""
         self._parent = event.parent
+        before, self._name = self._name, event.name
         is_named = self.config.option("run_name") or NAME_TAG in self.config.tags("run_tags")
-        title = shorten(self._run.titled(event.name), MAX_KEY_LENGTH)
-        if not is_named and title != self._found.info.run_name:
-            self._draft.tags.setdefault(NAME_TAG, title)
+        if not is_named and before not in (None, event.name):
+            self._draft.tags[NAME_TAG] = shorten(self._run.titled(event.name), MAX_KEY_LENGTH)
 
     def _name_parent(self) -> None:
         """Show the run below its parent, as soon as that is there."""

@@ -206,10 +206,9 @@ class Flavor:
         """
         given = dict(locals())
         save = {option: given[option] for option in SAVE_OPTIONS if given[option] is not None}
-        to = self._find()
-        to.intake.unsupported("model_id", model_id, "the receiver makes the model; name it with name=")
+        self._find().intake.unsupported("model_id", model_id, "the receiver makes the model; name it with name=")
         return log_model(
-            to,
+            self._find(),
             pytorch_model,
             name or artifact_path,
             self._name,
