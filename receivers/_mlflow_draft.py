@@ -114,7 +114,6 @@ class Draft:
         self._keys: dict[str, str] = {}
         self._seen: set[tuple[str, float | None, int, int]] = set()
         self._adders: dict[type[Event], Callable[[Any, Row], None]] = {
-            **dict.fromkeys(TRACKING_EVENTS, lambda _event, row: self.uploads.append(Upload(row))),
             MetricsLogged: lambda event, row: self.metrics.extend(self._points(event, row.envelope)),
             LinkedMetricsLogged: self._add_linked,
             HParamsLogged: self._add_hparams,
@@ -134,10 +133,12 @@ class Draft:
         """Add one record."""
         event = row.envelope.event
         add = next((self._adders[cls] for cls in type(event).__mro__ if cls in self._adders), None)
-        if add is None:
-            self._counts[f"unsupported {event.event_name}"] += 1
-        else:
+        if add is not None:
             add(event, row)
+        elif isinstance(event, TRACKING_EVENTS):
+            self.uploads.append(Upload(row))
+        else:
+            self._counts[f"unsupported {event.event_name}"] += 1
 
     def clear(self) -> None:
         """Forget what was sent, except the points that another one of the same millisecond may still meet."""

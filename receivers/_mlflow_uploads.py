@@ -50,6 +50,9 @@ PICTURES = UUID("5e1b1f0a-6f0c-5d3e-9b1e-7a0f6a3f4c11")
 _KEPT = (TensorLogged, MeshLogged, EmbeddingLogged, GraphLogged, ChartsArranged)
 """What MLflow has no form for."""
 
+MAX_WAITING = 10_000
+"""Numbers of one model that are kept in memory until it comes."""
+
 _PLAIN_DETAILS = {"width", "height", "channels"}
 
 
@@ -71,6 +74,7 @@ class Uploads:
         self._tags = dict(run.data.tags)
         self._tables = Tables(files, run.data.tags, self._set_tag)
         self._models = Models(client, run, files, blobs)
+        self._waiting: dict[str, list[Point]] = {}
         self._storers: dict[type[Event], Callable[[Any, Upload], None]] = {
             TextLogged: lambda event, upload: self._put_text(upload.path, event.text),
             ImagesLogged: self._put_images,
@@ -89,21 +93,34 @@ class Uploads:
         for upload in uploads:
             event = upload.row.envelope.event
             if isinstance(event, LinkedMetricsLogged):
-                points += self._linked(event, upload.points)
+                points += self._linked(event.model or "", upload.points)
                 continue
             put = next((self._storers[cls] for cls in type(event).__mro__ if cls in self._storers), self._keep)
             try:
                 put(event, upload)
             except BlobError:
                 self._files.counts[f"payload missing: {event.event_name}"] += 1
+            if isinstance(event, ModelLogged) and event.key in self._waiting:
+                points += self._linked(event.key, self._waiting.pop(event.key))
         return points
 
-    def _linked(self, event: LinkedMetricsLogged, points: Sequence[Point]) -> list[Point]:
-        model_id = self._models.find(event.model or "")
+    def forget(self) -> None:
+        """Count the numbers whose model has not come: they are stored without it."""
+        if self._waiting:
+            self._files.counts["unknown model"] += sum(map(len, self._waiting.values()))
+            self._waiting.clear()
+
+    def _linked(self, name: str, points: Sequence[Point]) -> list[Point]:
+        """Link numbers with a model; those that come before it are stored at once, and linked when it comes."""
+        model_id = self._models.find(name)
         if model_id is None:
-            self._files.counts["unknown model"] += 1
-        else:
-            self._models.link_input(model_id)
+            waiting = self._waiting.setdefault(name, [])
+            if len(waiting) + len(points) > MAX_WAITING:
+                self._files.counts["unknown model"] += len(points)
+            else:
+                waiting += points
+            return list(points)
+        self._models.link_input(model_id)
         return [point._replace(model_id=model_id) for point in points]
 
     def _put_text(self, path: str, text: str) -> None:

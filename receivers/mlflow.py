@@ -138,6 +138,7 @@ class MLflowSink(Sink[MLflowConfig]):
                     self._client.set_tag(run_id, REASON_TAG, reason[:MAX_TAG_LENGTH])
                 self._client.set_terminated(run_id, status.value, self._last_ms)
                 self._remove_twins()
+        self._uploads.forget()
         return self.flush()
 
     def _remove_twins(self) -> None:

@@ -11,6 +11,7 @@ from eventbus.errors import BadInputError
 from writers._look_alike import LookAlike
 from writers._mlflow_client import MLflowClient
 from writers._mlflow_runs import ActiveRun, Runs
+from writers.system import SystemMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,11 +67,12 @@ class MLflowRuns(LookAlike):
             parent_run_id: The run below which it is shown; by default the active one.
             tags: Its labels.
             description: What it is, for people: the tag `mlflow.note.content`.
-            log_system_metrics: Whether the machine is sampled meanwhile.
+            log_system_metrics: Whether the machine is sampled until it ends, see `writers.system`.
 
         Raises:
             BadInputError: A run is active and `nested` is not said, an id is not known, or a name or tag can't be
                 recorded, and bad input raises.
+            MissingExtraError: The machine is to be sampled, and psutil is not installed.
         """
         active = self._runs.active()
         if active is not None and not nested:
@@ -84,7 +86,8 @@ class MLflowRuns(LookAlike):
         labels = dict(tags or {}) | ({} if description is None else {NOTE_TAG: description})
         labels |= {} if experiment_id is None else {EXPERIMENT_TAG: experiment_id}
         self._active_writer().set_tags(labels)
-        del log_system_metrics
+        if log_system_metrics:
+            run.sampler = SystemMetrics(self._active_writer()).start()
         return run
 
     def end_run(self, status: str = "FINISHED") -> Receipt:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from eventbus import Receipt
     from writers._writer import TrackingWriter
+    from writers.system import SystemMetrics
 
 NS_PER_MILLISECOND = 1_000_000
 
@@ -62,12 +63,14 @@ class ActiveRun:
     Attributes:
         info: What is known of it.
         parent: Id of the run that it is nested in; empty for none.
+        sampler: What samples the machine until it ends.
     """
 
     def __init__(self, runs: Runs, info: RunInfo, parent: str) -> None:
         self._runs = runs
         self.info = info
         self.parent = parent
+        self.sampler: SystemMetrics | None = None
 
     @property
     def is_active(self) -> bool:
@@ -198,6 +201,8 @@ class Runs:
             BadInputError: The status is not known, and bad input raises.
         """
         run_id = run.info.run_id
+        if run.sampler is not None:
+            run.sampler.stop()
         try:
             status = RunStatus(status).value
         except ValueError:
