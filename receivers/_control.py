@@ -145,10 +145,16 @@ class Phase(msgspec.Struct, tag=True):
     """What the worker begins: most phases have a deadline.
 
     They are `starting`, `standing by`, `opening`, `batch`, `isolating` (a batch in parts, to find the event that ends
-    every worker), `closing`, `waiting for the tracker` and `idle`.
+    every worker), `closing`, `waiting for the tracker` and `idle`. One that is told again goes on, and its deadline
+    begins anew.
+
+    Attributes:
+        name: Which one.
+        seconds: What it may take beyond its deadline: a large file is on its way.
     """
 
     name: str
+    seconds: float = 0.0
 
 
 class Beat(msgspec.Struct, tag=True):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
@@ -44,6 +45,14 @@ class StuckError(TrackbusError, RuntimeError):
     """Raised when a sink takes rows and never says that they are stored."""
 
 
+class Announce(Protocol):
+    """Told of a step, and of the seconds that it may take beyond its deadline."""
+
+    def __call__(self, name: str, seconds: float = 0.0, /) -> None:
+        """Tell it."""
+        ...
+
+
 class Delivery:
     """Delivers one consumer's records.
 
@@ -55,7 +64,8 @@ class Delivery:
         file: The consumer's own file.
         selectors: What it is subscribed to.
         make_sink: Makes the sink of one run.
-        announce: Told before a step that has a deadline: `opening`, `batch`, `isolating`, `closing`.
+        announce: Told before a step that has a deadline: `opening`, `batch`, `isolating`, `closing`; and while it
+            lasts, with the seconds that it may take beyond it.
         layout: Whether each site has runs of its own.
         suspects: Knows what earlier workers failed at.
         bury: Puts a record among the dead letters, with the reason.
@@ -68,7 +78,7 @@ class Delivery:
         file: ConsumerFile,
         selectors: Iterable[Selector],
         make_sink: Callable[[], Sink[Any]],
-        announce: Callable[[str], None],
+        announce: Announce,
         *,
         layout: Layout = "per_site",
         suspects: Suspects,
@@ -187,7 +197,7 @@ class Delivery:
     def _write_rows(self, key: RunKey, rows: list[Row], phase: str) -> None:
         sink = self._sinks.get(key) or self._open(key)
         self._sinks[key] = self._sinks.pop(key)  # the last one to be let go
-        self._announce(phase)
+        self._begin(phase, sink)
         with self._suspects.blaming(rows):
             sink.write(rows)
         label = self._reader.label_of(rows[-1].envelope.origin.partition)
@@ -222,7 +232,7 @@ class Delivery:
 
     def _close(self, key: RunKey, status: RunStatus | None, reason: str = "") -> None:
         sink = self._sinks.get(key) or self._open(key)
-        self._announce("closing")
+        self._begin("closing", sink)
         with self._suspects.blaming():
             position = sink.close(status, reason)
         del self._sinks[key]
@@ -230,6 +240,10 @@ class Delivery:
         self._ledger.progress += 1
         if status is not None:
             self._runs[key].status = status.value
+
+    def _begin(self, phase: str, sink: Sink[Any]) -> None:
+        self._announce(phase)
+        sink.take_time = partial(self._announce, phase)
 
     def _note(self, key: RunKey, position: Position, sink: Sink[Any]) -> None:
         self._ledger.note(key, position)
@@ -247,8 +261,8 @@ class Delivery:
         return self._ledger.settle_batches()
 
     def _flush_sink(self, key: RunKey, phase: str) -> None:
-        self._announce(phase)
         sink = self._sinks[key]
+        self._begin(phase, sink)
         with self._suspects.blaming():
             position = sink.flush()
         self._note(key, position, sink)

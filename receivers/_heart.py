@@ -59,10 +59,10 @@ class Phases:
         self._channel = channel
         self._is_idle = False
 
-    def begin(self, name: str) -> None:
-        """Tell that a step begins which has a deadline."""
+    def begin(self, name: str, seconds: float = 0.0) -> None:
+        """Tell that a step begins, or goes on, which has a deadline, and what it may take beyond it."""
         self._is_idle = False
-        self._channel.send(Phase(name))
+        self._channel.send(Phase(name, seconds))
 
     def rest(self) -> None:
         """Tell that nothing is under way."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Generator
 
+SLOWEST = 4_000_000
+"""Bytes per second at which a file is stored at the slowest; whatever takes longer hangs."""
+
 _TAKEN = (FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -31,13 +34,17 @@ class RunFiles:
         run_id: MLflow's id of the run.
         workspace: Where the folders are laid out, beside the blobs.
         counts: The sink's counters.
+        take_time: Told before each file what it may take beyond a batch's deadline, seconds.
     """
 
-    def __init__(self, client: Any, run_id: str, workspace: Path, counts: Counter[str]) -> None:
+    def __init__(
+        self, client: Any, run_id: str, workspace: Path, counts: Counter[str], take_time: Callable[[float], None]
+    ) -> None:
         self._client = client
         self._run_id = run_id
         self._workspace = workspace
         self.counts = counts
+        self._take_time = take_time
 
     def put(self, path: str, source: Path | bytes, spare: str = "taken") -> str:
         """Store a file; where its path runs through another file, it goes to a folder for such.
@@ -62,8 +69,13 @@ class RunFiles:
 
     def _put(self, path: str, source: Path | bytes) -> None:
         folder, name = posixpath.split(path)
+        self.expect(len(source) if isinstance(source, bytes) else source.stat().st_size)
         with self.folder() as top:
             self._client.log_artifact(self._run_id, str(lay(top / name, source)), folder or None)
+
+    def expect(self, size: int) -> None:
+        """Say that so many bytes are stored now: a slow tracker must not be taken for one that hangs."""
+        self._take_time(size / SLOWEST)
 
     def has(self, path: str) -> bool:
         """Tell whether the run has such a file."""

@@ -133,6 +133,7 @@ class Models:
             laid = [self._lay(top / relative_path(file.path), file.blob) for file in event.files]
             if (top / MLMODEL).is_file():
                 self._sign(top, model)
+            self._files.expect(sum(file.blob.size for file in event.files if file.blob is not None))
             self._client.log_model_artifacts(model.model_id, str(top))
         self._client.finalize_logged_model(model.model_id, "READY" if all(laid) else "FAILED")
 

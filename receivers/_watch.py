@@ -45,6 +45,7 @@ class Watch:
         policy: The deadlines.
         phase: What the worker does.
         phase_since: Since when, in seconds of any steady clock.
+        extra: What that may take beyond its deadline, seconds.
         last_beat: When it last said anything.
         isolates: Whether it looks for the event that ended those before it: to be lost is what it is started for.
         has_closed: Whether the last thing it did was to end or let go of a run: its tracker has taken everything.
@@ -53,6 +54,7 @@ class Watch:
     policy: WorkerPolicy
     phase: str = "starting"
     phase_since: float = 0.0
+    extra: float = 0.0
     last_beat: float | None = None
     has_closed: bool = False
     isolates: bool = False
@@ -63,7 +65,7 @@ class Watch:
         if isinstance(news, Phase):
             self.has_closed = self.phase == "closing" and news.name == "idle"
             self.isolates = self.isolates or news.name == "isolating"
-            self.phase, self.phase_since = news.name, now
+            self.phase, self.phase_since, self.extra = news.name, now, news.seconds
 
     @property
     def is_writing(self) -> bool:
@@ -87,7 +89,7 @@ class Watch:
     def _limit(self) -> float | None:
         if self.phase in ("starting", "opening"):
             return self.policy.start_timeout
-        return self.policy.process_timeout if self.is_writing or self.phase == "closing" else None
+        return self.policy.process_timeout + self.extra if self.is_writing or self.phase == "closing" else None
 
 
 @dataclass(slots=True)

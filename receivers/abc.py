@@ -28,7 +28,7 @@ from receivers._receiver import Receiver, ReceiverOptions, check_importable, imp
 from receivers._rows import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from eventbus import Envelope, Event
     from eventbus.abc import Feed
@@ -177,6 +177,8 @@ class Sink(ABC, Generic[C]):
             worker empties it with each flush and keeps the sums beside the cursor.
         tracker_run: What the tracker calls the run; set by `open`, and shown without user, password and options.
         blobs: Finds the files that events name.
+        take_time: To be called while `write`, `flush` or `close` makes progress at something long: the deadline begins
+            anew, and the next step may take so many seconds beyond it.
     """
 
     batch_seconds: float = 30.0
@@ -187,6 +189,7 @@ class Sink(ABC, Generic[C]):
         self.counts: Counter[str] = Counter()
         self.tracker_run: TrackerRun | None = None
         self.blobs = BlobReader([workspace / FOLDER])
+        self.take_time: Callable[[float], None] = lambda _seconds: None
 
     @abstractmethod
     def open(self, run: RunInfo, committed: Position) -> int:

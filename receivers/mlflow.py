@@ -102,7 +102,7 @@ class MLflowSink(Sink[MLflowConfig]):
         self.tracker_run = TrackerRun(self._found.info.run_id, run_page(uri, experiment, self._found.info.run_id))
         self._running = self._found.info.status == "RUNNING" and self._found.info.lifecycle_stage == "active"
         self._draft = Draft(self.counts, self._found.data.params, self._found.data.tags)
-        files = RunFiles(self._client, self._found.info.run_id, self.workspace, self.counts)
+        files = RunFiles(self._client, self._found.info.run_id, self.workspace, self.counts, self._go_on_for)
         self._uploads = Uploads(self._client, self._found, files, self.blobs)
         return self._row
 
@@ -163,6 +163,10 @@ class MLflowSink(Sink[MLflowConfig]):
             if has_timed_out(error):
                 self._bound_requests(2)
             raise
+
+    def _go_on_for(self, seconds: float) -> None:
+        """Take time by the worker's call of now: the next one has its own."""
+        self.take_time(seconds)
 
     def _bound_requests(self, factor: int = 1) -> None:
         """Give requests so many times more seconds than now, within a batch's deadline."""

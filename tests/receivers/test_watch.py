@@ -49,6 +49,17 @@ def test_a_new_batch_winds_the_deadline_up_again() -> None:
     assert watch.overdue(40.0) is None
 
 
+def test_a_step_that_takes_long_by_its_size_has_more_time() -> None:
+    watch = heard(Watch(POLICY), "batch", 0.0)
+    watch.hear(Phase("batch", seconds=100.0), 10.0)
+    watch.hear(Beat(), 141.0)
+    assert watch.overdue(139.0) is None
+    assert watch.overdue(141.0) == "was batch for more than 130 s"
+    assert heard(watch, "batch", 141.0).overdue(141.0) is None
+    watch.hear(Beat(), 172.0)
+    assert watch.overdue(172.0) == "was batch for more than 30 s"
+
+
 def test_counts_are_told_since_the_first_worker_began() -> None:
     health = Health()
     assert not health.settle({}) or health.baseline == {}
