@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from eventbus import Envelope, Event
+from eventbus.artifacts import ModelLogged
 from eventbus.tracking import (
     TRACKING_EVENTS,
     AlertRaised,
@@ -67,11 +68,13 @@ class Upload(NamedTuple):
         row: What is stored.
         path: Where a text goes; empty for other kinds.
         points: Values of metrics that speak of a model, which may come just before them.
+        params: The run's params so far, for a model: they are its own too.
     """
 
     row: Row
     path: str = ""
     points: Sequence[Point] = ()
+    params: Mapping[str, str] = {}
 
 
 def mlflow_key(name: str, also_refused: str = r"(?!)") -> str:
@@ -125,6 +128,7 @@ class Draft:
             TagsSet: lambda event, _: self._add_tags(event.values),
             TagsDeleted: lambda event, _: self.tags.update({self._key(key, tag=True): None for key in event.keys}),
             TextLogged: self._add_text,
+            ModelLogged: lambda _, row: self.uploads.append(Upload(row, params=dict(self._known_params))),
             RunStarted: lambda event, _: self._add_start(event),
             RunFinished: lambda _event, _row: None,  # `close` knows the status of the whole run
         }

@@ -15,12 +15,12 @@ from receivers._mlflow_files import RunFiles, lay
 from receivers._names import escape, relative_path
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
-    from eventbus import Envelope, Event
     from eventbus.artifacts import ModelLogged
     from eventbus.blobs import BlobReader
+    from receivers._mlflow_draft import Point, Upload
 
 MODEL_TAG = "trackbus.model"
 """Tag of a model and of its registered version: which record it was made from."""
@@ -54,15 +54,18 @@ class Models:
         self._files = files
         self._blobs = blobs
         self._known: dict[str, str] | None = None
-        self._linked: set[str] | None = None
+        inputs, outputs = getattr(run, "inputs", None), getattr(run, "outputs", None)
+        self._inputs = {link.model_id for link in (inputs.model_inputs if inputs else ())}
+        self._outputs = {link.model_id: link.step for link in (outputs.model_outputs if outputs else ())}
 
-    def store(self, event: ModelLogged, envelope: Envelope[Event]) -> None:
+    def store(self, event: ModelLogged, upload: Upload) -> None:
         """Store a model that the run made, or link one that is there."""
         if not event.files:
             self._link(event)
             return
+        envelope = upload.row.envelope
         mark = f"{envelope.origin.incarnation}-{envelope.seq}"
-        model = self._found(f"tags.`{MODEL_TAG}` = '{mark}'") or self._create(event, mark)
+        model = self._found(f"tags.`{MODEL_TAG}` = '{mark}'") or self._create(event, mark, upload.params)
         self._note(event.key, model.model_id)
         self._link_output(model.model_id, event.step or 0)
         if str(model.status) != "READY":
@@ -83,10 +86,21 @@ class Models:
 
     def link_input(self, model_id: str) -> None:
         """Say that the run used a model, unless it made it."""
-        if model_id not in self._links():
+        if model_id not in self._inputs and model_id not in self._outputs:
             entity = import_module("mlflow.entities").LoggedModelInput(model_id)
             self._client.log_inputs(self._run_id, models=[entity])
-            self._links().add(model_id)
+            self._inputs.add(model_id)
+
+    def link_steps(self, points: Sequence[Point]) -> list[Point]:
+        """Link numbers with the models that the run made at their steps, as MLflow's own functions do."""
+        made: dict[int, list[str]] = {}
+        for model_id, step in self._outputs.items():
+            made.setdefault(step, []).append(model_id)
+        return [
+            point._replace(model_id=model_id)
+            for point in points
+            for model_id in (made.get(point.step, [None]) if point.model_id is None else [point.model_id])
+        ]
 
     def _link(self, event: ModelLogged) -> None:
         model_id = self.find(event.key)
@@ -98,24 +112,15 @@ class Models:
             self._link_output(model_id, event.step or 0)
 
     def _link_output(self, model_id: str, step: int) -> None:
-        if model_id in self._links():
+        if model_id in self._outputs:
             return
         entity = import_module("mlflow.entities").LoggedModelOutput(model_id, step)
         self._client.log_outputs(self._run_id, [entity])
-        self._links().add(model_id)
+        self._outputs[model_id] = step
 
-    def _links(self) -> set[str]:
-        if self._linked is None:
-            run = self._client.get_run(self._run_id)
-            inputs, outputs = getattr(run, "inputs", None), getattr(run, "outputs", None)
-            links = [*(inputs.model_inputs if inputs else ()), *(outputs.model_outputs if outputs else ())]
-            self._linked = {link.model_id for link in links}
-        return self._linked
-
-    def _create(self, event: ModelLogged, mark: str) -> Any:
+    def _create(self, event: ModelLogged, mark: str, params: Mapping[str, str]) -> Any:
         about = event.metadata
         tags = cast("dict[str, str]", about.get("tags") or {})
-        params = {**event.params, **self._client.get_run(self._run_id).data.params}
         name = escape(event.key, _REFUSED_IN_NAMES)
         if name != event.key:
             self._files.counts["renamed key"] += 1
@@ -124,7 +129,7 @@ class Models:
             name,
             self._run_id,
             {**tags, MODEL_TAG: mark, f"{MODEL_TAG}.name": event.key},
-            {key: value[:MAX_PARAM_LENGTH] for key, value in params.items()},
+            {key: value[:MAX_PARAM_LENGTH] for key, value in {**event.params, **params}.items()},
             about.get("model_type"),
         )
 

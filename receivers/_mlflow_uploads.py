@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import deque
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
@@ -51,7 +52,7 @@ _KEPT = (TensorLogged, MeshLogged, EmbeddingLogged, GraphLogged, ChartsArranged)
 """What MLflow has no form for."""
 
 MAX_WAITING = 10_000
-"""Numbers of one model that are kept in memory until it comes."""
+"""Numbers that are kept in memory until their model comes: those that name it, and those of its step."""
 
 _PLAIN_DETAILS = {"width", "height", "channels"}
 
@@ -74,12 +75,13 @@ class Uploads:
         self._tags = dict(run.data.tags)
         self._tables = Tables(files, run.data.tags, self._set_tag)
         self._models = Models(client, run, files, blobs)
+        self._recent: deque[Point] = deque(maxlen=MAX_WAITING)
         self._waiting: dict[str, list[Point]] = {}
         self._storers: dict[type[Event], Callable[[Any, Upload], None]] = {
             TextLogged: lambda event, upload: self._put_text(upload.path, event.text),
             ImagesLogged: self._put_images,
             TableLogged: self._put_table,
-            ModelLogged: lambda event, upload: self._models.store(event, upload.row.envelope),
+            ModelLogged: self._models.store,
             DatasetLogged: lambda event, _: self._log_dataset(event),
         }
 
@@ -100,9 +102,16 @@ class Uploads:
                 put(event, upload)
             except BlobError:
                 self._files.counts[f"payload missing: {event.event_name}"] += 1
-            if isinstance(event, ModelLogged) and event.key in self._waiting:
-                points += self._linked(event.key, self._waiting.pop(event.key))
+            if isinstance(event, ModelLogged):
+                points += self._models.link_steps([one for one in self._recent if one.step == (event.step or 0)])
+                if event.key in self._waiting:
+                    points += self._linked(event.key, self._waiting.pop(event.key))
         return points
+
+    def link(self, points: Sequence[Point]) -> list[Point]:
+        """Link numbers with the models of their steps, and remember them for those that follow."""
+        self._recent.extend(points)
+        return self._models.link_steps(points)
 
     def forget(self) -> None:
         """Count the numbers whose model has not come: they are stored without it."""

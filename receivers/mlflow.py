@@ -221,7 +221,7 @@ class MLflowSink(Sink[MLflowConfig]):
             self._client.log_batch(run_id, tags=[entities.RunTag(*tag) for tag in tags])
         for key in (key for key, tag in draft.tags.items() if tag is None):
             self._delete_tag(key)
-        self._send_points(draft.metrics)
+        self._send_points(self._uploads.link(draft.metrics))
         self._send_points(self._uploads.store(draft.uploads))
         self._name_parent()
 
