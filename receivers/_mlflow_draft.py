@@ -31,7 +31,7 @@ from eventbus.tracking import (
     TagsSet,
     TextLogged,
 )
-from receivers._names import escape, flattened, is_plain_path, relative_path, shorten
+from receivers._names import MAX_FILE_NAME, escape, flattened, is_plain_path, relative_path, shorten
 from receivers._rows import Row
 
 MAX_KEY_LENGTH = 250
@@ -258,8 +258,10 @@ def mlflow_path(name: str) -> str:
 
 def artifact_path(path: str) -> str:
     """Return a file's path as MLflow and its server take it; most stay as they are."""
-    safe = path if not re.search(_REFUSED_IN_FILES, path) and is_plain_path(path) else None
-    return safe or relative_path(escape(path, _REFUSED_IN_FILES))
+    if not is_plain_path(path):
+        return artifact_path(relative_path(path))
+    safe = escape(path, _REFUSED_IN_FILES) if re.search(_REFUSED_IN_FILES, path) else path
+    return "/".join(shorten(part, MAX_FILE_NAME) for part in safe.split("/"))
 
 
 def _told(event: MetricDefined) -> dict[str, object]:

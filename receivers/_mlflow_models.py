@@ -64,7 +64,7 @@ class Models:
             self._link(event)
             return
         envelope = upload.row.envelope
-        mark = f"{envelope.origin.incarnation}-{envelope.seq}"
+        mark = f"{self._run_id}-{envelope.origin.incarnation}-{envelope.seq}"
         model = self._found(f"tags.`{MODEL_TAG}` = '{mark}'") or self._create(event, mark, upload.params)
         self._note(event.key, model.model_id)
         self._link_output(model.model_id, event.step or 0)

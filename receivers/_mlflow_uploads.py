@@ -22,7 +22,7 @@ from eventbus.media import (
 )
 from eventbus.tracking import ChartsArranged, LinkedMetricsLogged, TextLogged
 from receivers._json import as_json
-from receivers._kept import identity, kept_files
+from receivers._kept import identity, kept_files, suffix_of
 from receivers._mlflow_draft import in_ms, mlflow_path
 from receivers._mlflow_files import RunFiles
 from receivers._mlflow_models import Models
@@ -31,6 +31,7 @@ from receivers._names import escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from eventbus import Envelope, Event
     from eventbus.blobs import BlobReader
@@ -166,17 +167,17 @@ class Uploads:
         if IMAGES_TAG not in self._tags:
             self._set_tag(IMAGES_TAG, "True")
 
-    def _put_picture(self, name: str, small_name: str, file: MediaFile) -> None:
-        """Store a picture, and beside it a small one, which is what the page shows first."""
+    def _put_picture(self, name: str, small_name: str, file: MediaFile) -> str:
+        """Store a picture, and beside it a small one, which is what the page shows first; return where it is."""
         path = self._blobs.path(file.blob)
         try:
-            picture = import_module("PIL.Image").open(path)
-            small = _encoded(import_module("mlflow.tracking.multimedia").compress_image_size(picture), "WEBP")
-            self._files.put(f"{name}.png", path if file.media_type == "image/png" else _encoded(picture, "PNG"))
-            self._files.put(f"{small_name}.webp", small)
+            whole, small = _both_sizes(path, is_png=file.media_type == "image/png")
         except (ImportError, OSError, ValueError):  # Pillow is missing, or can't read it
-            self._files.put(f"{name}.png", path)
             self._files.counts["no small picture"] += 1
+            return self._files.put(f"{name}{suffix_of(file)}", path)
+        stored = self._files.put(f"{name}.png", whole)
+        self._files.put(f"{small_name}.webp", small)
+        return stored
 
     # --- tables ---------------------------------------------------------------------------------------------
 
@@ -195,8 +196,8 @@ class Uploads:
         """Store the file of a cell, and return what stands in the cell, as `log_table` has it."""
         name = f"table_images/{top}/{_uuid(envelope, index)}"
         if file.media_type.startswith("image/"):
-            self._put_picture(name, name, file)
-            return {"type": "image", "filepath": f"{name}.png", "compressed_filepath": f"{name}.webp"}
+            path = self._put_picture(name, name, file)
+            return {"type": "image", "filepath": path, "compressed_filepath": f"{name}.webp"}
         self._files.put(name, self._blobs.path(file.blob))
         return {"type": file.media_type, "filepath": name}
 
@@ -224,6 +225,19 @@ class Uploads:
 
 def _uuid(envelope: Envelope[Event], index: int) -> UUID:
     return uuid5(PICTURES, f"{envelope.origin.incarnation}-{envelope.seq}-{index}")
+
+
+def _both_sizes(path: Path, *, is_png: bool) -> tuple[Path | bytes, bytes]:
+    """Return a picture as PNG, and a small one as WebP.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        OSError: It can't read the picture, or not write it so.
+        ValueError: The same.
+    """
+    with import_module("PIL.Image").open(path) as picture:
+        small = import_module("mlflow.tracking.multimedia").compress_image_size(picture)
+        return path if is_png else _encoded(picture, "PNG"), _encoded(small, "WEBP")
 
 
 def _encoded(picture: Any, form: str) -> bytes:
