@@ -59,7 +59,7 @@ class Audio(Media):
             return
         if sample_rate is None:
             raise BadInputError("samples have no rate of their own: Audio(samples, sample_rate=44100)")
-        data, channels, frames = wav("Audio", data_or_path, sample_rate)
+        data, channels, frames = wav("Audio", _sixteen_bits(data_or_path), sample_rate)
         super().__init__(data, "wav", caption, {"sample_rate": sample_rate, "channels": channels, "frames": frames})
 
 
@@ -232,6 +232,7 @@ class Histogram:
     Attributes:
         histogram: Count of each bin.
         bins: Edges of the bins: one more than counts.
+        fields: What the event says.
 
     Raises:
         BadInputError: There is nothing to count, or there are too many bins.
@@ -246,16 +247,24 @@ class Histogram:
         else:
             values, counted = None, np_histogram
         sums = {} if values is None else _sums(values)
-        self._fields: dict[str, Any] = {**histogram("Histogram", np_histogram=counted), **sums}
-        self.histogram: list[float] = self._fields["counts"]
-        self.bins: list[float] = [self._fields["low"], *self._fields["limits"]]
+        self.fields: dict[str, Any] = {**histogram("Histogram", np_histogram=counted), **sums}
+        self.histogram: list[float] = self.fields["counts"]
+        self.bins: list[float] = [self.fields["low"], *self.fields["limits"]]
         if len(self.histogram) > MAX_BINS:
             raise BadInputError(f"Histogram has {len(self.histogram)} bins, W&B takes {MAX_BINS}: pass fewer")
 
     def logged(self, key: str, step: int | None, store: BlobStore) -> list[HistogramLogged]:
         """Return the event."""
         del store
-        return [HistogramLogged(key=key, step=step, **self._fields)]
+        return [HistogramLogged(key=key, step=step, **self.fields)]
+
+
+def _sixteen_bits(samples: Any) -> Any:
+    """Return samples as the library stores them that W&B's SDK uses: the full scale is 32768, rounded down."""
+    array, numpy = array_of("Audio", samples), package("numpy")
+    if array.dtype.kind == "f":
+        return numpy.floor(numpy.nan_to_num(array) * 32768).clip(-32768, 32767).astype("int16")
+    return array >> 16 if array.dtype == numpy.int32 else array
 
 
 def check_file_type(options: dict[str, Any]) -> str | None:

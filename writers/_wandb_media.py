@@ -230,7 +230,7 @@ def plain(key: object, value: Any) -> JsonValue:
     if isinstance(value, list | tuple):
         return [plain(key, one) for one in cast("Sequence[Any]", value)]
     if getattr(value, "shape", ()) != ():
-        return array_of(key, value).tolist()
+        return plain(key, array_of(key, value).tolist() if comes_from(value, "torch") else value.tolist())
     return json_value(key, value)
 
 

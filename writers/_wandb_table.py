@@ -81,7 +81,9 @@ class Table:
             raise BadInputError(f"a row of {len(data)} cells does not fit into the columns {shown(self.columns)}")
         self.data.append(list(data))
 
-    add_row = add_data
+    def add_row(self, *row: Any) -> None:
+        """Add a row, as `add_data` does."""
+        self.add_data(*row)
 
     def add_column(self, name: str, data: Any, optional: bool = False) -> None:
         """Add a column.

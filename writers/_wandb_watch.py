@@ -103,9 +103,7 @@ class Watch:
 
     def _log(self, key: str, tensor: Any) -> None:
         try:
-            counted = counted_tensor(tensor)
-            if counted is not None:
-                self._publish(key, counted)
+            self._publish(key, counted_tensor(tensor))
         except Exception as error:  # noqa: BLE001 - border: what fails in a hook must not stop the training
             self._failed(key, error)
 
@@ -127,25 +125,33 @@ def _several(models: Any) -> list[Any]:
     return list(cast("Sequence[Any]", models)) if isinstance(models, list | tuple) else [models]
 
 
-def counted_tensor(tensor: Any) -> Histogram | None:
-    """Return how a tensor's finite values are distributed; None if it has none. It is counted where it is."""
+def counted_tensor(tensor: Any) -> Histogram:
+    """Return how a tensor's finite values are distributed. They are counted where it is.
+
+    Raises:
+        BadInputError: It has none.
+    """
     found = tensor.detach()
-    zeros = 0
+    total, zeros = found.numel(), 0
     if found.is_sparse:
-        stored = found.coalesce().values()
-        zeros = found.numel() - stored.numel()
-        found = stored
+        found = found.coalesce().values()
+        zeros = total - found.numel()
     flat = found.reshape(-1).float()
     flat = flat[flat.isfinite()]
     if not flat.numel():
-        return None
+        raise BadInputError("no value of the tensor is finite")
+    made = Histogram(np_histogram=_counts(flat, zeros))
+    made.fields |= {"num": float(total), "sum": flat.sum().item(), "sum_squares": flat.dot(flat).item()}
+    return made
+
+
+def _counts(flat: Any, zeros: int) -> tuple[list[float], list[float]]:
     low, high = flat.min().item(), flat.max().item()
     if zeros:
         low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
-        return Histogram(np_histogram=([flat.numel() + zeros], [low, high]))
+        return [flat.numel() + zeros], [low, high]
     counts = flat.histc(BINS, low, high).tolist()
-    edges = [low + (high - low) * index / BINS for index in range(BINS)] + [high]
     if zeros:
         counts[min(int(-low / (high - low) * BINS), BINS - 1)] += zeros
-    return Histogram(np_histogram=(counts, edges))
+    return counts, [low + (high - low) * index / BINS for index in range(BINS)] + [high]
