@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from eventbus.tracking import MetricsLogged, SummaryUpdated, TrackingEvent
+from eventbus.tracking import SummaryUpdated, TrackingEvent
 from writers._wandb_log import kept, more_than_json
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
 
     from pydantic import JsonValue
 
@@ -22,15 +21,19 @@ class Settings:
     """Values by key, whose every change is published.
 
     What is read back is what was recorded: a tuple is a list, a number of numpy a plain one.
+
+    Args:
+        tracking: Publishes them.
+        items: Where they are remembered.
     """
 
     _called: ClassVar[tuple[str, str]]
     _tracking: TrackingWriter
     _items: dict[str, JsonValue]
 
-    def __init__(self, tracking: TrackingWriter) -> None:
+    def __init__(self, tracking: TrackingWriter, items: dict[str, JsonValue] | None = None) -> None:
         object.__setattr__(self, "_tracking", tracking)
-        object.__setattr__(self, "_items", {})
+        object.__setattr__(self, "_items", {} if items is None else items)
 
     def _set(self, values: Any) -> Receipt:
         """Publish values, and remember them as they were recorded."""
@@ -137,11 +140,6 @@ class WandBSummary(Settings):
             return self._set(given)  # the intake refuses it by name
         values = cast("Mapping[str, Any]", given)
         return self._set({key: _merged(self._items.get(key), value) for key, value in values.items()})
-
-    def note(self, events: Sequence[MetricsLogged]) -> None:
-        """Remember what was logged last."""
-        for event in events:
-            self._items.update(event.values)
 
     def _set(self, values: Any) -> Receipt:
         intake = self._tracking.intake

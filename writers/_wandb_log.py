@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from eventbus.errors import BadInputError
 from writers._arrays import array_of
@@ -25,20 +25,12 @@ BINS_OF_ARRAY = 32
 """In so many bins W&B counts an array that is logged as it is."""
 
 _NUMBERS = frozenset({float, int})
+_NOTHING: dict[Any, Any] = {}
 
 
-class Parted(NamedTuple):
-    """One call's data, flat.
-
-    Attributes:
-        numbers: Numbers by key, and whatever the intake is to refuse.
-        texts: Texts by key.
-        others: Pictures, tables and the like by their full key.
-    """
-
-    numbers: Any
-    texts: dict[Any, str]
-    others: dict[str, Loggable]
+Parted = tuple[Any, dict[Any, str], "dict[str, Loggable]"]
+"""One call's data, flat: numbers by key, and whatever the intake is to refuse; texts by key; pictures, tables and the
+like by their full key."""
 
 
 def parted(data: Any, intake: Intake) -> Parted:
@@ -48,19 +40,16 @@ def parted(data: Any, intake: Intake) -> Parted:
         BadInputError: They are nested too deep, or hold what can't be carried, and bad input raises.
     """
     if not isinstance(data, dict):
-        return Parted(data, {}, {})
+        return data, _NOTHING, _NOTHING
     given = cast("dict[Any, Any]", data)
     if _NUMBERS.issuperset(map(type, given.values())):  # the usual case, and four times as fast
-        return Parted(given, {}, {})
+        return given, _NOTHING, _NOTHING
     try:
         flat = dict(_flat(given))
     except BadInputError as error:
         intake.bad.note("data", error)
-        return Parted({}, {}, {})
-    found = Parted({}, {}, {})
-    for key, value in flat.items():
-        _put(found, key, value, intake)
-    return found
+        return {}, _NOTHING, _NOTHING
+    return _sorted(flat, intake)
 
 
 def more_than_json(values: Any, intake: Intake) -> tuple[Any, dict[str, Loggable]]:
@@ -71,10 +60,8 @@ def more_than_json(values: Any, intake: Intake) -> tuple[Any, dict[str, Loggable
     """
     if not isinstance(values, dict):
         return values, {}
-    found = Parted({}, {}, {})
-    for key, value in cast("dict[Any, Any]", values).items():
-        _put(found, key, value, intake)
-    return {**found.numbers, **found.texts}, found.others
+    numbers, texts, others = _sorted(cast("dict[Any, Any]", values), intake)
+    return {**numbers, **texts}, others
 
 
 def kept(others: dict[str, Loggable], step: int | None, store: BlobStore, intake: Intake) -> list[TrackingEvent]:
@@ -110,19 +97,22 @@ def loggable(value: Any) -> Loggable | None:
     return _foreign(value)
 
 
-def _put(found: Parted, key: Any, value: Any, intake: Intake) -> None:
-    try:
-        other = loggable(value)
-    except BadInputError as error:
-        intake.bad.note(key, BadInputError(f"{key!r}: {error}"))
-        return
-    if other is not None:
-        name = intake.key(key)
-        found.others.update({} if name is None else {name: other})
-    elif isinstance(value, str):
-        found.texts[key] = value
-    else:
-        found.numbers[key] = _single(value)
+def _sorted(flat: dict[Any, Any], intake: Intake) -> Parted:
+    numbers, texts, others = dict[Any, Any](), dict[Any, str](), dict[str, "Loggable"]()
+    for key, value in flat.items():
+        try:
+            other = loggable(value)
+        except BadInputError as error:
+            intake.bad.note(key, BadInputError(f"{key!r}: {error}"))
+            continue
+        if other is not None:
+            name = intake.key(key)
+            others.update({} if name is None else {name: other})
+        elif isinstance(value, str):
+            texts[key] = value
+        else:
+            numbers[key] = _single(value)
+    return numbers, texts, others
 
 
 def _several(values: Sequence[Any]) -> Loggable | None:
