@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from eventbus.errors import BadInputError
+from eventbus.errors import BadInputError, MissingExtraError
 from writers._arrays import array_of
 from writers._values import MAX_DEPTH
 from writers._wandb_image import Image
@@ -102,8 +102,11 @@ def _sorted(flat: dict[Any, Any], intake: Intake) -> Parted:
     for key, value in flat.items():
         try:
             other = loggable(value)
-        except BadInputError as error:
-            intake.bad.note(key, BadInputError(f"{key!r}: {error}"))
+        except MissingExtraError:
+            raise
+        except Exception as error:  # noqa: BLE001 - border: drawing a figure, or taking apart an object, is others' code
+            fault = str(error) if isinstance(error, BadInputError) else f"{type(error).__name__}: {error}"
+            intake.bad.note(key, BadInputError(f"{key!r}: {fault}"))
             continue
         if other is not None:
             name = intake.key(key)

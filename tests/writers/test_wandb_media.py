@@ -172,7 +172,7 @@ def test_drawings_and_charts_are_taken_as_they_are(bus: EventBus, stored_on: Sto
     assert [one.event.key for one in figures] == ["figure", "line"]
     assert all(pixels(bus, one.event.files[0].blob).shape == (50, 100, 4) for one in figures)
     assert [one.event.key for one in charts] == ["chart", "wrapped"]
-    assert all(json.loads(content(bus, one.event.files[0].blob)) == json.loads(chart.to_json()) for one in charts)
+    assert all(json.loads(content(bus, one.event.files[0].blob)) == json.loads(str(chart.to_json())) for one in charts)
     assert charts[0].event.files[0].details == {"kind": "plotly", "extension": "plotly.json"}
 
 
@@ -407,6 +407,15 @@ def test_what_can_not_be_logged_is_refused_or_counted(bus: EventBus, stored_on: 
     with pytest.raises(BadInputError, match="is gone: log it before it is deleted"):
         WandBWriter().log({"gone": gone, "loss": 1.0})
     assert stored_on(bus, MetricsLogged) == []
+
+    class Broken:
+        __module__ = "plotly.figure"
+
+        def to_json(self) -> str:
+            raise RuntimeError("half a figure")
+
+    with pytest.raises(BadInputError, match="'chart': RuntimeError: half a figure"):
+        WandBWriter().log({"chart": Broken()})
 
     writer = WandBWriter(on_bad_input="count")
     writer.log({"mixed": mixed, "gone": gone, "numbers": [1, 2], "": ours.Html("<p>"), "loss": 1.0})
