@@ -55,17 +55,6 @@ class RunBook:
         """Call `callback` before the runs end, while they still take what it logs; it must not raise."""
         self._last_words.append(callback)
 
-    def describe(self, run: str, *, title: str = "", parent: str = "") -> bool:
-        """Say how people call a run, and which one it is nested in; tell whether it had not begun yet.
-
-        Its start says so: of a run that began before, nothing changes.
-        """
-        with self._lock:
-            known = self._runs.setdefault(run, _Run())
-            if not known.scopes:
-                known.title, known.parent = title or known.title, parent or known.parent
-            return not known.scopes
-
     def start(self, bus: Bus, name: str, scope: Scope, title: str = "", parent: str = "") -> str | None:
         """Publish that a run began, once per run and scope; again where it goes on after `close`, or is renamed.
 

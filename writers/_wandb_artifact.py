@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
+import secrets
+import shutil
+import tempfile
+import weakref
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.abc import RefusedError
@@ -17,7 +21,6 @@ from writers._values import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from pydantic import JsonValue
 
@@ -48,7 +51,8 @@ class _Source(NamedTuple):
 class Artifact:
     """Files of a kind, with what is known of them.
 
-    A file is kept as it is when it is added, if a bus is open then, else as it is when the artifact is logged.
+    A file is kept as it is when it is added, if a bus is open then. Without one it is kept as it is when the artifact
+    is logged; so it is too if that comes an hour later or more: a bus keeps for no longer what no record names.
 
     Args:
         name: Its name: letters, digits, `_`, `-` and `.`.
@@ -93,6 +97,7 @@ class Artifact:
         self.tags: list[str] = []
         self._sources: list[_Source] = []
         self._receipt: Receipt | None = None
+        self._folder: Path | None = None
 
     # --- gathering ------------------------------------------------------------------------------------------
 
@@ -188,13 +193,10 @@ class Artifact:
             encoding: Of text; UTF-8 by default.
             policy: Accepted: it is in the artifact alone.
         """
-        path = artifact_path(name)
-        with io.BytesIO() as data:
-            file = data if "b" in mode else io.TextIOWrapper(data, encoding or "utf-8", newline="")
+        path, local = artifact_path(name), self._own_folder() / secrets.token_hex(8)
+        with local.open(mode, encoding=None if "b" in mode else encoding or "utf-8") as file:
             yield file
-            file.flush()
-            content = data.getvalue()
-        self._add(lambda store: [ArtifactFile(path=path, blob=store.put(content))], replaces="w" in mode)
+        self._add(_one_file(local, path, immutable=True), replaces="w" in mode)
 
     def add(self, obj: Any, name: Any, overwrite: bool = False) -> None:
         """Refuse: pictures, tables and the like are logged with `log`.
@@ -275,8 +277,15 @@ class Artifact:
             except RefusedError:
                 pass  # the receipt says so, if the environment still refuses it then
             else:
-                files = _moved(kept, store)
+                files = _moved(kept, store, files)
         self._sources.append(_Source(files, replaces))
+
+    def _own_folder(self) -> Path:
+        """Return the folder of its new files; it goes with the artifact."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="trackbus-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
 
 
 class SavedFiles(list[str]):
@@ -359,13 +368,15 @@ def _one_file(local: Path, path: str, *, immutable: bool) -> Callable[[BlobStore
     return kept
 
 
-def _moved(files: list[ArtifactFile], store: BlobStore) -> Callable[[BlobStore], list[ArtifactFile]]:
-    """Return what gives files that one store keeps as another one does."""
+def _moved(
+    files: list[ArtifactFile], store: BlobStore, again: Callable[[BlobStore], list[ArtifactFile]]
+) -> Callable[[BlobStore], list[ArtifactFile]]:
+    """Return what gives files that a store keeps; for another one, or if they are gone, they are read again."""
 
     def kept(other: BlobStore) -> list[ArtifactFile]:
-        if other is store:
-            return files
-        return [one.model_copy(update={"blob": one.blob and other.put_file(store.path(one.blob))}) for one in files]
+        if other is not store or not all(one.blob is None or store.has(one.blob) for one in files):
+            return again(other)
+        return files
 
     return kept
 

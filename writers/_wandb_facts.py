@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus._mode import is_disabled
+from eventbus.errors import BadInputError
 from eventbus.tracking import TagsDeleted
+from writers._keys import check_key
 from writers._look_alike import LookAlike
+from writers._runs import runs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,6 +40,7 @@ class RunFacts(LookAlike):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._name = self.id
         self._facts: dict[str, str] = {}
         self._tags: tuple[str, ...] = ()
         self._started = time.time()
@@ -47,7 +51,7 @@ class RunFacts(LookAlike):
         return Standing(seen.published, max((one.lag for one in seen.consumers.values()), default=0))
 
     def describe(self, **facts: str | None) -> Receipt:
-        """Record what W&B is to know of the run: `name`, `project`, `entity`, `group`, `job_type`, `notes`.
+        """Record what W&B is to know of the run: `project`, `entity`, `group`, `job_type`, `notes`.
 
         Which project of which entity takes the run is the receivers' business.
         """
@@ -63,11 +67,17 @@ class RunFacts(LookAlike):
     @property
     def name(self) -> str:
         """How people call the run."""
-        return self._facts.get("name", self.id)
+        return self._name
 
     @name.setter
     def name(self, name: str) -> None:
-        self.describe(name=name)
+        try:
+            self._name = check_key(name)
+        except BadInputError as error:
+            self.tracking.intake.bad.note("name", error)
+        else:
+            if name != self.id:
+                runs_of(self._bus).start(self._bus, self.id, self.tracking.scope, title=name)
 
     @property
     def project(self) -> str:

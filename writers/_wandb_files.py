@@ -159,7 +159,7 @@ class RunFiles(RunFacts):
             found = []
         if policy != "now":
             self._saved.update({path: (name, _stamp(path)) for path, name in found})
-        return SavedFiles([str(path) for path, _ in found], self._save(found))
+        return SavedFiles([str(path) for path, _ in found], self._save(found, self.tracking.intake.bad.note))
 
     def log_code(
         self,
@@ -251,7 +251,7 @@ class RunFiles(RunFacts):
         changed = [(path, name) for path, (name, stamp) in self._saved.items() if _stamp(path) not in (stamp, None)]
         self._saved.clear()
         if changed:
-            self._save(changed)
+            self._save(changed, self.tracking.intake.bad.count)
 
     def _log_artifact(
         self,
@@ -301,11 +301,14 @@ class RunFiles(RunFacts):
 
         return artifact.logged_as(self.tracking.publish_kept(make, artifact))
 
-    def _save(self, found: Sequence[tuple[Path, str]]) -> Receipt:
+    def _save(self, found: Sequence[tuple[Path, str]], left_out: Callable[[object, BadInputError], None]) -> Receipt:
         def make(store: BlobStore) -> list[ArtifactLogged]:
             files: list[ArtifactFile] = []
             for path, name in found:
-                files += [one.model_copy(update={"path": name}) for one in files_of(store, path)]
+                try:
+                    files += [one.model_copy(update={"path": name}) for one in files_of(store, path)]
+                except BadInputError as error:
+                    left_out(name, error)
             parts = [files[at : at + MAX_FILES] for at in range(0, len(files), MAX_FILES)]
             return [ArtifactLogged(key=FILES, files=part) for part in parts]
 

@@ -141,7 +141,7 @@ class Sessions:
         _check(mode, reinit, resume, id)
         chosen = _chosen(config, config_include_keys, config_exclude_keys)
         run = self._run(id, name, nowhere() if mode == "disabled" else bus_for(bus), reinit)
-        run.describe(entity=entity, project=project, name=name, notes=notes, group=group, job_type=job_type)
+        run.describe(entity=entity, project=project, notes=notes, group=group, job_type=job_type)
         run.add_tags([tags] if isinstance(tags, str) else tags or ())
         run.config.update(chosen)
         if save_code:
@@ -174,8 +174,9 @@ class Sessions:
                 return latest
         run_id = run_name(bus, id_ or self._next(bus))
         if name is not None:
-            runs_of(bus).describe(run_id, title=check_key(name))
+            runs_of(bus).start(bus, run_id, bus.scope, title=check_key(name))
         run = self._make(bus=bus, run=run_id)
+        run.name = name or run.name
         if reinit != "create_new" or latest is None:
             self._latest = run
         return run

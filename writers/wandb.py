@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from eventbus._fork import held_by_forks
+from eventbus.abc import RefusedError
 from eventbus.errors import BadInputError
 from eventbus.tracking import AlertRaised, MetricDefined, RunStatus, TrackingEvent
 from writers._keys import check_key, shown
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from eventbus import Receipt, Scope
     from eventbus._bus import Bus
+    from eventbus.blobs import BlobStore
     from writers._intake import OnBadInput
 
 __all__ = [
@@ -141,7 +143,15 @@ class WandBWriter(RunFiles):
                 self._last.update(one.values)
         if not others:
             return self.tracking.publish(events, data)
-        return self.tracking.publish_kept(lambda store: [*events, *kept(others, position, store, intake)], data)
+
+        def make(store: BlobStore) -> list[TrackingEvent]:
+            try:
+                return [*events, *kept(others, position, store, intake)]
+            except RefusedError:  # no room for a picture: the numbers are recorded all the same
+                self.tracking.publish(events, data)
+                raise
+
+        return self.tracking.publish_kept(make, data)
 
     def define_metric(
         self,

@@ -422,3 +422,16 @@ def test_what_can_not_be_logged_is_refused_or_counted(bus: EventBus, stored_on: 
     assert writer.log({"mixed": mixed}).refused == LEFT_OUT
     assert writer.bad_inputs == {"mixed": 2, "gone": 1, "numbers": 1, "": 1}
     assert [one.event for one in stored_on(bus, MetricsLogged)] == [MetricsLogged(values={"loss": 1.0}, step=0)]
+
+
+def test_numbers_are_recorded_where_there_is_no_room_for_a_picture(bus: EventBus, stored_on: StoredOn) -> None:
+    assert bus.blobs.folder is not None
+    bus.blobs.folder.write_text("no folder: nothing can be kept in it")
+
+    receipt = WandBWriter().log({"picture": ours.Image(PIXELS), "loss": 1.0, "note": "n"})
+
+    assert receipt.refused is not None
+    assert [type(one.event) for one in stored_on(bus, (MetricsLogged, TextLogged, ImagesLogged))] == [
+        MetricsLogged,
+        TextLogged,
+    ]

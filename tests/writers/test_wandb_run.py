@@ -166,6 +166,20 @@ def test_an_artifact_that_was_made_before_the_bus_is_read_when_it_is_logged(
         assert contents(bus, event.event) == {"one.txt": b"logged"}
 
 
+def test_files_that_the_bus_let_go_meanwhile_are_read_again(bus: EventBus, events: Events) -> None:
+    data = wandb.Artifact("data", "dataset")
+    data.add_file(write("one.txt", "one"))
+    with data.new_file("two.bin", "wb") as new:
+        new.write(b"two")
+    for blob in [*bus.blobs.folder.glob("*/*")]:  # type: ignore[union-attr] - what no record names is removed after an hour
+        blob.unlink()
+
+    WandBWriter().log_artifact(data)
+
+    [event] = events(ArtifactLogged)
+    assert contents(bus, event) == {"one.txt": b"one", "two.bin": b"two"}
+
+
 def test_paths_models_and_code_are_logged(bus: EventBus, events: Events) -> None:
     run = WandBWriter()
     model = write("model/weights.bin", "w").parent
@@ -367,15 +381,15 @@ def test_a_script_logs_to_the_run_that_init_started(bus: EventBus, events: Event
         "train",
     )
     assert (run.tags, run.notes, run.step, run.project, run.entity) == (("v1", "v2"), "n", 1, "vision", "team")
+    run.name = "second try"
     assert (run.url, run.disabled, run.offline, run.starting_step) == (None, False, False, 0)
     assert Path(run.dir).is_dir()
-    assert [(one.name, one.group) for one in events(RunStarted)] == [("first try", "hello")]
+    assert [(one.name, one.group) for one in events(RunStarted)] == [("first try", "hello"), ("second try", "hello")]
     assert [one.values for one in events(ConfigUpdated)] == [{"lr": 0.1, "seed": 1}, {"epochs": 3}]
     assert [one.values for one in events(TagsSet)] == [
         {
             "wandb.entity": "team",
             "wandb.project": "vision",
-            "wandb.name": "first try",
             "wandb.notes": "n",
             "wandb.group": "g",
             "wandb.job_type": "train",
