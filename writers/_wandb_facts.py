@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eventbus._mode import is_disabled
 from eventbus.errors import BadInputError
 from eventbus.tracking import TagsDeleted
 from writers._keys import check_key
 from writers._look_alike import LookAlike
+from writers._mode import nowhere
 from writers._runs import runs_of
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class RunFacts(LookAlike):
     @property
     def disabled(self) -> bool:
         """Whether nothing is recorded."""
-        return is_disabled()
+        return self._bus is nowhere()
 
     @property
     def resumed(self) -> bool:

@@ -13,6 +13,7 @@ from writers._artifacts import artifact_path, files_of, path_of
 from writers._keys import shown
 from writers._wandb_artifact import Artifact, SavedFiles, artifact_at, artifact_of, safe_name
 from writers._wandb_facts import RunFacts
+from writers._wandb_log import recorded
 from writers._wandb_real import real_name
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from eventbus import Receipt
     from eventbus.blobs import BlobStore
+    from eventbus.tracking import TrackingEvent
 
 FILES = "files"
 """Key of the plain files of a run."""
@@ -292,12 +294,10 @@ class RunFiles(RunFacts):
             return Artifact(LEFT_OUT_NAME, kind)
 
     def _publish(self, artifact: Artifact, event: Callable[[list[ArtifactFile]], ArtifactLogged]) -> Artifact:
-        def make(store: BlobStore) -> list[ArtifactLogged]:
-            try:
-                return [] if artifact.name == LEFT_OUT_NAME else [event(artifact.files(store))]
-            except BadInputError as error:
-                self.tracking.intake.bad.note(artifact.name, error)
+        def make(store: BlobStore) -> Sequence[TrackingEvent]:
+            if artifact.name == LEFT_OUT_NAME:
                 return []
+            return recorded(artifact.name, lambda: [event(artifact.files(store))], self.tracking.intake)
 
         return artifact.logged_as(self.tracking.publish_kept(make, artifact))
 
@@ -326,7 +326,7 @@ def _event(artifact: Artifact, files: list[ArtifactFile], *, is_input: bool) -> 
         aliases=artifact.aliases,
         tags=artifact.tags,
         metadata=artifact.facts(),
-        description=artifact.description or "",
+        description=str(artifact.description or ""),
         is_input=is_input,
     )
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
+from eventbus import Scope
+from eventbus._codec import encode
 from eventbus.errors import BadInputError, MissingExtraError
 from writers._arrays import array_of
+from writers._keys import shown
 from writers._values import MAX_DEPTH
 from writers._wandb_image import Image
 from writers._wandb_kinds import Histogram, Plotly
@@ -14,7 +19,7 @@ from writers._wandb_real import real_name, twin
 from writers._wandb_table import Table, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from eventbus.blobs import BlobStore
     from eventbus.tracking import TrackingEvent
@@ -71,12 +76,30 @@ def kept(others: dict[str, Loggable], step: int | None, store: BlobStore, intake
         BadInputError: A file can't be read any more, and bad input raises.
         RefusedError: The environment does not allow it.
     """
-    events: list[TrackingEvent] = []
-    for key, value in others.items():
-        try:
-            events += value.logged(key, step, store)
-        except BadInputError as error:
-            intake.bad.note(key, error)
+    return [
+        event
+        for key, value in others.items()
+        for event in recorded(key, lambda value=value, key=key: value.logged(key, step, store), intake)
+    ]
+
+
+def recorded(key: str, make: Callable[[], Sequence[TrackingEvent]], intake: Intake) -> Sequence[TrackingEvent]:
+    """Return the events that `make` makes, if they can be recorded; that is found out before any of them is published.
+
+    Raises:
+        BadInputError: They can't, and bad input raises.
+        RefusedError: The environment does not allow it.
+    """
+    try:
+        events = make()
+        for event in events:
+            encode(event, event.event_topic, Scope.LOCAL, "", 0)
+    except ValidationError as error:
+        intake.bad.note(key, BadInputError(f"{shown(key)} can't be recorded: {error.errors()[0]['msg']}"))
+        return ()
+    except BadInputError as error:
+        intake.bad.note(key, error)
+        return ()
     return events
 
 

@@ -18,13 +18,14 @@ from eventbus.tracking import AlertRaised, MetricDefined, RunStatus, TrackingEve
 from writers._keys import check_key, shown
 from writers._look_alike import also_named
 from writers._runs import outcome
+from writers._values import number
 from writers._wandb_artifact import Artifact
 from writers._wandb_config import WandBConfig, WandBSummary
 from writers._wandb_files import RunFiles
 from writers._wandb_image import Image
 from writers._wandb_init import Sessions
 from writers._wandb_kinds import Audio, Histogram, Html, Molecule, Object3D, Plotly, Video
-from writers._wandb_log import kept, parted
+from writers._wandb_log import kept, parted, recorded
 from writers._wandb_table import Table
 from writers._wandb_watch import Watch
 
@@ -178,13 +179,10 @@ class WandBWriter(RunFiles):
         Raises:
             BadInputError: A name or the summary is not known, and bad input raises.
         """
-        try:
-            metric = _metric(name, step_metric, step_sync, hidden, summary, overwrite)
-        except BadInputError as error:
-            self.tracking.intake.bad.note(name, error)
-            return None
-        self.tracking.publish([metric], name)
-        return metric
+        intake = self.tracking.intake
+        said = recorded(name, lambda: [_metric(name, step_metric, step_sync, hidden, summary, overwrite)], intake)
+        self.tracking.publish(said, name)
+        return next((one for one in said if isinstance(one, MetricDefined)), None)
 
     def alert(
         self,
@@ -204,11 +202,7 @@ class WandBWriter(RunFiles):
         Raises:
             BadInputError: The title, the text or the level can't be recorded, and bad input raises.
         """
-        try:
-            events = [_alert(title, text, level, wait_duration)]
-        except BadInputError as error:
-            self.tracking.intake.bad.note("alert", error)
-            events = []
+        events = recorded("alert", lambda: [_alert(title, text, level, wait_duration)], self.tracking.intake)
         return self.tracking.publish(events, title)
 
     def watch(
@@ -238,8 +232,8 @@ class WandBWriter(RunFiles):
         except BadInputError as error:
             self.tracking.intake.bad.note("watch", error)
             return
-        for number, model in numbered if log_graph else ():
-            self.tracking.log_text(f"graph_{number}", repr(model))
+        for index, model in numbered if log_graph else ():
+            self.tracking.log_text(f"graph_{index}", repr(model))
 
     def unwatch(self, models: Any = None) -> None:
         """Watch some models no more, by default none."""
@@ -349,5 +343,6 @@ def _alert(title: Any, text: Any, level: Any, wait: Any) -> AlertRaised:
         raise BadInputError(f"level {shown(level)} is not known: use one of {', '.join(AlertLevel.__members__)}")
     if not isinstance(text, str):
         raise BadInputError(f"the text of alert {shown(title)} is of type {type(text).__name__}: use a str")
-    seconds = wait.total_seconds() if isinstance(wait, timedelta) else ALERT_WAIT if wait is None else float(wait)
-    return AlertRaised(title=check_key(title), text=text, level=AlertLevel[named].value, wait_seconds=seconds)
+    seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
+    waits = ALERT_WAIT if seconds is None else number("wait_duration", seconds)
+    return AlertRaised(title=check_key(title), text=text, level=AlertLevel[named].value, wait_seconds=waits)

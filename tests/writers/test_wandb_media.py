@@ -435,3 +435,19 @@ def test_numbers_are_recorded_where_there_is_no_room_for_a_picture(bus: EventBus
         MetricsLogged,
         TextLogged,
     ]
+
+
+def test_what_is_too_large_for_a_record_is_refused_before_anything_is_published(
+    bus: EventBus, stored_on: StoredOn
+) -> None:
+    boxes = [{"position": {"minX": 0.1, "maxX": 0.2, "minY": 0.3, "maxY": 0.4}, "class_id": 1}] * 20_000
+    data = {"many": ours.Image(PIXELS, boxes={"b": {"box_data": boxes}}), "wide": ours.Table(list(range(10_001)))}
+
+    with pytest.raises(BadInputError, match=r"ImagesLogged takes .* bytes; at most 1048576 fit in a record"):
+        WandBWriter().log({"loss": 1.0, **data})
+    assert stored_on(bus, MetricsLogged) == []
+
+    writer = WandBWriter(on_bad_input="count")
+    assert writer.log({"loss": 1.0, **data}).refused is None
+    assert writer.bad_inputs == {"many": 1, "wide": 1}
+    assert len(stored_on(bus, MetricsLogged)) == 1

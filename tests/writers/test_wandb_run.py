@@ -112,6 +112,8 @@ def test_alerts_are_raised(bus: EventBus, events: Events) -> None:
     ]
     with pytest.raises(BadInputError, match="level 'LOUD' is not known: use one of INFO, WARN, ERROR"):
         run.alert("Loud", "text", "LOUD")
+    with pytest.raises(BadInputError, match="'wait_duration' is of type str, not a number"):
+        run.alert("Loud", "text", wait_duration="long")  # type: ignore[arg-type] - on purpose
 
 
 # ----------------------------------------------------------------------------------------------------------- files
@@ -438,6 +440,7 @@ def test_a_disabled_run_records_nothing_and_needs_no_bus(tmp_path: Path) -> None
     with wandb.init(mode="disabled") as run:
         run.log({"loss": 1.0})
         run.log_artifact(write(str(tmp_path / "x.txt"), "x"))
+        assert run.disabled
 
     with pytest.raises(NoBusError):
         wandb.init()
