@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from eventbus._bus import Bus
     from eventbus.blobs import BlobStore
     from writers._intake import OnBadInput
+    from writers._wandb_media import Loggable
 
 __all__ = [
     "AlertLevel",
@@ -142,17 +143,9 @@ class WandBWriter(RunFiles):
             self._next_step = max(self._next_step, position) + bool(is_complete)
             for one in metrics:  # without a call: this is every call's path
                 self._last.update(one.values)
-        if not others:
-            return self.tracking.publish(events, data)
-
-        def make(store: BlobStore) -> list[TrackingEvent]:
-            try:
-                return [*events, *kept(others, position, store, intake)]
-            except RefusedError:  # no room for a picture: the numbers are recorded all the same
-                self.tracking.publish(events, data)
-                raise
-
-        return self.tracking.publish_kept(make, data)
+        if others:
+            return self._publish_with(others, position, events)
+        return self.tracking.publish(events, data)
 
     def define_metric(
         self,
@@ -272,6 +265,18 @@ class WandBWriter(RunFiles):
         self._leave()
         if error is not None:
             self.tracking.finish(*outcome(error))
+
+    def _publish_with(self, others: dict[str, Loggable], step: int, events: list[TrackingEvent]) -> Receipt:
+        """Publish one call's events, and those whose payloads are to be kept."""
+
+        def make(store: BlobStore) -> list[TrackingEvent]:
+            try:
+                return [*events, *kept(others, step, store, self.tracking.intake)]
+            except RefusedError:  # no room for a picture: the numbers are recorded all the same
+                self.tracking.publish(events, others)
+                raise
+
+        return self.tracking.publish_kept(make, others)
 
     def _leave(self) -> None:
         self.is_finished = True
