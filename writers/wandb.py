@@ -43,6 +43,7 @@ __all__ = [
     "AlertLevel",
     "Artifact",
     "Audio",
+    "Classes",
     "Histogram",
     "Html",
     "Image",
@@ -291,6 +292,9 @@ class WandBWriter(RunFiles):
 
 Run = WandBWriter
 """What W&B calls it."""
+
+Classes = list[dict[str, Any]]
+"""Names of classes, for `Image`: `[{"id": 1, "name": "cat"}, ...]`."""
 
 Settings = dict[str, Any]
 """What `init` takes as `settings`, which have no meaning here."""
