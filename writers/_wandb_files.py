@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob as globs
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 FILES = "files"
 """Key of the plain files of a run."""
-
-LEFT_OUT_NAME = "left-out-as-bad-input"
-"""Name of the artifact that stands for one that could not be logged, where that does not raise: nobody gets it."""
 
 POLICIES = ("live", "now", "end")
 _CODE = (".py", ".ipynb")
@@ -83,7 +81,7 @@ class RunFiles(RunFacts):
         Raises:
             BadInputError: It can't be logged, and bad input raises.
         """
-        return self._log_artifact(artifact_or_path, name, type, aliases, tags, is_input=False)
+        return self._log(artifact_or_path, name, type or "unspecified", aliases, _made, tags)
 
     def use_artifact(
         self,
@@ -107,7 +105,7 @@ class RunFiles(RunFacts):
         if isinstance(artifact_or_name, str) and not os.path.exists(artifact_or_name):  # noqa: PTH110 - may be no path at all
             self._refuse("use_artifact")
             return Artifact(safe_name(artifact_or_name), type or "unspecified")
-        return self._log_artifact(artifact_or_name, None, type, aliases, None, is_input=True)
+        return self._log(artifact_or_name, None, type or "unspecified", aliases, _used)
 
     def log_model(self, path: Any, name: str | None = None, aliases: list[str] | None = None) -> Artifact:
         """Log the files of a model.
@@ -120,7 +118,7 @@ class RunFiles(RunFacts):
         Raises:
             BadInputError: It can't be logged, and bad input raises.
         """
-        return self._log_model(path, name, aliases, "")
+        return self._log(path, name, "model", aliases, _model)
 
     def link_model(
         self, path: Any, registered_model_name: str, name: str | None = None, aliases: list[str] | None = None
@@ -136,7 +134,7 @@ class RunFiles(RunFacts):
         Raises:
             BadInputError: It can't be logged, and bad input raises.
         """
-        return self._log_model(path, name, aliases, registered_model_name)
+        return self._log(path, name, "model", aliases, partial(_model, registered=registered_model_name))
 
     def save(self, glob_str: Any, base_path: Any = None, policy: str = "live", glob: bool = True) -> SavedFiles:
         """Log files of the run as they are now.
@@ -255,51 +253,39 @@ class RunFiles(RunFacts):
         if changed:
             self._save(changed, self.tracking.intake.bad.count)
 
-    def _log_artifact(
+    def _log(
         self,
         given: Any,
         name: str | None,
-        kind: str | None,
+        kind: str,
         aliases: Sequence[str] | None,
-        tags: Sequence[str] | None,
-        *,
-        is_input: bool,
+        event: Callable[[Artifact, list[ArtifactFile]], ArtifactLogged],
+        tags: Sequence[str] | None = None,
     ) -> Artifact:
-        artifact = self._artifact(given, name, kind or "unspecified")
-        artifact.aliases, artifact.tags = _texts(aliases), _texts(tags)
-        return self._publish(artifact, lambda files: _event(artifact, files, is_input=is_input))
-
-    def _log_model(self, path: Any, name: str | None, aliases: Sequence[str] | None, registered: str) -> Artifact:
-        model = self._artifact(path, name, "model")
-        model.aliases = _texts(aliases)
-
-        def event(files: list[ArtifactFile]) -> ModelLogged:
-            return ModelLogged(
-                key=model.name, files=files, kind="model", aliases=model.aliases, registered_name=registered
-            )
-
-        return self._publish(model, event)
-
-    def _artifact(self, given: Any, name: str | None, kind: str) -> Artifact:
-        """Return what was given as an artifact; an empty draft for what can't be logged, where that does not raise."""
-        if isinstance(given, Artifact):
-            return given
+        intake = self.tracking.intake
         try:
-            if real_name(given) == "Artifact":
-                return artifact_of(given)
-            default = safe_name(f"run-{self.id}-{path_of(given).name}")
-            return artifact_at(given, name or default, kind)
+            artifact = self._artifact(given, name, kind)
         except BadInputError as error:
-            self.tracking.intake.bad.note("artifact", error)
-            return Artifact(LEFT_OUT_NAME, kind)
+            intake.bad.note("artifact", error)
+            return Artifact("left-out", kind).logged_as(self.tracking.publish([], given))
+        artifact.aliases, artifact.tags = _texts(aliases), _texts(tags)
 
-    def _publish(self, artifact: Artifact, event: Callable[[list[ArtifactFile]], ArtifactLogged]) -> Artifact:
         def make(store: BlobStore) -> Sequence[TrackingEvent]:
-            if artifact.name == LEFT_OUT_NAME:
-                return []
-            return recorded(artifact.name, lambda: [event(artifact.files(store))], self.tracking.intake)
+            return recorded(artifact.name, lambda: [event(artifact, artifact.files(store))], intake)
 
         return artifact.logged_as(self.tracking.publish_kept(make, artifact))
+
+    def _artifact(self, given: Any, name: str | None, kind: str) -> Artifact:
+        """Return what was given as an artifact.
+
+        Raises:
+            BadInputError: It can't be one.
+        """
+        if isinstance(given, Artifact):
+            return given
+        if real_name(given) == "Artifact":
+            return artifact_of(given)
+        return artifact_at(given, name or safe_name(f"run-{self.id}-{path_of(given).name}"), kind)
 
     def _save(self, found: Sequence[tuple[Path, str]], left_out: Callable[[object, BadInputError], None]) -> Receipt:
         def make(store: BlobStore) -> list[ArtifactLogged]:
@@ -318,7 +304,7 @@ class RunFiles(RunFacts):
         self.tracking.intake.bad.note(method, BadInputError(f"{method} is not supported: {_ADVICE[method]}"))
 
 
-def _event(artifact: Artifact, files: list[ArtifactFile], *, is_input: bool) -> ArtifactLogged:
+def _made(artifact: Artifact, files: list[ArtifactFile]) -> ArtifactLogged:
     return ArtifactLogged(
         key=artifact.name,
         files=files,
@@ -327,7 +313,22 @@ def _event(artifact: Artifact, files: list[ArtifactFile], *, is_input: bool) -> 
         tags=artifact.tags,
         metadata=artifact.facts(),
         description=str(artifact.description or ""),
-        is_input=is_input,
+    )
+
+
+def _used(artifact: Artifact, files: list[ArtifactFile]) -> ArtifactLogged:
+    return _made(artifact, files).model_copy(update={"is_input": True})
+
+
+def _model(artifact: Artifact, files: list[ArtifactFile], registered: str = "") -> ModelLogged:
+    return ModelLogged(
+        key=artifact.name,
+        files=files,
+        kind="model",
+        aliases=artifact.aliases,
+        metadata=artifact.facts(),
+        description=str(artifact.description or ""),
+        registered_name=registered,
     )
 
 
