@@ -71,6 +71,7 @@ class Artifact:
         metadata: What else is known of it; may be changed until it is logged.
         aliases: Names of this version.
         tags: Labels of this version.
+        receipt: What the journal answered when it was logged; None before.
 
     Raises:
         BadInputError: The name is none, or an option can't be honoured.
@@ -96,7 +97,7 @@ class Artifact:
         self.aliases: list[str] = []
         self.tags: list[str] = []
         self._sources: list[_Source] = []
-        self._receipt: Receipt | None = None
+        self.receipt: Receipt | None = None
         self._folder: Path | None = None
 
     # --- gathering ------------------------------------------------------------------------------------------
@@ -239,12 +240,12 @@ class Artifact:
 
     def logged_as(self, receipt: Receipt) -> Artifact:
         """Note what the journal answered, for `wait`."""
-        self._receipt = receipt
+        self.receipt = receipt
         return self
 
     def is_draft(self) -> bool:
         """Tell whether it was not logged yet."""
-        return self._receipt is None
+        return self.receipt is None
 
     def wait(self, timeout: float | None = None) -> Artifact:
         """Return when every receiver has stored it.
@@ -256,9 +257,9 @@ class Artifact:
             BadInputError: It was not logged.
             NotDeliveredError: It took longer, and the message names who lags; or it was refused.
         """
-        if self._receipt is None:
+        if self.receipt is None:
             raise BadInputError(f"artifact {shown(self.name)} was not logged: run.log_artifact(artifact) first")
-        self._receipt.wait_delivered(WAIT_TIMEOUT if timeout is None else timeout)
+        self.receipt.wait_delivered(WAIT_TIMEOUT if timeout is None else timeout)
         return self
 
     def read_later(self, local_path: Path) -> None:

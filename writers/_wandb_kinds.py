@@ -15,9 +15,10 @@ from eventbus.media import (
     MoleculeLogged,
     Object3DLogged,
     PlotlyLogged,
+    TensorLogged,
     VideoLogged,
 )
-from writers._arrays import array_of, package
+from writers._arrays import array_of, kept_array, package
 from writers._histogram import histogram
 from writers._sounds import gif, wav
 from writers._wandb_media import Media, as_figure, checked_path, comes_from, extension_of, is_path, one_of, plain
@@ -257,6 +258,24 @@ class Histogram:
         """Return the event."""
         del store
         return [HistogramLogged(key=key, step=step, **self.fields)]
+
+
+class Values:
+    """Several numbers that keep their order, as W&B keeps a list.
+
+    Args:
+        values: A list, nested or not, or an array.
+
+    Raises:
+        BadInputError: They are no numbers.
+    """
+
+    def __init__(self, values: Any) -> None:
+        self._array = array_of("list", values)
+
+    def logged(self, key: str, step: int | None, store: BlobStore) -> list[TensorLogged]:
+        """Keep the numbers and return the event that names them."""
+        return [TensorLogged(key=key, step=step, tensor=kept_array(store, self._array))]
 
 
 def _sixteen_bits(samples: Any) -> Any:

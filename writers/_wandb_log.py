@@ -13,7 +13,7 @@ from writers._arrays import array_of
 from writers._keys import shown
 from writers._values import MAX_DEPTH
 from writers._wandb_image import Image
-from writers._wandb_kinds import Histogram, Plotly
+from writers._wandb_kinds import Histogram, Plotly, Values
 from writers._wandb_media import Media, Several, comes_from
 from writers._wandb_real import real_name, twin
 from writers._wandb_table import Table, table_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from writers._wandb_media import Loggable
 
 BINS_OF_ARRAY = 32
-"""In so many bins W&B counts an array that is logged as it is."""
+"""In so many bins W&B counts an array that is logged as it is; one of no more values it keeps as a list."""
 
 _NUMBERS = frozenset({float, int})
 _NOTHING: dict[Any, Any] = {}
@@ -65,8 +65,10 @@ def more_than_json(values: Any, intake: Intake) -> tuple[Any, dict[str, Loggable
     """
     if not isinstance(values, dict):
         return values, {}
-    numbers, texts, others = _sorted(cast("dict[Any, Any]", values), intake)
-    return {**numbers, **texts}, others
+    given = cast("dict[Any, Any]", values)
+    lists = {key: value for key, value in given.items() if isinstance(value, list | tuple) and _are_numbers(value)}
+    numbers, texts, others = _sorted({key: value for key, value in given.items() if key not in lists}, intake)
+    return {**numbers, **texts, **lists}, others
 
 
 def kept(others: dict[str, Loggable], step: int | None, store: BlobStore, intake: Intake) -> list[TrackingEvent]:
@@ -142,10 +144,12 @@ def _sorted(flat: dict[Any, Any], intake: Intake) -> Parted:
 
 
 def _several(values: Sequence[Any]) -> Loggable | None:
+    if _are_numbers(values):
+        return Values(values)
     found = [loggable(one) for one in values]
+    if not any(found):
+        return None  # a list of texts, say: the intake refuses it by name
     media = [one for one in found if isinstance(one, Media)]
-    if not media and not any(found):
-        return None  # a list of numbers: the intake refuses it by name
     if len(media) < len(found):
         raise BadInputError("a list holds other things than media of one kind: log each under its own key")
     return Several(media)
@@ -159,9 +163,17 @@ def _foreign(value: Any) -> Loggable | None:
         return Plotly(value)
     if hasattr(value, "iloc") and hasattr(value, "columns"):
         return Table(dataframe=value)
-    if getattr(value, "shape", ()) != () and array_of("value", value).size > 1:
-        return Histogram(value, num_bins=BINS_OF_ARRAY)
-    return None
+    size = array_of("value", value).size if getattr(value, "shape", ()) != () else 1
+    if size <= 1:
+        return None
+    return Values(value) if size <= BINS_OF_ARRAY else Histogram(value, num_bins=BINS_OF_ARRAY)
+
+
+def _are_numbers(value: Any) -> bool:
+    """Tell whether a value is a number, or a list of numbers, nested or not."""
+    if isinstance(value, list | tuple):
+        return bool(cast("Sequence[Any]", value)) and all(map(_are_numbers, cast("Sequence[Any]", value)))
+    return isinstance(value, int | float) or getattr(value, "shape", None) == ()
 
 
 def _single(value: Any) -> Any:

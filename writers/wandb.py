@@ -123,8 +123,8 @@ class WandBWriter(RunFiles):
         Args:
             data: By key: numbers, texts, `Image`, `Table`, `Histogram` and the other data types, ours or the SDK's; a
                 list of media of one kind; a drawing of matplotlib (a picture), a figure of plotly, a DataFrame (a
-                table), an array of several numbers (a histogram of 32 bins). A nested dict is flattened, its keys
-                joined by '.'.
+                table), an array of more than 32 numbers (a histogram of 32 bins), a list or an array of fewer (as they
+                are). A nested dict is flattened, its keys joined by '.'.
             step: Where on your own axis: an integer from 0; the writer's own count goes on from it.
             commit: Whether the step is complete; by default it is where none is given.
 

@@ -69,7 +69,7 @@ def test_a_refused_call_is_no_step(bus: EventBus, stored: Stored) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"table": [1, 2]}, "'table' is of type list"),
+        ({"table": ["a", 2]}, "'table' is of type list"),
         ({"a": {"b": None}}, "'a.b' is of type NoneType"),
         ({"a": {1: 2.0}}, "key 1 is of type int: use a str"),
         ({"_step": 1}, "key '_step' is one that W&B keeps for itself"),

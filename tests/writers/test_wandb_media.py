@@ -26,6 +26,7 @@ from eventbus.media import (
     Object3DLogged,
     PlotlyLogged,
     TableLogged,
+    TensorLogged,
     VideoLogged,
 )
 from eventbus.tracking import MetricsLogged, TextLogged
@@ -277,6 +278,21 @@ def test_arrays_become_histograms_and_single_values_numbers(bus: EventBus, store
     assert numbers == MetricsLogged(values={"one": 2.0, "zero": 3.0}, step=0)
 
 
+def test_lists_and_short_arrays_keep_their_order(bus: EventBus, stored_on: StoredOn) -> None:
+    WandBWriter().log(
+        {"list": [3, 1, 2], "nested": [[0.5, 1.5]], "array": np.array([2.0, 1.0]), "zero": [torch.tensor(1)]}
+    )
+
+    found = {one.event.key: one.event.tensor for one in stored_on(bus, TensorLogged)}
+    arrays = {key: np.frombuffer(content(bus, one.blob), one.dtype).reshape(one.shape) for key, one in found.items()}
+    assert {key: one.tolist() for key, one in arrays.items()} == {
+        "list": [3, 1, 2],
+        "nested": [[0.5, 1.5]],
+        "array": [2.0, 1.0],
+        "zero": [1],
+    }
+
+
 def test_what_is_not_finite_is_in_no_bin_and_is_counted(bus: EventBus, logged: Logged) -> None:
     event = logged(ours.Histogram([1.0, float("nan"), 2.0, float("inf")], num_bins=2), HistogramLogged)
 
@@ -418,9 +434,9 @@ def test_what_can_not_be_logged_is_refused_or_counted(bus: EventBus, stored_on: 
         WandBWriter().log({"chart": Broken()})
 
     writer = WandBWriter(on_bad_input="count")
-    writer.log({"mixed": mixed, "gone": gone, "numbers": [1, 2], "": ours.Html("<p>"), "loss": 1.0})
+    writer.log({"mixed": mixed, "gone": gone, "texts": ["a"], "": ours.Html("<p>"), "loss": 1.0})
     assert writer.log({"mixed": mixed}).refused == LEFT_OUT
-    assert writer.bad_inputs == {"mixed": 2, "gone": 1, "numbers": 1, "": 1}
+    assert writer.bad_inputs == {"mixed": 2, "gone": 1, "texts": 1, "": 1}
     assert [one.event for one in stored_on(bus, MetricsLogged)] == [MetricsLogged(values={"loss": 1.0}, step=0)]
 
 

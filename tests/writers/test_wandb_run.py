@@ -66,13 +66,21 @@ def test_the_summary_is_what_was_logged_last_and_what_was_set(bus: EventBus, eve
     run.summary["best"] = 0.5
     run.summary.test = {"acc": 1}
     run.summary.update({"test": {"f1": 2}, "loss": 0.25})
+    run.summary["classes"] = [0.5, 0.75]
     run.summary["picture"] = wandb.Image([[0, 255]])
 
-    assert dict(run.summary.items()) == {"loss": 0.25, "deep.acc": 0.5, "best": 0.5, "test": {"acc": 1, "f1": 2}}
+    assert dict(run.summary.items()) == {
+        "loss": 0.25,
+        "deep.acc": 0.5,
+        "best": 0.5,
+        "test": {"acc": 1, "f1": 2},
+        "classes": [0.5, 0.75],
+    }
     assert [one.values for one in events(SummaryUpdated)] == [
         {"best": 0.5},
         {"test": {"acc": 1}},
         {"test": {"acc": 1, "f1": 2}, "loss": 0.25},
+        {"classes": [0.5, 0.75]},
     ]
     [picture] = events(ImagesLogged)
     assert (picture.key, picture.step) == ("picture", None)
