@@ -66,7 +66,9 @@ def more_than_json(values: Any, intake: Intake) -> tuple[Any, dict[str, Loggable
     if not isinstance(values, dict):
         return values, {}
     given = cast("dict[Any, Any]", values)
-    lists = {key: value for key, value in given.items() if isinstance(value, list | tuple) and _are_numbers(value)}
+    lists: dict[Any, Any] = {
+        key: value for key, value in given.items() if isinstance(value, list | tuple) and _are_numbers(value)
+    }
     numbers, texts, others = _sorted({key: value for key, value in given.items() if key not in lists}, intake)
     return {**numbers, **texts, **lists}, others
 
