@@ -21,7 +21,7 @@ from receivers._wandb_rows import OURS, STEP, is_named, public, storable
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from eventbus import Envelope, Event
     from eventbus.blobs import BlobReader
@@ -34,7 +34,7 @@ MAX_METADATA = 100
 """Keys in an artifact's metadata; more stand one level deeper."""
 
 _OPERATIONS = ("min", "max", "mean", "last", "first", "copy", "none")
-_RESERVED = ("job", "run_table", "code", "wandb-")
+_RESERVED = ("job", "run_table", "wandb-")
 _BEST = {"maximize": "max", "minimize": "min", None: "last"}
 
 
@@ -100,9 +100,9 @@ class Calls:
 
     def _keep(self, envelope: Envelope[Event]) -> Proof | None:
         """Keep a record as files of the run."""
-        if not isinstance(envelope.event, ArtifactLogged):
-            self._counts[f"kept as a file: {envelope.event.event_name}"] += 1
         last = keep(self._run, kept_files(envelope, self._blobs, self._counts), self._counts)
+        if last and not isinstance(envelope.event, ArtifactLogged):
+            self._counts[f"kept as a file: {envelope.event.event_name}"] += 1
         return Proof("files", (last,)) if last else None
 
     def _artifact(self, number: int, event: ArtifactLogged) -> Proof:
@@ -115,7 +115,7 @@ class Calls:
         aliases = [self._changed(alias, re.sub(r"[/:]", "-", alias)) for alias in event.aliases]
         tags = [self._changed(tag, re.sub(r"[^-\w ]", "-", tag).strip()) for tag in event.tags]
         add_artifact(self._run, artifact, aliases, [tag for tag in tags if tag], is_input=event.is_input)
-        return Proof("artifact", (name,))
+        return Proof("artifact", (name, artifact._client_id))  # noqa: SLF001 - what tells it from the next of its name
 
     def _add(self, artifact: Any, folder: Path, path: str, file: Any) -> None:
         if file.blob is None:
@@ -154,6 +154,11 @@ class Calls:
         return found
 
 
+def internal_artifact(sdk: Any) -> Callable[..., Any]:
+    """Return what makes an artifact of a kind that the SDK has reserved for itself."""
+    return import_module(f"{sdk.__name__}.sdk.artifacts._internal_artifact").InternalArtifact
+
+
 def add_artifact(
     run: Run, artifact: Any, aliases: Sequence[str], tags: Sequence[str], *, is_input: bool = False
 ) -> None:
@@ -184,3 +189,10 @@ def redefine(run: Run, record: Any) -> None:
         hidden=options.hidden,
         summary=",".join(one for one in _OPERATIONS if getattr(record.summary, one)) or None,
     )
+
+
+def relabel(run: Run, labels: Mapping[str, Any]) -> None:
+    """Name the classes of masks and boxes again: the SDK keeps them in its part of the configuration."""
+    for kind, groups in labels.items():
+        for key, group in groups.items():
+            cast("Any", run)._add_singleton(kind, key, group["value"])  # noqa: SLF001

@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from receivers._wandb_rows import STEP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _FILE_HEADER = 7
@@ -47,7 +48,7 @@ class Stored(NamedTuple):
         items: The row, or the updated part of the configuration or the summary: value as JSON by the keys that lead
             to it.
         names: What an alert, an artifact, a metric or files are called.
-        body: The record itself, of a kind that is sent again as it is.
+        body: The record itself; None for `other`.
     """
 
     kind: str
@@ -65,11 +66,6 @@ class Stored(NamedTuple):
     def is_content(self) -> bool:
         """Whether something was logged, rather than the SDK or the sink has said something of its own."""
         return self.kind in _CONTENT and any(key not in _EVERYWHERE and not key.startswith("_") for key in self.keys)
-
-    @property
-    def is_single(self) -> bool:
-        """Whether a second one would stand beside it: only for alerts and artifacts."""
-        return self.kind == "alert" or (self.kind == "artifact" and self.body.type != _TABLE)
 
 
 class WandBLog:
@@ -155,29 +151,33 @@ def _stored(record: Any) -> Stored:
     if kind not in _KINDS:
         return Stored("other")
     body = getattr(record, kind)
-    match kind:
-        case "history":
-            return Stored(kind, body.step.num, _items(body.item))
-        case "config" | "summary":
-            return Stored(kind, items=_items(body.update), body=body)
-        case "run":
-            return Stored(kind, items=_items(body.config.update))
-        case "files":
-            return Stored(kind, names=tuple(file.path for file in body.files), body=body)
-        case _:
-            return Stored(kind, names=(_name(body, kind),), body=body)
+    step = body.step.num if kind == "history" else 0
+    return Stored(kind, step, _items(_ITEMS.get(kind, _none)(body)), _NAMES.get(kind, _none)(body), body)
 
 
-def _name(body: Any, kind: str) -> str:
-    match kind:
-        case "alert":
-            return body.title
-        case "metric":
-            return body.name or body.glob_name
-        case "artifact":
-            return body.name
-        case _:
-            return ""
+def _none(_: Any) -> tuple[str, ...]:
+    return ()
+
+
+_ITEMS: Mapping[str, Callable[[Any], Any]] = {
+    "history": lambda body: body.item,
+    "config": lambda body: body.update,
+    "summary": lambda body: body.update,
+    "run": lambda body: body.config.update,
+}
+
+_NAMES: Mapping[str, Callable[[Any], tuple[str, ...]]] = {
+    "alert": lambda body: (body.title,),
+    "artifact": lambda body: (body.name, body.client_id),
+    "metric": lambda body: (body.name or body.glob_name,),
+    "files": lambda body: tuple(file.path for file in body.files),
+}
+
+
+def _labels(record: Stored) -> dict[str, Any]:
+    """Return the names of classes that stand in W&B's own part of the configuration."""
+    ours: dict[str, Any] = json.loads(record.items.get(("_wandb",), "{}"))
+    return {kind: groups for kind, groups in ours.items() if kind.endswith("/class_labels")}
 
 
 def _items(items: Any) -> dict[tuple[str, ...], str]:
@@ -209,7 +209,9 @@ class Found:
         config: The configuration as it was last.
         summary: The summary as it was last.
         metrics: What was said of metrics, in order; each once, however many files repeat it.
-        singles: How many records there are that may not come twice.
+        labels: What the classes of masks and boxes are called, by W&B's name for their kind and by picture.
+        alerts: How many there are.
+        artifacts: Those with a name, by what tells them apart: one that is sent again stands in two files.
         damaged: Number of files that can't be read to their end.
     """
 
@@ -217,12 +219,18 @@ class Found:
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     summary: dict[str, Any] = field(default_factory=dict[str, Any])
     metrics: dict[bytes, Any] = field(default_factory=dict[bytes, Any])
-    singles: int = 0
+    labels: dict[str, Any] = field(default_factory=dict[str, Any])
+    alerts: int = 0
+    artifacts: set[str] = field(default_factory=set[str])
     damaged: int = 0
+
+    @property
+    def singles(self) -> int:
+        """How much there is that may not come twice: other things change nothing when they come again."""
+        return self.alerts + len(self.artifacts)
 
     def add(self, record: Stored) -> None:
         """Take in one more record."""
-        self.singles += record.is_single
         match record.kind:
             case "history":
                 self.row = max(self.row, record.step)
@@ -231,6 +239,11 @@ class Found:
                 _fill(self.summary, record)
             case "config" | "run":
                 _fill(self.config, record)
+                self.labels.update(_labels(record))
+            case "alert":
+                self.alerts += 1
+            case "artifact" if record.body.type != _TABLE:
+                self.artifacts.add(record.body.client_id)
             case "metric":
                 self.metrics.setdefault(record.body.SerializeToString(deterministic=True), record.body)
             case _:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from eventbus.errors import BlobError
@@ -33,7 +32,7 @@ from eventbus.media import (
 from receivers._arrays import grids, rows
 from receivers._files import put_file
 from receivers._kept import KeptFile, kept_files, suffix_of
-from receivers._wandb_calls import add_artifact, keep
+from receivers._wandb_calls import add_artifact, internal_artifact, keep
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -235,8 +234,7 @@ class Fields:
 
     def _logged(self, key: str, table: Any) -> Any:
         """Log a table as an artifact, as the SDK does with each, but by a call that is recorded."""
-        internal = import_module(f"{self._sdk.__name__}.sdk.artifacts._internal_artifact")
-        artifact = internal.InternalArtifact(f"run-{self._run.id}-{key}", "run_table")
+        artifact = internal_artifact(self._sdk)(f"run-{self._run.id}-{key}", "run_table")
         artifact.add(table, key)
         add_artifact(self._run, artifact, [], [])
         table.bind_to_run(self._run, key, self._number)

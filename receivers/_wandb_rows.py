@@ -27,6 +27,7 @@ from eventbus.tracking import (
     ConfigUpdated,
     HParamsLogged,
     KeyedEvent,
+    LinkedMetricsLogged,
     MetricDefined,
     MetricsLogged,
     ParamsLogged,
@@ -148,6 +149,8 @@ def _change(row: Row, counts: Counter[str]) -> Change:
     match row.envelope.event:
         case MetricsLogged() as event:
             change.step, change.is_open = event.step, True
+            if isinstance(event, LinkedMetricsLogged) and (event.model or event.dataset_name or event.dataset_digest):
+                counts["link of metrics left out"] += 1
             prefix = f"{event.main_tag}/" if event.main_tag else ""
             for key, value in event.values.items():
                 _put(change, f"{prefix}{key}", value, counts)

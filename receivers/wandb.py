@@ -45,11 +45,12 @@ from receivers._wandb_args import (
     run_id,
     run_tags,
 )
-from receivers._wandb_calls import Calls, redefine
+from receivers._wandb_calls import Calls, redefine, relabel
 from receivers._wandb_config import WandBConfig
 from receivers._wandb_file import Found, WandBLog, recover, rows_after, run_files
 from receivers._wandb_media import Fields
 from receivers._wandb_proof import Proof, Proofs
+from receivers._wandb_resend import ARTIFACTS, mark_sent, resend, unsent
 from receivers._wandb_rows import OURS, STEP, Change, changes, storable
 from receivers._wandb_run import EXIT_CODES, Run, mark, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
@@ -78,6 +79,7 @@ class WandBSink(Sink[WandBConfig]):
         self._line = 0
         self._refused = "disabled" if config.mode == "disabled" else ""
         self._proofs = Proofs(Position(0), 0, 0)
+        self._files: list[Path] = []
         self._skip = 0
         self._ended = False
 
@@ -100,6 +102,7 @@ class WandBSink(Sink[WandBConfig]):
         if found.damaged:
             self.counts["damaged file"] += found.damaged
         arguments = init_arguments(self.config.wandb_args, run, found, folder)
+        arguments["settings"]["finish_timeout"] *= self.batch_seconds / Sink.batch_seconds
         try:
             self._run = _start(self.config, arguments, found)
         except TrackerUnavailableError:
@@ -110,6 +113,7 @@ class WandBSink(Sink[WandBConfig]):
         self.tracker_run = TrackerRun(run_id(run), self._run.url or str(Path(self._run.settings.sync_file).parent))
         atexit.register(self._leave)
         self._log = _own_log(self._run, folder)
+        self._files = [*files, Path(self._run.settings.sync_file)]
         server = self._go_online(self._run, files) if self.config.mode == "online" else 0
         self._skip = max(committed.row, found.row, server)
         self._proofs = Proofs(committed, self._skip, found.singles)
@@ -126,6 +130,7 @@ class WandBSink(Sink[WandBConfig]):
         for number, row in rows_after(files, _record_class(), server):
             run.log(row, step=number, commit=True)
             self._line = number
+        resend(run, unsent(files), _record_class(), server, self.counts)
         return server
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -174,7 +179,7 @@ class WandBSink(Sink[WandBConfig]):
         return line | change.rest()
 
     def _call(self, run: Run, number: int, envelope: Envelope[Event]) -> None:
-        folder = Path(run.settings.sync_file).parent / "artifacts"
+        folder = Path(run.settings.sync_file).parent / ARTIFACTS
         proof = Calls(_sdk(), run, self.blobs, self.counts, folder).make(number, envelope)
         if proof is None:
             self._proofs.pass_over(number)
@@ -212,6 +217,7 @@ class WandBSink(Sink[WandBConfig]):
             self._wait_for_end()
             if self._server is not None:
                 self._server.confirm(self._line, status)
+                mark_sent(self._files)
         return self._proofs.position
 
     def _leave(self) -> None:
@@ -273,6 +279,7 @@ def _start(config: WandBConfig, arguments: dict[str, Any], found: Found) -> Run:
     run.define_metric("*", step_metric=STEP, step_sync=False)
     for record in found.metrics.values():
         redefine(run, record)
+    relabel(run, found.labels)
     if found.summary and not is_online:
         run.summary.update(storable(found.summary, Counter()))
     return run

@@ -1,46 +1,66 @@
 """W&B's sink with everything that is more than numbers: what the SDK writes for a user, it writes for our events."""
 
 import json
+import shutil
 import time
 import wave
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import wandb
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from PIL import Image
 from readback import WandbRun, read_wandb_runs
+from servers.wandb_server import WandBServer
 
 from eventbus import Envelope, Event, Origin, Scope
-from eventbus.artifacts import ArtifactFile, ArtifactLogged, ModelLogged
+from eventbus.artifacts import ArtifactFile, ArtifactLogged, DatasetLogged, ModelLogged
 from eventbus.blobs import Blob, BlobStore
 from eventbus.media import (
     Array,
     AudioLogged,
+    EmbeddingLogged,
     FigureLogged,
+    GraphLogged,
     HistogramLogged,
     HtmlLogged,
     ImagesLogged,
     MediaFile,
+    MeshLogged,
     MoleculeLogged,
     Object3DLogged,
+    PlotlyLogged,
+    PrCurveLogged,
     TableLogged,
+    TensorLogged,
     VideoLogged,
 )
 from eventbus.tracking import (
     AlertRaised,
+    Chart,
+    ChartsArranged,
+    HParamsLogged,
+    LinkedMetricsLogged,
     MetricDefined,
     MetricsLogged,
+    RunStarted,
     RunStatus,
+    StyledMetricsLogged,
     SummaryUpdated,
     TagsDeleted,
     TagsSet,
 )
-from receivers.abc import Position, Row, RunInfo
+from receivers import _wandb_args
+from receivers._wandb_media import binned
+from receivers.abc import Position, Row, RunInfo, TrackerUnavailableError
 from receivers.wandb import WandBConfig, WandBSink
 
 ORIGIN = Origin(site="site-1", rank=0, incarnation="i1", job="job")
@@ -323,3 +343,354 @@ def test_metrics_summary_alerts_and_tags_are_the_same(both: tuple[WandbRun, Wand
     assert mine.tags == real.tags == ("plain",)
     assert {"mask/class_labels", "bounding_box/class_labels"} <= mine.config["_wandb"].keys()
     assert mine.config["trackbus"]["tags"] == {"plain": ""}
+
+
+# ------------------------------------------------------------------------------------------ what comes again
+def singles(first: int, given: Given) -> list[Event]:
+    """Rows of every kind, with alerts and artifacts that can't be told apart by what they say."""
+    return [
+        AlertRaised(title="same", text="same"),
+        given.artifact(),
+        MetricsLogged(values={"loss": float(first)}, step=first),
+        AlertRaised(title="same", text="same"),
+        SummaryUpdated(values={"best": first}),
+        ImagesLogged(key="picture", step=first, files=given.masked()),
+        given.artifact(),
+        AlertRaised(title="same", text="same"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row], list[Position]]:
+    """A run of which 11 of 16 rows are stored, and what its positions were after each."""
+    workspace = tmp_path_factory.mktemp("left")
+    given = Given(workspace)
+    batch = plan(singles(1, given) + singles(2, given))
+    sink = WandBSink(WandBConfig(), workspace)
+    sink.open(INFO, Position(0))
+    positions = [Position(0)]
+    for row in batch[:11]:
+        sink.write([row])
+        until(lambda: sink.flush().row == len(positions))
+        positions.append(sink.flush())
+    sink.close(None)
+    return workspace, batch, positions
+
+
+@pytest.mark.parametrize("moved", [0, 1, 4, 7], ids=lambda row: f"position {row}")
+def test_rows_that_come_again_are_not_doubled(
+    tmp_path: Path, left: tuple[Path, list[Row], list[Position]], moved: int
+) -> None:
+    """The position of the cursor lags behind what the files have: by any part of a batch."""
+    workspace, batch, positions = left
+    shutil.copytree(workspace, tmp_path, dirs_exist_ok=True)
+    sink = WandBSink(WandBConfig(), tmp_path)
+    sink.open(INFO, positions[moved])
+    sink.write(batch[moved:] if moved % 2 else batch)
+    assert sink.close(RunStatus.FINISHED) == Position(len(batch), "10")
+
+    runs = read_wandb_runs(tmp_path / "wandb")
+    assert [row["loss"] for run in runs for row in run.rows if "loss" in row] == [1, 2]
+    assert [row["global_step"] for run in runs for row in run.rows if "picture" in row] == [1, 2]
+    assert [len([one for run in runs for one in kind(run)]) for kind in (lambda run: run.alerts, artifacts)] == [6, 4]
+    assert runs[-1].summary["best"] == 2
+
+
+def test_a_run_that_goes_on_knows_its_summary_metrics_and_labels(tmp_path: Path) -> None:
+    given = Given(tmp_path)
+    events = [
+        MetricDefined(name="acc", summary=["max"]),
+        SummaryUpdated(values={"best": {"acc": 1}}),
+        ImagesLogged(key="picture", step=1, files=given.masked()),
+        ChartsArranged(charts=[Chart(title="c", tags=["a", "b"])]),
+    ]
+    first, _ = store(tmp_path, events, None)
+    second, _ = store(tmp_path, events, RunStatus.FINISHED)
+
+    assert second.path != first.path
+    assert (second.rows, second.summary["best"]) == ([], {"acc": 1})
+    assert second.metrics["acc"] == {
+        "step_metric": "global_step", "step_sync": False, "hidden": False, "summary": {"max"},
+    }  # fmt: skip
+    assert second.config["_wandb"]["mask/class_labels"] == first.config["_wandb"]["mask/class_labels"]
+    assert second.config["trackbus"]["charts"] == first.config["trackbus"]["charts"]
+    assert second.summary["picture"]["path"] == first.rows[0]["picture"]["path"]
+
+
+# -------------------------------------------------------------------------------------------- what is converted
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[WandbRun, Counter[str]]:
+    """One run with all that W&B has another form for, or none."""
+    workspace = tmp_path_factory.mktemp("converted")
+    given = Given(workspace)
+    missing = Blob(name="0" * 64, size=7)
+    corners = np.array([[[0, 0, 0], [1, 0, 0], [0, 1, 0]]], "float32")
+    picture = given.file("image/png", png(PIXELS))
+    chart = given.file("application/vnd.plotly.v1+json", json.dumps(CHART).encode())
+    parts = [ArtifactFile(path="x", blob=missing), ArtifactFile(path="y", reference="s3://b/y")]
+    many = {str(n): n for n in range(101)}
+    unread = given.file("image/png", b"no picture")
+    lost = picture.model_copy(update={"blob": missing})
+    rows = [[1, "x"], ["two", None], [{"histogram": {"values": [1], "bins": [0, 1]}}, inf]]
+    table = given.blob(json.dumps(rows).encode())
+    events: list[Event] = [
+        RunStarted(name="exp", parent="above"),
+        StyledMetricsLogged(values={"styled": 1.5}, step=1, new_style=True, double_precision=True),
+        LinkedMetricsLogged(values={"linked": 2.5}, step=1, model="net", dataset_name="d", dataset_digest="1"),
+        HParamsLogged(params={"lr": 0.1}, metrics={"hp/acc": 0.5}, domain={"lr": [0.1, 0.2]}, step=1),
+        PrCurveLogged(key="pr", step=2, curve=[[1.0] * 3] * 4 + [[0.5, 0.75, 1.0], [1.0, 0.5, 0.0]]),
+        EmbeddingLogged(
+            key="points", step=2, matrix=given.array(np.arange(6, dtype="float32").reshape(2, 3)),
+            labels=given.blob(b'[["a", "1"], ["b", "2"]]'), header=["name", "id"], sprite=picture, sprite_size=[4, 4],
+        ),
+        MeshLogged(
+            key="solid", step=2, vertices=given.array(corners), faces=given.array(np.array([[[0, 1, 2]]], "int32")),
+            config={"camera": {}},
+        ),
+        MeshLogged(
+            key="cloud", step=2, vertices=given.array(np.concatenate([corners, corners])),
+            colors=given.array(np.full((2, 3, 3), 255, "uint8")),
+        ),
+        HistogramLogged(
+            key="wide", step=2, limits=[float(n) for n in range(1000)], counts=[0.0] + [1.0] * 999,
+            min=0.5, max=998.5, num=999, sum=0.0, sum_squares=0.0,
+        ),
+        TensorLogged(key="grid", tensor=given.array(np.arange(4, dtype="int16"))),
+        GraphLogged(key="net", graph=given.blob(b"graph")),
+        ImagesLogged(key="many", step=3, files=[picture] * 109),
+        ImagesLogged(key="partly", step=3, files=[picture, lost, picture]),
+        ImagesLogged(key="gone", step=3, files=[lost]),
+        ImagesLogged(key="broken", step=3, files=[unread]),
+        VideoLogged(key="film", step=3, files=[given.file("video/x-matroska", b"film")]),
+        PlotlyLogged(key="chart", step=3, files=[chart]),
+        TableLogged(key="odd", step=3, columns=["a", "b"], rows=table, num_rows=3, appends=True),
+        TableLogged(key="no table", step=3, columns=["a"], rows=missing, num_rows=3),
+        TensorLogged(key="no tensor", tensor=Array(blob=missing, dtype="int16", shape=[1])),
+        DatasetLogged(key="digits", digest="d1", source_type="local", context="training", tags={"a": "b"}),
+        DatasetLogged(key="digits", digest="d2"),
+        ChartsArranged(charts=[Chart(title="c", tags=["a", "b"])]),
+        MetricDefined(name="loss", summary=["best"], goal="minimize"),
+        MetricDefined(name="_hidden", hidden=True),
+        SummaryUpdated(values={"_private": inf}),
+        given.artifact(key="a/b", kind="wandb-x", aliases=["v/1"], tags=["a.b"], metadata=many),
+        given.artifact(kind="", is_input=True),
+        given.artifact(is_input=True, files=parts),
+        ModelLogged(key="m", files=[], flavor="pytorch", params={"depth": "2"}, registered_name="best"),
+    ]  # fmt: skip
+    return store(workspace, events)
+
+
+def test_numbers_with_a_style_or_a_link_are_metrics(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, counts = converted
+
+    assert counts["link of metrics left out"] == 1
+    assert run.rows[0] | {"_runtime": 0} == {
+        "styled": 1.5, "linked": 2.5, "global_step": 1, "_step": 3, "_timestamp": 1790000003.0, "_runtime": 0,
+    }  # fmt: skip
+    assert (run.rows[1]["hp/acc"], run.rows[1]["global_step"], run.config["lr"]) == (0.5, 1, 0.1)
+    assert run.config["trackbus"]["hparam_domain"] == {"lr": [0.1, 0.2]}
+
+
+def table_of(run: WandbRun, key: str) -> Any:
+    row = next(row for row in run.rows if key in row)
+    return json.loads(run.files[row[key]["path"]])
+
+
+def test_curves_points_and_meshes_are_tables_and_scenes(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, _ = converted
+    row = next(row for row in run.rows if "pr" in row)
+
+    assert table_of(run, "pr") == {
+        "columns": ["threshold", "precision", "recall"], "data": [[0, 0.5, 1], [0.5, 0.75, 0.5], [1, 1, 0]],
+    }  # fmt: skip
+    assert table_of(run, "points") == {
+        "columns": ["name", "id", "dim_0", "dim_1", "dim_2"], "data": [["a", "1", 0, 1, 2], ["b", "2", 3, 4, 5]],
+    }  # fmt: skip
+    assert run.files[row["points/sprite"]["path"]] == png(PIXELS)
+    assert b"\nf 1 2 3\n" in run.files[row["solid"]["path"]]
+    assert [json.loads(run.files[one["path"]])[1] for one in row["cloud"]["objects"]] == [[1, 0, 0, 255, 255, 255]] * 2
+
+
+def test_a_histogram_has_as_many_bins_as_the_sdk_takes(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, counts = converted
+    wide = next(row["wide"] for row in run.rows if "wide" in row)
+
+    assert (wide["values"], len(wide["bins"]), wide["bins"][:2], wide["bins"][-1]) == (
+        [2] * 499 + [1],
+        501,
+        [0, 2],
+        999,
+    )
+    assert counts["bins of a histogram merged"] == 1
+
+
+@settings(max_examples=50)
+@drawn(
+    st.lists(st.floats(0, 9), min_size=1, max_size=30).map(lambda few: few * 40),
+    st.one_of(st.none(), st.just(-1.0)),
+    st.booleans(),
+)
+def test_binned_keeps_every_count(counts: list[float], low: float | None, endless: bool) -> None:
+    limits = [float(n) for n in range(len(counts) - 1)] + [inf if endless else len(counts)]
+    event = HistogramLogged(
+        key="h", limits=limits, counts=counts, low=low, min=-0.5, max=9e9, num=1, sum=1, sum_squares=1
+    )
+
+    values, edges = binned(event)
+
+    assert (len(edges), len(values) <= 512) == (len(values) + 1, True)
+    assert sum(values) == pytest.approx(sum(counts))
+    assert all(isfinite(edge) for edge in edges)
+    assert edges == sorted(edges)
+
+
+def test_what_wandb_has_no_form_for_is_kept_as_files_of_the_run(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, counts = converted
+
+    assert np.load(BytesIO(run.files["tensors/grid/0-i1-10.npy"])).tolist() == [0, 1, 2, 3]
+    assert run.files["graphs/net/0-i1-11.pb"] == b"graph"
+    assert run.files["video/film/3-i1-16.matroska"] == b"film"
+    assert b"no picture" in run.files.values()
+    assert [counts[f"kept as a file: {name}Logged"] for name in ("Tensor", "Graph", "Video", "Images")] == [1, 1, 1, 1]
+    assert [counts[f"refused by W&B: {name}Logged"] for name in ("Video", "Images")] == [1, 1]
+
+
+def test_a_missing_payload_costs_its_own_value_alone(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, counts = converted
+    row = next(row for row in run.rows if "many" in row)
+
+    assert (row["many"]["count"], row["partly"]["count"], counts["pictures left out"]) == (108, 2, 1)
+    assert row.keys().isdisjoint({"gone", "broken", "film", "no table"})
+    assert [counts[f"payload missing: {name}Logged"] for name in ("Images", "Table", "Tensor", "Artifact")] == [
+        2,
+        1,
+        1,
+        1,
+    ]
+    assert json.loads(run.files[row["chart"]["path"]]) == CHART
+
+
+def test_a_table_may_mix_types(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, counts = converted
+
+    assert table_of(run, "odd")["data"][1] == ["two", None]
+    assert table_of(run, "odd")["data"][2][0] == {"_type": "histogram", "values": [1], "bins": [0, 1]}
+    assert counts["appended rows as a table of their own"] == 1
+
+
+def test_the_configuration_holds_datasets_charts_and_the_run_above(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, _ = converted
+    ours = run.config["trackbus"]
+
+    assert ours["datasets"]["digits"] == {
+        "d1": {"source_type": "local", "context": "training", "tags": {"a": "b"}}, "d2": {},
+    }  # fmt: skip
+    assert ours["charts"] == [{"title": "c", "category": "", "kind": "Multiline", "tags": ["a", "b"]}]
+    assert (ours["parent"], ours["status"]) == ("above", "FINISHED")
+
+
+def test_definitions_have_the_users_step_as_their_axis(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, counts = converted
+
+    assert run.metrics["loss"] == {
+        "step_metric": "global_step", "step_sync": False, "hidden": False, "summary": {"min"},
+    }  # fmt: skip
+    assert run.metrics["user_hidden"]["hidden"]
+    assert (counts["goal of a metric left out"], run.summary["user_private"]) == (1, "Infinity")
+
+
+def test_artifacts_get_names_that_wandb_takes(converted: tuple[WandbRun, Counter[str]]) -> None:
+    run, counts = converted
+    first, used, model = (one for one in run.artifacts if one.kind != "run_table")
+
+    assert (first.name, first.kind, first.aliases, first.tags) == (
+        "a_x2f_b",
+        "user-wandb-x",
+        ("latest", "v-1"),
+        ("a-b",),
+    )
+    assert (len(first.metadata["metadata"]), first.files["far"]) == (101, "s3://bucket/far")
+    assert (used.is_input, used.files) == (True, {"y": "s3://b/y"})
+    assert (model.kind, model.metadata) == (
+        "model", {"trackbus": {"flavor": "pytorch", "params": {"depth": "2"}, "registered_name": "best"}},
+    )  # fmt: skip
+    assert (run.files["deep/a.bin"], run.files["b.txt"]) == (bytes(1000), b"text")
+    assert counts["renamed in an artifact"] == 4
+
+
+# ---------------------------------------------------------------------------------------------- at a server
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandBServer]:
+    wandb.teardown()  # the SDK's process has read its environment
+    with WandBServer() as running:
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        yield running
+        running.heal()
+        wandb.teardown()
+
+
+ONLINE = WandBConfig(mode="online", wandb_args={"settings": {"x_file_stream_transmit_interval": 0.2}})
+
+
+def test_online_everything_stands_at_the_server(tmp_path: Path, server: WandBServer) -> None:
+    given = Given(tmp_path)
+    sink = WandBSink(ONLINE, tmp_path)
+    sink.open(INFO, Position(0))
+    sink.write(
+        plan([*singles(1, given), given.table(), given.artifact(key="in", is_input=True), given.artifact(kind="")])
+    )
+    assert sink.close(RunStatus.FINISHED) == Position(11, "6")
+
+    run = server.runs["exp.site-1"]
+    loss, picture, table = run.rows()
+    assert (loss["loss"], run.summary()["best"], run.files["deep/a.bin"]) == (1, 1, bytes(1000))
+    assert run.files[picture["picture"]["path"]] == png(PIXELS)
+    assert run.files[picture["picture"]["masks"]["areas"]["path"]]
+    assert json.loads(run.files[table["mixed"]["path"]])["data"][0][1] == "a"
+    assert [(alert["title"], alert["severity"]) for alert in server.alerts] == [("same", "INFO")] * 3
+    assert {(one.name, one.type, one.committed, one.used) for one in server.artifacts} == {
+        ("data", "dataset", True, False),
+        ("run-exp.site-1-mixed", "run_table", True, False),
+        ("in", "dataset", True, True),
+    }
+    data = next(one for one in server.artifacts if one.name == "data")
+    assert data.files == {"deep/a.bin": bytes(1000), "b.txt": b"text"}
+    assert data.manifest["contents"]["far"]["ref"] == "s3://bucket/far"
+    assert (data.aliases, data.tags, data.metadata, data.description) == (
+        ["best", "latest"], ["t1"], {"rows": 3}, "what it is",
+    )  # fmt: skip
+    assert not list((tmp_path / "wandb").glob("run-*/artifacts"))
+
+
+def test_online_what_a_dead_server_lacks_is_sent_when_the_run_goes_on(
+    tmp_path: Path, server: WandBServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for setting in ("init_timeout", "finish_timeout"):
+        monkeypatch.setitem(_wandb_args._SETTINGS, setting, 2.0)
+    given = Given(tmp_path)
+    sink = WandBSink(ONLINE, tmp_path)
+    sink.open(INFO, Position(0))
+    for endpoint in ("file_stream", "CreateArtifact", "upload", "NotifyScriptableRunAlert"):
+        server.fault(endpoint, hang=True)
+    batch = plan([*singles(1, given), given.table(), given.artifact(kind="")])
+    sink.write(batch)
+    until(lambda: sink.flush().row == 10)
+    position = sink.flush()
+    with pytest.raises(TrackerUnavailableError):
+        sink.close(RunStatus.FINISHED)
+    wandb.teardown()
+    assert not server.artifacts
+    server.heal()
+    shutil.rmtree(tmp_path / "blobs")  # they have been acknowledged
+
+    sink = WandBSink(ONLINE, tmp_path)
+    sink.open(INFO, position)
+    assert sink.close(RunStatus.FINISHED) == Position(10, "5")
+
+    run = server.runs["exp.site-1"]
+    assert (run.rows()[0]["loss"], run.summary()["best"], run.files["b.txt"]) == (1, 1, b"text")
+    assert run.files[run.rows()[1]["picture"]["path"]] == png(PIXELS)
+    assert {one.name: one.committed for one in server.artifacts} == {"data": True, "run-exp.site-1-mixed": True}
+    assert sink.counts["alerts that may not have been sent"] == 3
+    assert all((file.parent / f"{file.name}.synced").exists() for file in tmp_path.glob("wandb/run-*/*.wandb"))
