@@ -671,7 +671,7 @@ def test_online_what_a_dead_server_lacks_is_sent_when_the_run_goes_on(
     given = Given(tmp_path)
     sink = WandBSink(ONLINE, tmp_path)
     sink.open(INFO, Position(0))
-    for endpoint in ("file_stream", "CreateArtifact", "upload", "NotifyScriptableRunAlert"):
+    for endpoint in ("file_stream", "CreateArtifact", "upload"):
         server.fault(endpoint, hang=True)
     batch = plan([*singles(1, given), given.table(), given.artifact(kind="")])
     sink.write(batch)
