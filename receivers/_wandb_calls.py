@@ -5,12 +5,15 @@ Each call becomes one record in the SDK's file, which proves that it is stored.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from base64 import b64encode
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from eventbus.artifacts import ArtifactLogged, ModelLogged
+from eventbus.artifacts import ArtifactFile, ArtifactLogged, ModelLogged
 from eventbus.errors import BlobError
 from eventbus.tracking import AlertRaised, MetricDefined, SummaryUpdated
 from receivers._files import put_file
@@ -111,25 +114,25 @@ class Calls:
         artifact = self._sdk.Artifact(name, kind, description=event.description or None, metadata=self._metadata(event))
         folder = self._folder / str(number)
         for file in event.files:
-            self._add(artifact, folder, file.path, file)
+            self._add(artifact, folder, file)
         aliases = [self._changed(alias, re.sub(r"[/:]", "-", alias)) for alias in event.aliases]
         tags = [self._changed(tag, re.sub(r"[^-\w ]", "-", tag).strip()) for tag in event.tags]
         add_artifact(self._run, artifact, aliases, [tag for tag in tags if tag], is_input=event.is_input)
         return Proof("artifact", (name, artifact._client_id))  # noqa: SLF001 - what tells it from the next of its name
 
-    def _add(self, artifact: Any, folder: Path, path: str, file: Any) -> None:
-        if file.blob is None:
-            entries = import_module(f"{self._sdk.__name__}.sdk.artifacts.artifact_manifest_entry")
-            reference = file.reference
-            artifact.manifest.add_entry(entries.ArtifactManifestEntry(path=path, ref=reference, digest=reference))
-            return
-        try:
-            source = self._blobs.path(file.blob)
-        except BlobError:
-            self._counts["payload missing: ArtifactLogged"] += 1
-            return
-        placed = put_file(folder, KeptFile(relative_path(path), source), self._counts)
-        artifact.add_file(str(placed), name=path, policy="immutable", skip_cache=True)
+    def _add(self, artifact: Any, folder: Path, file: ArtifactFile) -> None:
+        """Add a file to an artifact: the SDK would look up a reference, and hold a whole file in memory."""
+        said: dict[str, Any] = {"ref": file.reference, "digest": file.reference}
+        if file.blob is not None:
+            try:
+                source = self._blobs.path(file.blob)
+            except BlobError:
+                self._counts["payload missing: ArtifactLogged"] += 1
+                return
+            placed = put_file(folder, KeptFile(relative_path(file.path), source), self._counts)
+            said = {"digest": _md5(placed), "size": file.blob.size, "local_path": str(placed), "skip_cache": True}
+        entries = import_module(f"{self._sdk.__name__}.sdk.artifacts.artifact_manifest_entry")
+        artifact.manifest.add_entry(entries.ArtifactManifestEntry(path=file.path, **said))
 
     def _spelled(self, event: ArtifactLogged) -> tuple[str, str]:
         """Return an artifact's name and type as W&B takes them."""
@@ -152,6 +155,11 @@ class Calls:
             said = {key: value for key, value in ours.items() if value}
             return {**found, OURS: said} if said else found
         return found
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return b64encode(hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).digest()).decode()
 
 
 def internal_artifact(sdk: Any) -> Callable[..., Any]:

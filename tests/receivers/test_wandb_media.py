@@ -1,11 +1,15 @@
 """W&B's sink with everything that is more than numbers: what the SDK writes for a user, it writes for our events."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 import wave
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from io import BytesIO
 from math import inf, isfinite
 from pathlib import Path
@@ -60,6 +64,7 @@ from eventbus.tracking import (
 )
 from receivers import _wandb_args
 from receivers._wandb_media import binned
+from receivers._wandb_resend import unsent
 from receivers.abc import Position, Row, RunInfo, TrackerUnavailableError
 from receivers.wandb import WandBConfig, WandBSink
 
@@ -116,6 +121,7 @@ class Given:
     """Puts payloads into a store, and names them."""
 
     def __init__(self, workspace: Path) -> None:
+        workspace.mkdir(exist_ok=True)
         self.store = BlobStore(workspace / "blobs")
 
     def blob(self, data: bytes) -> Blob:
@@ -618,6 +624,98 @@ def test_artifacts_get_names_that_wandb_takes(converted: tuple[WandbRun, Counter
     assert counts["renamed in an artifact"] == 4
 
 
+UNITS = 24
+
+
+def work(workspace: Path) -> None:
+    """What a worker does: writes the batches after its cursor, and moves it to what is stored."""
+    cursor = workspace / "cursor"
+    committed = Position(*json.loads(cursor.read_text())) if cursor.exists() else Position(0)
+    given = Given(workspace)
+    rows = plan([event for unit in range(UNITS) for event in [*singles(unit, given), given.table()]])
+    sink = WandBSink(WandBConfig(), workspace)
+    sink.open(INFO, committed)
+    for first in range(0, len(rows), 27):
+        batch = rows[first : first + 27]
+        if batch[-1].number > committed.row:
+            sink.write(batch)
+            cursor.with_suffix(".new").write_text(json.dumps(sink.flush()))
+            cursor.with_suffix(".new").replace(cursor)
+    sys.stdin.read()  # one that is to be killed waits for it
+    assert sink.close(RunStatus.FINISHED).row == len(rows)
+
+
+def helper_is_gone(pid: int) -> bool:
+    """Whether the SDK's helper of a process has ended: it writes on for a while after its parent was killed."""
+    commands: list[str] = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            commands.append(entry.read_text(errors="replace"))
+    return not any(f"--pid\0{pid}\0" in command for command in commands)
+
+
+def start(workspace: Path, **pipes: Any) -> subprocess.Popen[str]:
+    code = "import sys; from pathlib import Path; from test_wandb_media import work; work(Path(sys.argv[1]))"
+    path = os.pathsep.join([str(Path(__file__).resolve().parent), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, str(workspace)], env={**os.environ, "PYTHONPATH": path}, text=True, **pipes
+    )
+
+
+@pytest.mark.slow
+def test_killed_twice_everything_stands_once(tmp_path: Path) -> None:
+    cursor = tmp_path / "cursor"
+    for row in (1, 100):
+        worker = start(tmp_path, stdin=subprocess.PIPE)
+        until(lambda least=row: cursor.exists() and json.loads(cursor.read_text())[0] >= least, timeout=60)
+        worker.kill()
+        worker.communicate()
+        until(lambda pid=worker.pid: helper_is_gone(pid))
+    assert start(tmp_path, stdin=subprocess.DEVNULL).wait(90) == 0
+
+    runs = read_wandb_runs(tmp_path / "wandb")
+    lines = [row for run in runs for row in run.rows]
+    assert [row["loss"] for row in lines if "loss" in row] == list(range(UNITS))
+    assert [row["global_step"] for row in lines if "picture" in row] == list(range(UNITS))
+    assert len([row for row in lines if "mixed" in row]) == UNITS
+    assert len([alert for run in runs for alert in run.alerts]) == 3 * UNITS
+    assert len([one for run in runs for one in run.artifacts if one.name == "data"]) == 2 * UNITS
+    assert all(run.files[row["picture"]["path"]] == png(PIXELS) for run in runs for row in run.rows if "picture" in row)
+    assert (runs[-1].summary["best"], len(runs) > 1) == (UNITS - 1, True)
+
+
+@pytest.mark.slow
+def test_a_large_artifact_costs_little_memory(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+from test_wandb_media import *
+workspace = Path(sys.argv[1])
+given = Given(workspace)
+(workspace / "large").write_bytes(b"")
+with (workspace / "large").open("r+b") as file:
+    file.truncate(200 << 20)
+sink = WandBSink(WandBConfig(), workspace)
+sink.open(INFO, Position(0))
+sink.write(plan([given.artifact(), given.artifact(kind="")]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+blob = given.store.put_file(workspace / "large")
+files = [ArtifactFile(path="large", blob=blob)]
+sink.write(plan([given.artifact(files=files), given.artifact(kind="", files=files)], 3))
+assert sink.close(RunStatus.FINISHED).row == 4
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    path = os.pathsep.join([str(Path(__file__).resolve().parent), *sys.path])
+    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
+    said = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, text=True, check=True, timeout=100, stdout=subprocess.PIPE
+    )
+
+    assert int(said.stdout.split()[-1]) < 64 << 10  # KiB
+    (run,) = read_wandb_runs(tmp_path / "wandb")
+    assert len(run.artifacts[1].files["large"]) == len(run.files["large"]) == 200 << 20
+
+
 # ---------------------------------------------------------------------------------------------- at a server
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandBServer]:
@@ -694,3 +792,21 @@ def test_online_what_a_dead_server_lacks_is_sent_when_the_run_goes_on(
     assert {one.name: one.committed for one in server.artifacts} == {"data": True, "run-exp.site-1-mixed": True}
     assert sink.counts["alerts that may not have been sent"] == 3
     assert all((file.parent / f"{file.name}.synced").exists() for file in tmp_path.glob("wandb/run-*/*.wandb"))
+
+
+def test_what_was_recorded_offline_is_synced_whole(tmp_path: Path, server: WandBServer) -> None:
+    given = Given(tmp_path)
+    store(tmp_path, [*singles(1, given), given.table(), given.artifact(kind="")])
+    shutil.rmtree(tmp_path / "blobs")
+
+    command = [sys.executable, "-P", "-m", "wandb", "sync", str(tmp_path / "wandb")]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+
+    run = server.runs["exp.site-1"]
+    assert (run.rows()[0]["loss"], run.summary()["best"], run.files["b.txt"]) == (1, 1, b"text")
+    assert run.files[run.rows()[1]["picture"]["path"]] == png(PIXELS)
+    assert {one.name: one.committed for one in server.artifacts} == {"data": True, "run-exp.site-1-mixed": True}
+    assert server.artifacts[0].files == {"deep/a.bin": bytes(1000), "b.txt": b"text"}
+    assert len(server.alerts) == 3
+    (file,) = (tmp_path / "wandb").glob("*/*.wandb")
+    assert unsent([file]) == []
