@@ -80,6 +80,8 @@ class Calls:
                 self._run.alert(event.title, event.text, event.level, event.wait_seconds)
                 return Proof("alert", (event.title,))
             case ArtifactLogged() as event if is_named(event):
+                if isinstance(event, ModelLogged) and event.registered_name and not self._run.url:
+                    self._counts["model not registered"] += 1  # offline; its metadata say what it was to be
                 return self._artifact(number, event)
             case _:
                 return self._keep(envelope)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from receivers._kept import KeptFile
 from receivers._wandb_calls import keep
 from receivers._wandb_file import Stored, WandBLog
+from receivers._wandb_rows import OURS
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -64,6 +65,32 @@ def resend(run: Run, files: Iterable[Path], record: Callable[[], Any], row: int,
                 _resend(run, file, stored, counts)
     if summary:
         run.summary.update(summary)
+
+
+class Registration(NamedTuple):
+    """A model that is to be registered.
+
+    Attributes:
+        artifact: Its client's id, by which the server knows it.
+        model: Name of the registered model.
+        aliases: Names of this version.
+    """
+
+    artifact: str
+    model: str
+    aliases: list[str]
+
+
+def registrations(files: Iterable[Path], record: Callable[[], Any]) -> list[Registration]:
+    """Return which models that stand in the files are to be registered: the SDK has no record for that."""
+    found: dict[str, Registration] = {}
+    for file in files:
+        for stored in WandBLog(file, record).read():
+            if stored.kind == "artifact":
+                name = json.loads(stored.body.metadata or "{}").get(OURS, {}).get("registered_name")
+                if name:  # one that was sent again stands in two files
+                    found[stored.body.client_id] = Registration(stored.body.client_id, name, list(stored.body.aliases))
+    return list(found.values())
 
 
 def _resend(run: Run, file: Path, stored: Stored, counts: Counter[str]) -> None:

@@ -15,7 +15,7 @@ from receivers._wandb_rows import OURS
 from receivers.abc import TrackerUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from eventbus.tracking import RunStatus
 
@@ -40,6 +40,21 @@ query RunPosition($entity: String, $project: String, $name: String!) {
     }
 }
 """
+
+
+_LINK = """
+mutation LinkModel(
+    $entity: String!, $project: String!, $model: String!, $aliases: [ArtifactAliasInput!], $artifact: ID
+) {
+    linkArtifact(input: {
+        entityName: $entity, projectName: $project, artifactPortfolioName: $model,
+        clientID: $artifact, aliases: $aliases
+    }) { versionIndex }
+}
+"""
+
+_REGISTRY = "model-registry"
+"""Project in which W&B keeps the registered models of an entity."""
 
 
 class Standing(NamedTuple):
@@ -118,6 +133,21 @@ class ServerRun:
             if time.monotonic() > deadline:
                 raise TrackerUnavailableError(f"the server {lack}, though the SDK has sent it")
             time.sleep(_POLL)
+
+    def register(self, artifact: str, model: str, aliases: Sequence[str]) -> None:
+        """Make an artifact a version of a registered model; one that is so already stays so.
+
+        Args:
+            artifact: What the SDK has called it, its client's id.
+            model: Name of the registered model.
+            aliases: Names of this version there.
+
+        Raises:
+            TrackerUnavailableError: The server doesn't answer, or refuses it.
+        """
+        named = [{"artifactCollectionName": model, "alias": alias} for alias in aliases]
+        where = {"entity": self._path.entity, "project": _REGISTRY}
+        self._ask(_LINK, {**where, "model": model, "aliases": named, "artifact": artifact})
 
     def _lack(self, row: int, status: RunStatus | None) -> str:
         has = self._existing()

@@ -9,7 +9,16 @@ What was logged stands there as follows:
 | several sites in one run | rows of their own, with each site's own step on the one axis `global_step` |
 | time | `_timestamp`: when it was logged, not when it arrived |
 | text | a field of the history, under its key, also where the key is the path of a file |
-| parameters, configuration | the run's config, merged key by key |
+| pictures, figures, sounds, videos, pages, charts, scenes, molecules, tables, histograms | W&B's own values, in the \
+row of the metrics of their step |
+| PR curves, embeddings | tables; an embedding's sprite is a picture |
+| meshes | 3D objects |
+| tensors, graphs, and what the SDK refuses | files of the run |
+| parameters, configuration, hyperparameters | the run's config, merged key by key |
+| charts' arrangement, datasets, the run above | the config's `trackbus.charts`, `.datasets`, `.parent` |
+| definitions of metrics, summary, alerts | W&B's own; the x-axis is `global_step` where none was named |
+| artifacts, models | artifacts; a model is registered when a run ends online |
+| artifacts without a kind | files of the run |
 | tags | the config's `trackbus.tags`, and the run's tags as `key=value` where W&B's 64 characters suffice |
 | how it ended | exit code 0 finished, 1 failed, 255 killed; the config's `trackbus.status` and `.reason` |
 | NaN, infinities | as they are in the history; as the words `NaN`, `Infinity`, `-Infinity` in the config |
@@ -17,7 +26,9 @@ What was logged stands there as follows:
 The SDK acknowledges nothing. The proof that a row is stored is the SDK's own file on disk, in both modes: it
 survives `kill -9`. Online, a row in that file may not have reached the server yet: what the server lacks is sent
 from there when the run is opened the next time, and a run counts as ended only when the server itself says that it
-has every row and the status. A server that takes nothing any more is noticed within a minute.
+has every row and the status. A server that takes nothing any more is noticed within a minute. Files that wait for
+their upload lie beside the run's own file, and are sent again when the run is opened the next time; only an alert is
+not, since a late one could be one too many: it is counted.
 
 This file must never be first on `sys.path` under the name `wandb`: start children with `python -P -m`.
 """
@@ -25,6 +36,7 @@ This file must never be first on `sys.path` under the name `wandb`: start childr
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import time
 from collections import Counter
@@ -50,7 +62,7 @@ from receivers._wandb_config import WandBConfig
 from receivers._wandb_file import Found, WandBLog, recover, rows_after, run_files
 from receivers._wandb_media import Fields
 from receivers._wandb_proof import Proof, Proofs
-from receivers._wandb_resend import ARTIFACTS, mark_sent, resend, unsent
+from receivers._wandb_resend import ARTIFACTS, mark_sent, registrations, resend, unsent
 from receivers._wandb_rows import OURS, STEP, Change, changes, storable
 from receivers._wandb_run import EXIT_CODES, Run, mark, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
@@ -58,6 +70,8 @@ from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, Sink, Trac
 
 FILE_TIMEOUT = 10.0
 """Seconds in which a finished run's last records must stand in its file; it takes some milliseconds."""
+
+_logger = logging.getLogger("trackbus.worker")
 
 _NOT_AUTHORISED = (401, 403)
 _POLL = 0.01
@@ -217,8 +231,18 @@ class WandBSink(Sink[WandBConfig]):
             self._wait_for_end()
             if self._server is not None:
                 self._server.confirm(self._line, status)
+                self._register(self._server)
                 mark_sent(self._files)
         return self._proofs.position
+
+    def _register(self, server: ServerRun) -> None:
+        """Register models, which are all there by now; who may not do that has them as artifacts."""
+        for artifact, model, aliases in registrations(unsent(self._files), _record_class()):
+            try:
+                server.register(artifact, model, aliases)
+            except TrackerUnavailableError as error:
+                self.counts["model not registered"] += 1
+                _logger.warning("model %s is not registered: %s", model, error)
 
     def _leave(self) -> None:
         """Finish a run that is still open when the worker ends: left to the SDK, it would count as a success."""

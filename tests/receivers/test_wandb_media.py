@@ -621,6 +621,7 @@ def test_artifacts_get_names_that_wandb_takes(converted: tuple[WandbRun, Counter
         "model", {"trackbus": {"flavor": "pytorch", "params": {"depth": "2"}, "registered_name": "best"}},
     )  # fmt: skip
     assert (run.files["deep/a.bin"], run.files["b.txt"]) == (bytes(1000), b"text")
+    assert counts["model not registered"] == 1  # nothing is registered offline
     assert counts["renamed in an artifact"] == 4
 
 
@@ -735,10 +736,11 @@ def test_online_everything_stands_at_the_server(tmp_path: Path, server: WandBSer
     given = Given(tmp_path)
     sink = WandBSink(ONLINE, tmp_path)
     sink.open(INFO, Position(0))
-    sink.write(
-        plan([*singles(1, given), given.table(), given.artifact(key="in", is_input=True), given.artifact(kind="")])
-    )
-    assert sink.close(RunStatus.FINISHED) == Position(11, "6")
+    used, files = given.artifact(key="in", is_input=True), given.artifact(kind="")
+    model = ModelLogged(key="net", files=files.files[:1], aliases=["v"], registered_name="best-net")
+    sink.write(plan([*singles(1, given), given.table(), used, files, model]))
+    assert sink.close(RunStatus.FINISHED) == Position(12, "7")
+    assert sink.counts == {}
 
     run = server.runs["exp.site-1"]
     loss, picture, table = run.rows()
@@ -751,7 +753,9 @@ def test_online_everything_stands_at_the_server(tmp_path: Path, server: WandBSer
         ("data", "dataset", True, False),
         ("run-exp.site-1-mixed", "run_table", True, False),
         ("in", "dataset", True, True),
+        ("net", "model", True, False),
     }
+    assert [one.models for one in server.artifacts if one.type == "model"] == [["tester/model-registry/best-net"]]
     data = next(one for one in server.artifacts if one.name == "data")
     assert data.files == {"deep/a.bin": bytes(1000), "b.txt": b"text"}
     assert data.manifest["contents"]["far"]["ref"] == "s3://bucket/far"
@@ -771,26 +775,29 @@ def test_online_what_a_dead_server_lacks_is_sent_when_the_run_goes_on(
     sink.open(INFO, Position(0))
     for endpoint in ("file_stream", "CreateArtifact", "upload"):
         server.fault(endpoint, hang=True)
-    batch = plan([*singles(1, given), given.table(), given.artifact(kind="")])
-    sink.write(batch)
-    until(lambda: sink.flush().row == 10)
+    model = ModelLogged(key="net", files=[], registered_name="best-net")
+    sink.write(plan([*singles(1, given), given.table(), given.artifact(kind=""), model]))
+    until(lambda: sink.flush().row == 11)
     position = sink.flush()
     with pytest.raises(TrackerUnavailableError):
         sink.close(RunStatus.FINISHED)
     wandb.teardown()
     assert not server.artifacts
     server.heal()
+    server.fault("LinkModel", status=403)
     shutil.rmtree(tmp_path / "blobs")  # they have been acknowledged
 
     sink = WandBSink(ONLINE, tmp_path)
     sink.open(INFO, position)
-    assert sink.close(RunStatus.FINISHED) == Position(10, "5")
+    assert sink.close(RunStatus.FINISHED) == Position(11, "6")
 
     run = server.runs["exp.site-1"]
     assert (run.rows()[0]["loss"], run.summary()["best"], run.files["b.txt"]) == (1, 1, b"text")
     assert run.files[run.rows()[1]["picture"]["path"]] == png(PIXELS)
-    assert {one.name: one.committed for one in server.artifacts} == {"data": True, "run-exp.site-1-mixed": True}
-    assert sink.counts["alerts that may not have been sent"] == 3
+    assert {(one.name, one.committed) for one in server.artifacts} == {
+        ("data", True), ("run-exp.site-1-mixed", True), ("net", True),
+    }  # fmt: skip
+    assert sink.counts == {"alerts that may not have been sent": 3, "model not registered": 1}
     assert all((file.parent / f"{file.name}.synced").exists() for file in tmp_path.glob("wandb/run-*/*.wandb"))
 
 

@@ -99,6 +99,8 @@ class ServerArtifact:
         manifest: What the SDK says that it consists of.
         committed: Whether all of it is there.
         used: Whether the run says that it has used it.
+        clients: What the SDK has called it, each time that it came.
+        models: Registered models that it is a version of.
     """
 
     id: str
@@ -114,6 +116,8 @@ class ServerArtifact:
     manifest: dict[str, Any] = field(default_factory=dict[str, Any])
     committed: bool = False
     used: bool = False
+    clients: list[str] = field(default_factory=list[str])
+    models: list[str] = field(default_factory=list[str])
 
 
 @dataclass
@@ -454,6 +458,7 @@ def _create_artifact(server: WandBServer, variables: dict[str, Any]) -> dict[str
         metadata=json.loads(given["metadata"] or "{}"),
         tags=[tag["tagName"] for tag in given.get("tags") or []],
     )  # fmt: skip
+    made.clients.append(given["clientID"])
     made.aliases = sorted({*made.aliases, *(alias["alias"] for alias in given["aliases"])})
     if not found:
         server.artifacts.append(made)
@@ -504,7 +509,14 @@ def _use_artifact(server: WandBServer, variables: dict[str, Any]) -> dict[str, A
     return {"useArtifact": {"artifact": {"id": made.id}}}
 
 
+def _link_model(server: WandBServer, variables: dict[str, Any]) -> dict[str, Any]:
+    made = next(one for one in server.artifacts if variables["artifact"] in one.clients)
+    made.models.append(f"{variables['entity']}/{variables['project']}/{variables['model']}")
+    return {"linkArtifact": {"versionIndex": 0}}
+
+
 _OPERATIONS = {
+    "LinkModel": _link_model,
     "NotifyScriptableRunAlert": _alert,
     "ArtifactType": _artifact_type,
     "CreateArtifact": _create_artifact,
