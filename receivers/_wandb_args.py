@@ -28,6 +28,9 @@ FLUSH_INTERVAL = 0.25
 """Seconds after which wandb-core writes to its file what it has; the position lags by that."""
 
 _ARGUMENTS = frozenset(("project", "entity", "name", "group", "job_type", "tags", "notes", "config", "dir", "settings"))
+_SAID = "wandb."
+"""What tags begin with by which W&B's look-alike says how a run is to be presented."""
+
 _MAX_ID, _MAX_TAG, _MAX_PROJECT = 64, 64, 128
 _NOT_IN_PROJECT = re.compile(r"[/\\#?%:]")
 
@@ -123,7 +126,8 @@ def init_arguments(args: Mapping[str, Any], run: RunInfo, found: Found, folder: 
     """
     config = merge(settings(args.get("config") or {}, Counter()), found.config)
     return {
-        **{key: args.get(key) for key in ("entity", "job_type", "notes")},
+        **{key: args.get(key) for key in ("entity", "job_type")},
+        "notes": run_notes(args, config) or None,
         "id": run_id(run),
         "dir": str(folder),
         "project": args.get("project") or _NOT_IN_PROJECT.sub("-", run.group)[:_MAX_PROJECT] or "trackbus",
@@ -145,10 +149,19 @@ def _without_status(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_tags(args: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Return the run's tags: the user's arguments, and the logged ones as `key=value` (or `key`) if short enough."""
+    """Return the run's tags: the user's arguments, and the logged ones as `key=value` (or `key`) if short enough.
+
+    What the writer says of the run by tags that begin with `wandb.` stays in the configuration.
+    """
     tags = config.get(OURS, {}).get("tags", {})
-    logged = (f"{key}={value}" if value else key for key, value in tags.items())
+    plain = {key: value for key, value in tags.items() if not key.startswith(_SAID)}
+    logged = (f"{key}={value}" if value else key for key, value in plain.items())
     return list(dict.fromkeys((*(args.get("tags") or ()), *(tag for tag in logged if len(tag) <= _MAX_TAG))))
+
+
+def run_notes(args: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return the run's notes: the user's argument, or what the writer was told."""
+    return args.get("notes") or config.get(OURS, {}).get("tags", {}).get(f"{_SAID}notes") or ""
 
 
 def _go_on() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from eventbus.tracking import RunStatus
+from receivers._wandb_args import run_notes, run_tags
 from receivers._wandb_rows import OURS, merge
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Run(Protocol):
     summary: Any
     settings: Any
     tags: Sequence[str] | None
+    notes: str | None
 
     @property
     def url(self) -> str | None:
@@ -67,6 +69,13 @@ def update(run: Run, new: Mapping[str, Any]) -> tuple[str, ...]:
         merged[OURS]["tags"] = {key: value for key, value in tags.items() if value is not None}
     run.config.update(merged, allow_val_change=True)
     return tuple(merged)
+
+
+def present(run: Run, args: Mapping[str, Any]) -> None:
+    """Give the run the tags and the notes that its configuration says."""
+    run.tags = run_tags(args, run.config)
+    if (notes := run_notes(args, run.config)) != (run.notes or ""):
+        run.notes = notes
 
 
 def mark(run: Run, status: RunStatus | None, reason: str) -> None:

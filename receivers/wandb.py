@@ -55,7 +55,6 @@ from receivers._wandb_args import (
     init_arguments,
     leave_other_sessions,
     run_id,
-    run_tags,
 )
 from receivers._wandb_calls import Calls, redefine, relabel
 from receivers._wandb_config import WandBConfig
@@ -64,7 +63,7 @@ from receivers._wandb_media import Fields
 from receivers._wandb_proof import Proof, Proofs
 from receivers._wandb_resend import ARTIFACTS, mark_sent, registrations, resend, unsent
 from receivers._wandb_rows import OURS, STEP, Change, changes, storable
-from receivers._wandb_run import EXIT_CODES, Run, mark, take_back_end, update
+from receivers._wandb_run import EXIT_CODES, Run, mark, present, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
 from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, Sink, TrackerRun, TrackerUnavailableError
 
@@ -166,7 +165,7 @@ class WandBSink(Sink[WandBConfig]):
         if change.config:
             keys = update(run, change.config)
             if OURS in keys:
-                run.tags = run_tags(self.config.wandb_args, run.config)
+                present(run, self.config.wandb_args)
             self._proofs.expect(Proof("config", keys), change.number, is_last=not change.line)
         if change.line:
             self._log_row(run, change)

@@ -51,6 +51,7 @@ class WandbRun:
     project: str = ""
     group: str = ""
     job_type: str = ""
+    notes: str = ""
     tags: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -185,6 +186,7 @@ def _apply_run(run: WandbRun, record: Any) -> None:
     run.project = record.project
     run.group = record.run_group
     run.job_type = record.job_type
+    run.notes = record.notes
     run.tags = tuple(record.tags)
     run.config.update(_items(record.config.update))
 

@@ -25,7 +25,7 @@ from PIL import Image
 from readback import WandbRun, read_wandb_runs
 from servers.wandb_server import WandBServer
 
-from eventbus import Envelope, Event, Origin, Scope
+from eventbus import Envelope, Event, EventBus, Origin, Scope
 from eventbus.artifacts import ArtifactFile, ArtifactLogged, DatasetLogged, ModelLogged
 from eventbus.blobs import Blob, BlobStore
 from eventbus.media import (
@@ -48,6 +48,7 @@ from eventbus.media import (
     VideoLogged,
 )
 from eventbus.tracking import (
+    TRACKING,
     AlertRaised,
     Chart,
     ChartsArranged,
@@ -62,11 +63,12 @@ from eventbus.tracking import (
     TagsDeleted,
     TagsSet,
 )
-from receivers import _wandb_args
+from receivers import WandBReceiver, _wandb_args
 from receivers._wandb_media import binned
 from receivers._wandb_resend import unsent
 from receivers.abc import Position, Row, RunInfo, TrackerUnavailableError
 from receivers.wandb import WandBConfig, WandBSink
+from writers import wandb as look_alike
 
 ORIGIN = Origin(site="site-1", rank=0, incarnation="i1", job="job")
 START_NS = 1_790_000_000_000_000_000
@@ -190,10 +192,9 @@ def until(condition: Callable[[], object], timeout: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def theirs(folder: Path) -> WandbRun:
-    """The run of somebody who calls the SDK."""
-    folder.mkdir()
-    run = wandb.init(mode="offline", project="p", dir=str(folder), reinit="create_new", settings=LEAN)
+def log_everything(api: Any, run: Any, folder: Path) -> None:
+    """What a user calls, of the SDK or of its look-alike."""
+    folder.mkdir(exist_ok=True)
     run.define_metric("acc", step_metric="epoch", summary="max,min")
     run.define_metric("val/*", step_metric="epoch", step_sync=False, hidden=True)
     (folder / "s.wav").write_bytes(wav())
@@ -201,7 +202,7 @@ def theirs(folder: Path) -> WandbRun:
     (folder / "c.obj").write_text(OBJ)
     (folder / "w.pdb").write_text(PDB)
     classes = {1: "cat", 2: "dog"}
-    picture = wandb.Image(
+    picture = api.Image(
         PIXELS,
         caption="a caption",
         grouping=3,
@@ -211,25 +212,22 @@ def theirs(folder: Path) -> WandbRun:
     values: dict[str, Any] = {
         "loss": 0.5,
         "picture": picture,
-        "pictures": [wandb.Image(PIXELS, caption="one"), wandb.Image(PIXELS[::-1].copy())],
-        "histogram": wandb.Histogram(np_histogram=(np.array([1, 2, 3]), np.array([0.0, 0.5, 1.0, 2.0]))),
-        "sound": wandb.Audio(str(folder / "s.wav"), caption="a tone"),
-        "film": wandb.Video(str(folder / "v.gif"), caption="moving"),
-        "page": wandb.Html("<h1>x</h1>"),
-        "bare": wandb.Html("<h1>y</h1>", inject=False),
-        "points": wandb.Object3D(np.array(POINTS)),
-        "scene": wandb.Object3D(str(folder / "c.obj"), caption="a triangle"),
-        "water": wandb.Molecule(str(folder / "w.pdb"), caption="wet"),
+        "pictures": [api.Image(PIXELS, caption="one"), api.Image(PIXELS[::-1].copy())],
+        "histogram": api.Histogram(np_histogram=(np.array([1, 2, 3]), np.array([0.0, 0.5, 1.0, 2.0]))),
+        "sound": api.Audio(str(folder / "s.wav"), caption="a tone"),
+        "film": api.Video(str(folder / "v.gif"), caption="moving"),
+        "page": api.Html("<h1>x</h1>"),
+        "bare": api.Html("<h1>y</h1>", inject=False),
+        "points": api.Object3D(np.array(POINTS)),
+        "scene": api.Object3D(str(folder / "c.obj"), caption="a triangle"),
+        "water": api.Molecule(str(folder / "w.pdb"), caption="wet"),
     }
     run.log(values)
-    cells: list[Any] = [
-        [1, "a", wandb.Image(PIXELS, caption="in a cell")],
-        [2, None, "a text"],
-    ]
-    run.log({"mixed": wandb.Table(columns=["n", "t", "x"], data=cells, allow_mixed_types=True)})
+    cells = [[1, "a", api.Image(PIXELS, caption="in a cell")], [2, None, "a text"]]
+    run.log({"mixed": api.Table(columns=["n", "t", "x"], data=cells, allow_mixed_types=True)})
     run.summary.update({"best": {"acc": 0.9}, "note": "x"})
     run.alert("slow", "a step took 9 s", level="WARN", wait_duration=5)
-    artifact = wandb.Artifact("data", "dataset", description="what it is", metadata={"rows": 3})
+    artifact = api.Artifact("data", "dataset", description="what it is", metadata={"rows": 3})
     (folder / "a.bin").write_bytes(bytes(1000))
     (folder / "b.txt").write_bytes(b"text")
     artifact.add_file(str(folder / "a.bin"), "deep/a.bin")
@@ -239,8 +237,26 @@ def theirs(folder: Path) -> WandbRun:
     run.save(str(folder / "b.txt"), base_path=str(folder), policy="now")
     run.tags = ("plain",)
     run.finish()
+
+
+def theirs(folder: Path) -> WandbRun:
+    """The run of somebody who calls the SDK."""
+    folder.mkdir()
+    run = wandb.init(mode="offline", project="p", dir=str(folder), reinit="create_new", notes="n", settings=LEAN)
+    log_everything(wandb, run, folder)
     until(lambda: read_wandb_runs(folder / "wandb")[0].exit_code == 0)  # the SDK's process writes on for a moment
     return read_wandb_runs(folder / "wandb")[0]
+
+
+def through_the_bus(folder: Path) -> WandbRun:
+    """The run of somebody who calls the look-alike instead, and has a receiver."""
+    with EventBus(folder, site="site-1").background() as bus:
+        bus.subscribe(TRACKING, WandBReceiver(mode="offline"))
+        run = look_alike.init(project="p", notes="n")
+        log_everything(look_alike, run, folder / "data")
+    assert bus.report().complete
+    (run,) = read_wandb_runs(folder / "wandb")
+    return run
 
 
 def ours(workspace: Path) -> WandbRun:
@@ -313,6 +329,17 @@ def artifacts(run: WandbRun) -> list[Any]:
     return found
 
 
+def decoded(value: Any) -> Any:
+    """A value with its pictures as pixels and its JSON read: two encoders may write the same in other bytes."""
+    if isinstance(value, dict):
+        return {key: decoded(inner) for key, inner in value.items() if key not in ("sha256", "size")}
+    if isinstance(value, list):
+        return [decoded(inner) for inner in value]
+    if isinstance(value, bytes) and value.startswith(b"\x89PNG"):
+        return Image.open(BytesIO(value)).tobytes()
+    return json.loads(value) if isinstance(value, bytes) and value[:1] in b"[{" else value
+
+
 # ---------------------------------------------------------------------------------------------- as the SDK has it
 def test_rows_hold_what_the_sdk_makes_of_the_same_values(both: tuple[WandbRun, WandbRun]) -> None:
     real, mine = both
@@ -349,6 +376,20 @@ def test_metrics_summary_alerts_and_tags_are_the_same(both: tuple[WandbRun, Wand
     assert mine.tags == real.tags == ("plain",)
     assert {"mask/class_labels", "bounding_box/class_labels"} <= mine.config["_wandb"].keys()
     assert mine.config["trackbus"]["tags"] == {"plain": ""}
+
+
+def test_the_same_calls_of_the_look_alike_give_the_same_run(
+    both: tuple[WandbRun, WandbRun], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    real, _ = both
+    mine = through_the_bus(tmp_path_factory.mktemp("bus"))
+
+    assert [decoded(row) for row in rows(mine)] == [decoded(row) for row in rows(real)]
+    assert artifacts(mine) == artifacts(real)
+    assert (mine.alerts, mine.summary["best"], mine.summary["note"]) == (real.alerts, {"acc": 0.9}, "x")
+    assert {name: mine.metrics[name] for name in real.metrics} == real.metrics
+    assert (mine.tags, mine.notes, mine.exit_code, mine.files["b.txt"]) == (real.tags, "n", 0, b"text")
+    assert real.notes == "n"
 
 
 # ------------------------------------------------------------------------------------------ what comes again
