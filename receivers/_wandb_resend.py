@@ -33,7 +33,7 @@ def unsent(files: Iterable[Path]) -> list[Path]:
 
 def mark_sent(files: Iterable[Path]) -> None:
     """Note that the server has all of these files, and let go of what waited for its upload."""
-    for file in files:
+    for file in filter(Path.exists, files):  # a file without content is gone
         _marker(file).touch()
         shutil.rmtree(file.parent / ARTIFACTS, ignore_errors=True)
 
@@ -83,14 +83,14 @@ class Registration(NamedTuple):
 
 def registrations(files: Iterable[Path], record: Callable[[], Any]) -> list[Registration]:
     """Return which models that stand in the files are to be registered: the SDK has no record for that."""
-    found: dict[str, Registration] = {}
-    for file in files:
-        for stored in WandBLog(file, record).read():
-            if stored.kind == "artifact":
-                name = json.loads(stored.body.metadata or "{}").get(OURS, {}).get("registered_name")
-                if name:  # one that was sent again stands in two files
-                    found[stored.body.client_id] = Registration(stored.body.client_id, name, list(stored.body.aliases))
-    return list(found.values())
+    stored = (one for file in files for one in WandBLog(file, record).read() if one.kind == "artifact")
+    artifacts = {one.body.client_id: one.body for one in stored}  # one that was sent again stands in two files
+    found = (Registration(client, _registered(body), list(body.aliases)) for client, body in artifacts.items())
+    return [one for one in found if one.model]
+
+
+def _registered(artifact: Any) -> str:
+    return json.loads(artifact.metadata or "{}").get(OURS, {}).get("registered_name", "")
 
 
 def _resend(run: Run, file: Path, stored: Stored, counts: Counter[str]) -> None:

@@ -42,7 +42,7 @@ class WandbRun:
     rows: the history again, with nested values as they were logged.
     metrics: what was defined, by name: step_metric, hidden, summary ...
     alerts: (title, text, level, wait in ms).
-    files: the run's own files by path, as far as the run says that it has them: pictures, tables, saved files.
+    files: the run's own files by path, which it names and has: pictures, tables, saved files.
     """
 
     path: Path
@@ -155,7 +155,8 @@ def _apply_other(run: WandbRun, kind: str, record: Any) -> None:
         run.artifacts.append(_artifact(record.artifact))
     elif kind == "files":
         folder = run.path.parent / "files"
-        run.files.update({file.path: (folder / file.path).read_bytes() for file in record.files.files})
+        paths = [file.path for file in record.files.files if (folder / file.path).is_file()]
+        run.files.update({path: (folder / path).read_bytes() for path in paths})
 
 
 def _apply_metric(run: WandbRun, metric: Any) -> None:
