@@ -81,16 +81,12 @@ class Registration(NamedTuple):
     aliases: list[str]
 
 
-def registrations(files: Iterable[Path], record: Callable[[], Any]) -> list[Registration]:
-    """Return which models that stand in the files are to be registered: the SDK has no record for that."""
-    stored = (one for file in files for one in WandBLog(file, record).read() if one.kind == "artifact")
-    artifacts = {one.body.client_id: one.body for one in stored}  # one that was sent again stands in two files
-    found = (Registration(client, _registered(body), list(body.aliases)) for client, body in artifacts.items())
-    return [one for one in found if one.model]
-
-
-def _registered(artifact: Any) -> str:
-    return json.loads(artifact.metadata or "{}").get(OURS, {}).get("registered_name", "")
+def registration(stored: Stored) -> Registration | None:
+    """Return how a record's model is to be registered, None where nothing is: the SDK has no record for that."""
+    metadata: dict[str, Any] = json.loads(stored.body.metadata or "{}") if stored.kind == "artifact" else {}
+    ours = metadata.get(OURS)
+    model = cast("dict[str, Any]", ours).get("registered_name") if isinstance(ours, dict) else None
+    return Registration(stored.body.client_id, model, list(stored.body.aliases)) if model else None
 
 
 def _resend(run: Run, file: Path, stored: Stored, counts: Counter[str]) -> None:

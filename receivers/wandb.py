@@ -61,7 +61,7 @@ from receivers._wandb_config import WandBConfig
 from receivers._wandb_file import Found, WandBLog, recover, rows_after, run_files
 from receivers._wandb_media import Fields
 from receivers._wandb_proof import Proof, Proofs
-from receivers._wandb_resend import ARTIFACTS, mark_sent, registrations, resend, unsent
+from receivers._wandb_resend import ARTIFACTS, Registration, mark_sent, registration, resend, unsent
 from receivers._wandb_rows import OURS, STEP, Change, changes, storable
 from receivers._wandb_run import EXIT_CODES, Run, mark, present, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
@@ -93,6 +93,7 @@ class WandBSink(Sink[WandBConfig]):
         self._refused = "disabled" if config.mode == "disabled" else ""
         self._proofs = Proofs(Position(0), 0, 0)
         self._files: list[Path] = []
+        self._models: dict[str, Registration] = {}
         self._skip = 0
         self._ended = False
 
@@ -214,6 +215,8 @@ class WandBSink(Sink[WandBConfig]):
         for record in self._log.read() if self._log else ():
             self._ended = self._ended or record.kind == "exit"
             self._proofs.take(record)
+            if (model := registration(record)) is not None:
+                self._models[model.artifact] = model
 
     def close(self, status: RunStatus | None, reason: str = "") -> Position:
         """Finish the W&B run and wait until all of it stands in its file, and online at the server.
@@ -236,12 +239,12 @@ class WandBSink(Sink[WandBConfig]):
 
     def _register(self, server: ServerRun) -> None:
         """Register models, which are all there by now; who may not do that has them as artifacts."""
-        for artifact, model, aliases in registrations(unsent(self._files), _record_class()):
+        for one in self._models.values():
             try:
-                server.register(artifact, model, aliases)
+                server.register(one.artifact, one.model, one.aliases)
             except TrackerUnavailableError as error:
                 self.counts["model not registered"] += 1
-                _logger.warning("model %s is not registered: %s", model, error)
+                _logger.warning("model %s is not registered: %s", one.model, error)
 
     def _leave(self) -> None:
         """Finish a run that is still open when the worker ends: left to the SDK, it would count as a success."""
