@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio.to_thread
 
 from eventbus import _blob_files as files
+from eventbus._blob_copy import copy, opened
 from eventbus.abc import RefusedError
 from eventbus.errors import BlobError
 
@@ -20,6 +21,27 @@ if TYPE_CHECKING:
     from eventbus.blobs import BlobStore
 
 T = TypeVar("T")
+
+
+def bring_along(store: BlobStore, blob: Blob, source: BlobReader) -> None:
+    """Keep a blob of another store under its name too: linked, or copied in one go.
+
+    Raises:
+        BlobError: No store of the source has it.
+        RefusedError: The store does not take it.
+    """
+    folder = store.folder
+    if folder is None or store.has(blob) or BlobIntake(store).link(blob, source, folder):
+        return
+    path, target = source.path(blob), files.place(folder, blob.name)
+    store.admit(blob.size)
+    try:
+        with opened(path) as fd, files.draft(target) as (half, copied):
+            copy(fd, copied, blob.size)
+            half.replace(target)
+    except OSError as error:
+        raise store.refusal(error) from error
+    store.note(target, blob.size)
 
 
 class BlobIntake:
@@ -41,11 +63,15 @@ class BlobIntake:
         if folder is None:
             return []
         return await anyio.to_thread.run_sync(
-            lambda: [one for one in blobs if not self._store.has(one) and not self._link(one, source, folder)]
+            lambda: [one for one in blobs if not self._store.has(one) and not self.link(one, source, folder)]
         )
 
-    def _link(self, blob: Blob, source: BlobReader, folder: Path) -> bool:
-        """Link a blob if both stores are on one file system: it is the same file then, and no copy to be verified."""
+    def link(self, blob: Blob, source: BlobReader, folder: Path) -> bool:
+        """Link a blob if both stores are on one file system; it is the same file then, and no copy to be verified.
+
+        Returns:
+            Whether it is there by now.
+        """
         target = files.place(folder, blob.name)
         try:
             path = source.path(blob)

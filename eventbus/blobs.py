@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -45,6 +46,9 @@ CROWDED_SHARE = 0.9
 
 ROOM_SHARE = 0.8
 """So far the oldest payloads of a bus in memory are removed: not one by one."""
+
+
+_logger = logging.getLogger("trackbus.blobs")
 
 
 class BlobQuota(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,6 +275,11 @@ class BlobStore(BlobReader):
             trouble, self._trouble = self._trouble, ""
         return trouble
 
+    def flush(self) -> None:
+        """Bring to the disk what was kept so far; if that fails, the next `sync` says why."""
+        with self._syncing:
+            self._sync()
+
     def _sync(self) -> None:
         paths = [self._unsynced.popleft() for _ in range(len(self._unsynced))]
         if not paths or self.folder is None:
@@ -279,6 +288,7 @@ class BlobStore(BlobReader):
             files.sync(paths, self.folder)
         except OSError as error:
             self._trouble = f"the disk failed a sync of the blob store: {error.strerror or error}"
+            _logger.warning("%s: %d payloads may be lost in a power cut", self._trouble, len(paths))
 
     def look_after(self) -> None:
         """Sync what was kept, and note the digests of what is large.
@@ -286,8 +296,7 @@ class BlobStore(BlobReader):
         Raises:
             OSError: A digest can't be computed or noted now.
         """
-        with self._syncing:
-            self._sync()
+        self.flush()
         while self._undigested:
             path = self._undigested[0]
             try:

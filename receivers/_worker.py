@@ -300,16 +300,16 @@ def _deliver(channel: WorkerChannel, start: Start) -> None:
     home.beside = JournalReader(Path(start.beside), again=not start.again)
     name = os.environ.get(_processes.WORKER, "")
 
-    def bury(record: StoredRecord, reason: str) -> None:
-        put_aside(Path(start.workspace) / "dead" / start.name, record, start.name, reason)
-        channel.send(Buried(record.header.key, record.seq, reason))
-
     with ConsumerFile(Path(start.cursors), start.name) as file:
         if start.lost is not None:
             Suspects(file, name).blame_lost(start.lost)
         phases = Phases(channel)
         journals = Journals(file, home, start.sources)
         make_sink = make_sink_factory(start, journals.blobs)
+
+        def bury(record: StoredRecord, reason: str) -> None:
+            put_aside(Path(start.workspace) / "dead" / start.name, record, start.name, reason, journals.blobs)
+            channel.send(Buried(record.header.key, record.seq, reason))
 
         def make_delivery() -> Delivery:
             return Delivery(

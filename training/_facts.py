@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from eventbus._blob_files import blobs_of, kept
 from eventbus._codec import read_frame
 from eventbus._place import place_of
 from eventbus._statistics import file_sizes
@@ -128,6 +129,8 @@ class WorkspaceStatus(msgspec.Struct, frozen=True, kw_only=True):
         workspace: Its folder.
         bytes: Room that the journal takes.
         files: How many files it has.
+        blobs: How many files its events name, in the store beside it.
+        blob_bytes: Room that these take.
         partitions: One per process that wrote to it.
         consumers: Who reads it.
         damaged: Why a file can't be read, by its path.
@@ -138,6 +141,8 @@ class WorkspaceStatus(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str
     bytes: int
     files: int
+    blobs: int
+    blob_bytes: int
     partitions: list[PartitionStatus]
     consumers: list[ConsumerStatus]
     damaged: dict[str, str]
@@ -169,6 +174,7 @@ def look_at(workspace: Path) -> WorkspaceStatus:
     """
     folder = place_of(workspace).journal
     sizes = dict(file_sizes(folder))
+    blobs = [found.st_size for _, found in kept(blobs_of(folder))]
     with closing(JournalReader(folder, open_unchanged)) as reader:
         health = sorted(_health(reader.partitions()), key=lambda word: word.time_ns)
         consumers = [_consumer(workspace, path, reader, health) for path in _consumer_files(workspace)]
@@ -176,6 +182,8 @@ def look_at(workspace: Path) -> WorkspaceStatus:
             workspace=str(workspace),
             bytes=sum(sizes.values()),
             files=len(sizes),
+            blobs=len(blobs),
+            blob_bytes=sum(blobs),
             partitions=[_partition(one) for one in reader.partitions()],
             consumers=consumers,
             damaged={str(path): cause for path, cause in reader.unreadable.items()},

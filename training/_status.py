@@ -84,7 +84,8 @@ def _status(workspace: Path) -> Group:
 def _status_of(status: WorkspaceStatus) -> Iterator[RenderableType]:
     rate = sum(one.per_second for one in status.partitions)
     living = f"; {rate:.1f} events/s" if any(one.pid is not None for one in status.partitions) else ""
-    head = f"{status.events} events, {decimal(status.bytes)} in {status.files} files{living}"
+    payloads = f", {decimal(status.blob_bytes)} in {status.blobs} payloads" if status.blobs else ""
+    head = f"{status.events} events, {decimal(status.bytes)} in {status.files} files{payloads}{living}"
     yield Text(f"{status.workspace}: {head}", style="bold")
     yield _partitions_table(status.partitions)
     if status.consumers:

@@ -82,4 +82,4 @@ class BlobCare:
         if self._watching:
             self._watching = False
             blob_care.forget(self._round)
-        self._store.sync()
+        self._store.flush()

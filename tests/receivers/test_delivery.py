@@ -22,6 +22,7 @@ from eventbus import Event, Origin, Scope
 from eventbus._codec import encode
 from eventbus._topic import Selector
 from eventbus.abc import StoredRecord
+from eventbus.blobs import BlobReader
 from eventbus.journals import _partition as files
 from eventbus.journals._reader import JournalReader
 from eventbus.journals._writing import Partition
@@ -159,7 +160,7 @@ class Workbench:
         self._reader, self._delivery = reader, delivery
 
     def _bury(self, record: StoredRecord, reason: str) -> None:
-        put_aside(self.folder / "dead", record, NAME, reason)
+        put_aside(self.folder / "dead", record, NAME, reason, BlobReader())
 
     def _sink(self) -> Sink[Any]:
         sink = LaggingSink(JsonlConfig(), self.folder, self.fuse, self.lag)

@@ -22,6 +22,7 @@ from eventbus import Event, EventBus, Origin, Scope
 from eventbus._codec import decode
 from eventbus._topic import Selector
 from eventbus.abc import StoredRecord
+from eventbus.blobs import BlobReader
 from eventbus.health import HEALTH, CircuitOpened, EventDeadLettered, HealthEvent, WorkerLost, WorkerRecovered
 from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import ConsumerFile
@@ -123,11 +124,11 @@ def test_a_dead_letter_is_put_aside_once(tmp_path: Path) -> None:
         partition.append_nowait(metric(1), TRACKING.name, Scope.LOCAL, "run", 1)
         first, second = JournalReader(tmp_path / "journal").read({}, 10)
     dead = tmp_path / "dead"
-    put_aside(dead, second, NAME, "second")
+    put_aside(dead, second, NAME, "second", BlobReader())
     with (dead / "reasons.jsonl").open("ab") as file:
         file.write(b'{"torn": ')
     for _ in range(3):
-        put_aside(dead, first, NAME, "first")
+        put_aside(dead, first, NAME, "first", BlobReader())
     reader = JournalReader(dead)
     assert [(one.seq, one.body) for one in reader.read({}, 10)] == [(1, first.body), (2, second.body)]
     lines = read_jsonl(dead)
@@ -222,7 +223,7 @@ class Consumer:
         return self.sinks[-1]
 
     def _bury(self, record: StoredRecord, reason: str) -> None:
-        put_aside(self.folder / "dead" / NAME, record, NAME, reason)
+        put_aside(self.folder / "dead" / NAME, record, NAME, reason, BlobReader())
 
     # --- what is there --------------------------------------------------------------------------------------------
 
