@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 VERIFY_BYTES = 64 << 20
 """Up to here a blob's digest is checked before it is first read; of a larger one only the length is."""
 
+VERIFIED_BLOBS = 10_000
+"""So many are known to be whole; then they are checked once more."""
+
 
 class Blob(Part):
     """What an event says of a file in the blob store.
@@ -102,5 +105,7 @@ class BlobReader:
             return ""
         except OSError as error:
             return error.strerror or str(error)
+        if len(self._verified) >= VERIFIED_BLOBS:
+            self._verified.clear()
         self._verified.add(blob.name)
         return None

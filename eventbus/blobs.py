@@ -24,7 +24,7 @@ from eventbus import _blob_files as files
 from eventbus._blob_copy import clone, copy, opened
 from eventbus._blob_files import FOLDER, blobs_of
 from eventbus._blob_reader import Blob, BlobReader
-from eventbus._fork import held_by_forks
+from eventbus._fork import call_in_child, held_by_forks
 from eventbus.abc import RefusedError
 
 if TYPE_CHECKING:
@@ -94,11 +94,16 @@ class BlobStore(BlobReader):
         self._evicts = evicts
         self._usage = BlobUsage()
         self._lock = held_by_forks(threading.RLock())  # reentrant: a signal handler may log while its thread does
+        self._tidy = _nothing
+        self._begin()
+        call_in_child(self._begin)
+
+    def _begin(self) -> None:
+        """Begin with nothing to look after, as a forked child does: what is there is its parent's work."""
         self._unsynced: deque[Path] = deque()
         self._undigested: deque[Path] = deque()
         self._syncing = threading.Lock()
         self._trouble = ""
-        self._tidy = _nothing
 
     @classmethod
     def temporary(cls) -> BlobStore:

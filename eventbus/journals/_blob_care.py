@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 from eventbus import _blob_files as files
 from eventbus._fork import call_in_child
-from eventbus.journals._blob_garbage import collect
+from eventbus.journals._blob_garbage import KEEP_SECONDS, collect
+from eventbus.journals._bound import nothing
 from eventbus.journals._caretaker import blob_care
 
 if TYPE_CHECKING:
@@ -29,26 +31,28 @@ class BlobCare:
     Args:
         store: The store.
         journal: Folder of the journal whose events name its blobs.
-        make_room: Removes files of the journal that nobody needs, oldest first, of so many bytes; tells whether there
-            were any.
+        make_room: Removes files of the journal that nobody needs, oldest first, of so many bytes.
     """
 
-    def __init__(self, store: BlobStore, journal: Path, make_room: Callable[[int], bool]) -> None:
+    def __init__(self, store: BlobStore, journal: Path, make_room: Callable[[int], object]) -> None:
         self._store = store
         self._journal = journal
         self._make_room = make_room
         self._begin()
-        self._has_garbage = True
-        call_in_child(self._begin)
+        call_in_child(self._begin_in_child)
         store.attend = self.attend
         if store.folder is not None and store.folder.is_dir():
             self.attend()
 
     def _begin(self) -> None:
-        """Begin with nothing to do, as a forked child does: its parent removes what nobody needs."""
         self._watching = False
-        self._has_garbage = False
         self._measured_at = -MEASURE_SECONDS
+        self._collect_at = self._collect_again_at = 0.0
+
+    def _begin_in_child(self) -> None:
+        """Begin anew, and leave it to the parent to remove what nobody needs."""
+        self._begin()
+        self._collect_at, self._make_room = inf, nothing
 
     def attend(self) -> None:
         """Have the store looked after from now on."""
@@ -58,12 +62,13 @@ class BlobCare:
 
     def note_trimmed(self) -> None:
         """Have what is not needed any more looked for: files of the journal were removed."""
-        self._has_garbage = True
+        self._collect_again_at = time.monotonic() + KEEP_SECONDS  # what is too young now
+        self._collect_at = 0.0
 
     def _round(self) -> None:
         self._store.look_after()
-        if self._has_garbage:
-            self._has_garbage = False
+        if time.monotonic() > self._collect_at:
+            self._collect_at, self._collect_again_at = self._collect_again_at or inf, 0.0
             self._collect()
         if time.monotonic() > self._measured_at + MEASURE_SECONDS:
             self._measured_at = time.monotonic()
@@ -79,7 +84,6 @@ class BlobCare:
 
     def close(self) -> None:
         """Look after it no more; what is still to be synced, is."""
-        if self._watching:
-            self._watching = False
-            blob_care.forget(self._round)
+        blob_care.forget(self._round)
+        self._watching = True  # never again
         self._store.flush()

@@ -83,7 +83,7 @@ class Bound:
         max_bytes: int,
         full_timeout: float,
         on_filled: Callable[[str], None],
-        make_room: Callable[[int], object],
+        make_room: Callable[[int], None],
     ) -> None:
         self._folder = folder
         self._max_bytes = max_bytes

@@ -197,19 +197,14 @@ class SqliteJournal(LocalJournal):
         """Remove nothing that a consumer has not stored, who tells by `position` how far it got."""
         self._positions.append(position)
 
-    def make_room(self, wanted: int) -> bool:
-        """Remove the oldest files that every consumer has stored, until so many bytes are free or none is left.
-
-        Returns:
-            Whether any were removed.
-        """
+    def make_room(self, wanted: int) -> None:
+        """Remove the oldest files that every consumer has stored, until so many bytes are free or none is left."""
         with self._trimming:
             trimmed = trim(self._folder, self._cursors, wanted, [position() for position in self._positions])
         if trimmed.files:
             self._infirmary.tell(JournalTrimmed(files=trimmed.files, bytes=trimmed.bytes))
             if self._blobs is not None:
                 self._blobs.note_trimmed()
-        return bool(trimmed.files)
 
     def _measure(self) -> None:
         self._bound.measure(self._own.end)

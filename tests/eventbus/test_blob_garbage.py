@@ -163,7 +163,7 @@ def test_a_trimmed_partition_takes_its_blobs_along_but_no_undelivered_events(
     with EventBus(tmp_path, site="s").background() as bus:
         wait_until((tmp_path / "blobs" / ".names").exists)  # what is done at the opening
         assert isinstance(bus.journal, SqliteJournal)
-        assert bus.journal.make_room(1 << 40) is delivered
+        bus.journal.make_room(1 << 40)
         if delivered:
             wait_until(lambda: not names(store))
         fresh = bus.blobs.put(b"fresh")
