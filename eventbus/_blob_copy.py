@@ -7,13 +7,12 @@ import fcntl
 import os
 import stat
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from eventbus.abc import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
 CHUNK_BYTES = 16 << 20
@@ -29,28 +28,50 @@ _CANT = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY
 """What the kernel says where it can't copy in one way: then another one is tried."""
 
 
-@contextmanager
-def opened(path: Path) -> Generator[int]:
-    """Open a file for reading; what is none is refused without waiting for whoever writes into it.
+class Source:
+    """A file, opened to be copied as it is now.
+
+    Args:
+        path: The file; what is none is refused without waiting for whoever writes into it.
+
+    Attributes:
+        fd: Its descriptor.
+        size: Its length in bytes when it was opened.
 
     Raises:
         OSError: It can't be read, or is no file.
-        RefusedError: It was changed while the body read it.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        before = os.fstat(fd)
-        if not stat.S_ISREG(before.st_mode):
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.found = os.fstat(self.fd)
+        self.size = self.found.st_size
+        if not stat.S_ISREG(self.found.st_mode):
+            os.close(self.fd)
             raise OSError(errno.EINVAL, "it is no file", str(path))
-        yield fd
-        if _looks(os.fstat(fd)) != _looks(before):
-            raise RefusedError(f"{path.name} was changed while it was copied: log it when it is complete")
-    finally:
-        os.close(fd)
+
+    def check(self, copied: int) -> None:
+        """Refuse a copy of so many bytes, if the file was changed meanwhile.
+
+        Raises:
+            RefusedError: It was.
+        """
+        now = os.fstat(self.fd)
+        if (copied, now.st_size, now.st_mtime_ns) != (self.size, self.size, self.found.st_mtime_ns):
+            raise RefusedError(f"{self._name} was changed while it was copied: log it when it is complete")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
 
 
-def _looks(found: os.stat_result) -> tuple[int, int]:
-    return found.st_size, found.st_mtime_ns
+def refusal(error: OSError) -> RefusedError:
+    """Return what it means that the store could not be written."""
+    why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    return RefusedError(f"the blob store can't be written: {why}")
 
 
 def clone(source: int, target: int) -> bool:

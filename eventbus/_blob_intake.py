@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio.to_thread
 
 from eventbus import _blob_files as files
-from eventbus._blob_copy import copy, opened
+from eventbus._blob_copy import Source, copy, refusal
 from eventbus.abc import RefusedError
 from eventbus.errors import BlobError
 
@@ -36,11 +36,11 @@ def bring_along(store: BlobStore, blob: Blob, source: BlobReader) -> None:
     path, target = source.path(blob), files.place(folder, blob.name)
     store.admit(blob.size)
     try:
-        with opened(path) as fd, files.draft(target) as (half, copied):
-            copy(fd, copied, blob.size)
+        with Source(path) as original, files.draft(target) as (half, fd):
+            original.check(copy(original.fd, fd, blob.size))
             half.replace(target)
     except OSError as error:
-        raise store.refusal(error) from error
+        raise refusal(error) from error
     store.note(target, blob.size)
 
 
@@ -154,4 +154,4 @@ class BlobIntake:
         try:
             yield
         except OSError as error:
-            raise self._store.refusal(error) from error
+            raise refusal(error) from error

@@ -6,7 +6,6 @@ measured again, so its bounds are kept roughly: within what the others add in `M
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -14,14 +13,14 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections import Counter, deque
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from eventbus import _blob_files as files
-from eventbus._blob_copy import clone, copy, opened
+from eventbus._blob_copy import Source, clone, copy, refusal
 from eventbus._blob_files import FOLDER, blobs_of
 from eventbus._blob_reader import Blob, BlobReader
 from eventbus._fork import call_in_child, held_by_forks
@@ -81,7 +80,6 @@ class BlobStore(BlobReader):
         evicts: Whether the oldest blobs make room for new ones, rather than that new ones are refused.
 
     Attributes:
-        counts: How many blobs were refused, by cause.
         attend: Called in the caller's thread when there is something to sync, or to compute the digest of.
     """
 
@@ -89,7 +87,6 @@ class BlobStore(BlobReader):
         super().__init__([] if folder is None else [folder])
         self.folder = folder
         self.quota = quota or BlobQuota()
-        self.counts: Counter[str] = Counter()
         self.attend: Callable[[], None] = _nothing
         self._evicts = evicts
         self._usage = BlobUsage()
@@ -142,7 +139,7 @@ class BlobStore(BlobReader):
                 files.write_at(fd, data, 0)
                 os.replace(half, path)  # noqa: PTH105 - called ten times a second beside a training
         except OSError as error:
-            raise self.refusal(error) from error
+            raise refusal(error) from error
         self.note(path, blob.size)
         return blob
 
@@ -160,35 +157,35 @@ class BlobStore(BlobReader):
                 meanwhile.
             OSError: The file can't be read.
         """
-        with opened(path) as source:
-            size = os.fstat(source).st_size
-            if size > SMALL_BYTES:
-                return self._keep_large(path, source, size, immutable=immutable)
-            data = _read(source, size)
-        if len(data) != size:
-            raise RefusedError(f"{path.name} was changed while it was read: log it when it is complete")
+        with Source(path) as source:
+            if source.size > SMALL_BYTES:
+                return self._keep_large(path, source, immutable=immutable)
+            data = _read(source.fd, source.size)
+            source.check(len(data))
         return self.put(data)
 
-    def _keep_large(self, path: Path, source: int, size: int, *, immutable: bool) -> Blob:
-        blob = Blob(name=files.new_name(), size=size)
+    def _keep_large(self, path: Path, source: Source, *, immutable: bool) -> Blob:
+        blob = Blob(name=files.new_name(), size=source.size)
         if self.folder is None:
             return blob
         target = files.place(self.folder, blob.name)
-        self.admit(size)
+        self.admit(blob.size)
         try:
-            if not (immutable and files.linked(path.resolve(), target, os.fstat(source))):
-                self._copy(path, source, size, target)
+            if not (immutable and files.linked(path.resolve(), target, source.found)):
+                self._copy(source, target)
         except OSError as error:
-            raise self.refusal(error) from error
-        self.note(target, size)
+            raise refusal(error) from error
+        self.note(target, blob.size)
         return blob
 
-    def _copy(self, path: Path, source: int, size: int, target: Path) -> None:
+    def _copy(self, source: Source, target: Path) -> None:
         with files.draft(target) as (half, fd):
-            if not clone(source, fd):
-                self._check_room(fd, size)
-                if copy(source, fd, size) < size:
-                    raise RefusedError(f"{path.name} was cut short while it was copied: log it when it is complete")
+            if clone(source.fd, fd):
+                copied = os.fstat(fd).st_size
+            else:
+                self._check_room(fd, source.size)
+                copied = copy(source.fd, fd, source.size)
+            source.check(copied)
             os.replace(half, target)  # noqa: PTH105 - as above
 
     def has(self, blob: Blob) -> bool:
@@ -217,33 +214,25 @@ class BlobStore(BlobReader):
         if self._evicts and self.folder is not None:
             self.folder.mkdir(0o700, exist_ok=True)  # among other people's temporary files
         if size > quota.one:
-            raise self._count(f"a file is larger than the blob store takes: {quota.one} bytes (BlobQuota.one)")
+            raise RefusedError(f"a file is larger than the blob store takes: {quota.one} bytes (BlobQuota.one)")
         if self._evicts and (usage.bytes + size > quota.bytes or usage.count >= quota.count):
             self._evict()
         elif usage.bytes + size > quota.bytes:
-            raise self._count(f"the blob store has reached its bound of {quota.bytes} bytes (BlobQuota.bytes)")
+            raise RefusedError(f"the blob store has reached its bound of {quota.bytes} bytes (BlobQuota.bytes)")
         elif usage.count >= quota.count:
-            raise self._count(f"the blob store has reached its bound of {quota.count} files (BlobQuota.count)")
+            raise RefusedError(f"the blob store has reached its bound of {quota.count} files (BlobQuota.count)")
 
     def _check_room(self, fd: int, size: int) -> None:
         found = os.fstatvfs(fd)
         if found.f_bavail * found.f_frsize < size + RESERVE_BYTES:
-            raise self._count("the disk has no room for a file in the blob store: free some, or move the workspace")
-
-    def refusal(self, error: OSError) -> RefusedError:
-        """Return, and count, what it means that the store could not be written."""
-        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        return self._count(f"the blob store can't be written: {why}")
-
-    def _count(self, reason: str) -> RefusedError:
-        with self._lock:
-            self.counts[reason] += 1
-        return RefusedError(reason)
+            raise RefusedError("the disk has no room for a file in the blob store: free some, or move the workspace")
 
     def note(self, path: Path, size: int) -> None:
         """Count a blob that has come, and have it looked after."""
         with self._lock:
             self._usage = BlobUsage(self._usage.count + 1, self._usage.bytes + size)
+        if self._evicts:  # it does not outlive the process
+            return
         self._unsynced.append(path)
         if files.noted_digest(path) is None:
             self._undigested.append(path)
@@ -262,13 +251,12 @@ class BlobStore(BlobReader):
         if self.folder is None:
             return
         with self._lock:
-            found = sorted(files.kept(self.folder), key=lambda one: one[1].st_mtime_ns)
+            found = sorted(files.kept(self.folder), key=lambda one: one[1].st_mtime_ns, reverse=True)
             left = sum(stat.st_size for _, stat in found)
-            for path, stat in found:
-                if left <= ROOM_SHARE * self.quota.bytes and len(found) < self.quota.count:
-                    break
+            while found and (left > ROOM_SHARE * self.quota.bytes or len(found) > ROOM_SHARE * self.quota.count):
+                path, oldest = found.pop()
                 path.unlink(missing_ok=True)
-                left -= stat.st_size
+                left -= oldest.st_size
             self.measure()
 
     # --- care, in other threads ---------------------------------------------------------------------------------
