@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Any, cast, get_args
 
 import msgspec
@@ -15,29 +15,27 @@ from eventbus._codec import read_frame
 from eventbus._event import registered_event
 from eventbus.errors import DecodeError
 
-MARK = b"\xa4name\xd9"
-"""How msgpack begins a field `name` of 32 characters or more: records without it name no blob."""
+KNOWN_KINDS = 1000
+"""So many types are remembered, of which records may come from elsewhere."""
 
 _decode_fields = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
+@lru_cache(KNOWN_KINDS)
+def may_name_blobs(kind: str) -> bool:
+    """Tell whether events of a type may name blobs; those of an unknown type may."""
+    cls = registered_event(kind)
+    return cls is None or _mentions_blob(cls, set())
+
+
 def blobs_named(body: bytes) -> tuple[str, list[Blob]]:
-    """Return a record's type and the blobs that it names; an event of an unknown type may name some too."""
-    if MARK not in body:
-        return "", []
+    """Return a record's type and the blobs that it names."""
     try:
         frame = read_frame(body)
-        cls = registered_event(frame.type)
-        if cls is not None and not _holds_blobs(cls):
-            return frame.type, []
-        return frame.type, list(_blobs_in(_decode_fields(frame.fields)))
+        blobs = _blobs_in(_decode_fields(frame.fields)) if may_name_blobs(frame.type) else ()
+        return frame.type, list(blobs)
     except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "", []
-
-
-@cache
-def _holds_blobs(cls: type[BaseModel]) -> bool:
-    return _mentions_blob(cls, set())
 
 
 def _mentions_blob(annotation: Any, seen: set[Any]) -> bool:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from eventbus._blob_carrier import BlobCarrier
 from eventbus._blob_intake import BlobIntake
-from eventbus._blob_names import blobs_named
+from eventbus._blob_names import blobs_named, may_name_blobs
 from eventbus._codec import read_frame
 from eventbus._topic import Scope
 from eventbus.abc import Consumer, ConsumerStatistics, RefusedError, RelayedBatch
@@ -105,7 +105,8 @@ class Relay(Consumer):
         while True:
             draining = feed.draining
             records = await feed.journal.read(self._cursor, BATCH_EVENTS)
-            for batch in self._batches(records, feed):
+            for batch, naming in self._batches(records, feed):
+                await self._bring_blobs(naming)
                 await self._send(batch, feed)
             if self._cursor != self._committed and time.monotonic() > self._committed_at + COMMIT_SECONDS:
                 await self._commit(feed, self._cursor)
@@ -134,7 +135,6 @@ class Relay(Consumer):
             await feed.wait_for_orders(LINGER_SECONDS)
 
     async def _send(self, batch: RelayedBatch, feed: Feed) -> None:
-        await self._bring_blobs(batch)
         mark = await self._accepted(batch)
         self._cursor[batch.header.key] = mark
         self._closed.discard(batch.header.key)
@@ -144,9 +144,9 @@ class Relay(Consumer):
         self._withheld += batch.withheld
         feed.moved({batch.header.key: mark})
 
-    async def _bring_blobs(self, batch: RelayedBatch) -> None:
-        """Bring the files that a batch's records name, and count the records whose files can't be brought."""
-        named = [(kind, blobs) for _, body in batch.records for kind, blobs in [blobs_named(body)] if blobs]
+    async def _bring_blobs(self, bodies: list[bytes]) -> None:
+        """Bring the files that records name, and count the records whose files can't be brought."""
+        named = [(kind, blobs) for kind, blobs in map(blobs_named, bodies) if blobs]
         if not named or self._carrier is None:
             return
         missing = await self._carrier.bring(list({blob.name: blob for _, blobs in named for blob in blobs}.values()))
@@ -187,36 +187,36 @@ class Relay(Consumer):
             batch = RelayedBatch(header=header, first=mark + 1, last=mark, records=())
             await self._accepted(replace(batch, ended=orderly, vanished=not orderly))
 
-    def _batches(self, records: Iterable[StoredRecord], feed: Feed) -> list[RelayedBatch]:
+    def _batches(self, records: Iterable[StoredRecord], feed: Feed) -> list[tuple[RelayedBatch, list[bytes]]]:
+        """Make batches of records, each with those among its records that may name files."""
         stretches: dict[str, list[StoredRecord]] = {}
         for record in records:
             stretches.setdefault(record.header.key, []).append(record)
         return [self._batch(stretch, feed) for stretch in stretches.values()]
 
-    def _batch(self, stretch: list[StoredRecord], feed: Feed) -> RelayedBatch:
+    def _batch(self, stretch: list[StoredRecord], feed: Feed) -> tuple[RelayedBatch, list[bytes]]:
         header = stretch[0].header
         known, in_memory = self._cursor.get(header.key), feed.journal.folder is None
         first = stretch[0].seq if known is None and not in_memory else (known or 0) + 1  # a file's begin may be trimmed
         if header.key in feed.journal.line_of(feed.journal.header.key) and stretch[0].seq > first:
             self._drop("overwritten in memory before it was read" if in_memory else "gone", stretch[0].seq - first)
             first = stretch[0].seq
-        return RelayedBatch(
-            header=header,
-            first=first,
-            last=stretch[-1].seq,
-            records=tuple((record.seq, record.body) for record in stretch if self._may_leave(record, feed)),
-        )
+        leaving = [(record, kind) for record in stretch if (kind := self._kind_if_leaving(record, feed)) is not None]
+        records = tuple((record.seq, record.body) for record, _ in leaving)
+        naming = [record.body for record, kind in leaving if may_name_blobs(kind)]
+        return RelayedBatch(header=header, first=first, last=stretch[-1].seq, records=records), naming
 
-    def _may_leave(self, record: StoredRecord, feed: Feed) -> bool:
+    def _kind_if_leaving(self, record: StoredRecord, feed: Feed) -> str | None:
+        """Return the type of a record that may leave, None for one that stays."""
         try:
             frame = read_frame(record.body)
             scope = frame.in_scope()
         except DecodeError:
             self._drop("unreadable record", 1)
-            return False
+            return None
         if scope is not Scope.FEDERATED:
-            return False
-        return any(selector.admits(frame.topic, scope) for selector in feed.selectors)
+            return None
+        return frame.type if any(one.admits(frame.topic, scope) for one in feed.selectors) else None
 
     def _drop(self, cause: str, count: int) -> None:
         self._counts.dropped[cause] = self._counts.dropped.get(cause, 0) + count

@@ -20,7 +20,7 @@ from eventbus import _blob_carrier as carrying
 from eventbus import _blob_files as files
 from eventbus._blob_carrier import CHUNK_BYTES, BlobCarrier
 from eventbus._blob_intake import BlobIntake
-from eventbus._blob_names import blobs_named
+from eventbus._blob_names import blobs_named, may_name_blobs
 from eventbus._codec import encode
 from eventbus.artifacts import ArtifactFile, ArtifactLogged
 from eventbus.blobs import SMALL_BYTES, Blob, BlobQuota, BlobReader, BlobStore
@@ -75,14 +75,18 @@ def test_blobs_are_found_in_the_bytes_of_events_that_hold_some() -> None:
 def test_what_only_looks_like_a_blob_is_none() -> None:
     config = ConfigUpdated(values={"file": {"name": "a" * 64, "size": 3}})
     assert blobs_named(encode(config, "t", Scope.LOCAL, "run", 1))[1] == []
-    assert blobs_named(b"\xa4name\xd9 no record") == ("", [])
-    assert blobs_named(encode(MetricsLogged(values={"a": 1.0}), "t", Scope.LOCAL, "", 1)) == ("", [])
+    assert blobs_named(b"no record") == ("", [])
+    assert blobs_named(encode(MetricsLogged(values={"a": 1.0}), "t", Scope.LOCAL, "", 1)) == ("MetricsLogged", [])
+
+
+def test_an_event_of_a_type_that_nobody_knows_here_may_name_some() -> None:
+    blob = Blob(name="c" * 64, size=1)
+    body = encode(artifact(blob), "t", Scope.LOCAL, "run", 1).replace(b"ArtifactLogged", b"ArtifactUnknow")
+    assert blobs_named(body) == ("ArtifactUnknow", [blob])
 
 
 def test_every_kind_that_holds_blobs_is_known_to_hold_some() -> None:
-    from eventbus._blob_names import _holds_blobs
-
-    holding = {kind.__name__ for kind in TRACKING_EVENTS if _holds_blobs(kind)}
+    holding = {kind.__name__ for kind in TRACKING_EVENTS if may_name_blobs(kind.event_name)}
     assert {"ImagesLogged", "TableLogged", "TensorLogged", "MeshLogged", "EmbeddingLogged", "GraphLogged"} <= holding
     assert {"ArtifactLogged", "ModelLogged", "HtmlLogged"} <= holding
     assert not {"MetricsLogged", "TextLogged", "ConfigUpdated", "HistogramLogged", "DatasetLogged"} & holding

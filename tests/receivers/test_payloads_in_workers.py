@@ -53,6 +53,7 @@ async def log(folder: Path) -> None:
         damaged.write_bytes(b"DAMAGED later")
         for bus in (server, site):
             bus.subscribe(TRACKING, receiver)
+        server.subscribe(TRACKING, JsonlReceiver(name="combined", layout="combined", path="combined"))
         site.subscribe(TRACKING.federated, Relay(server))
     for bus in (server, site):
         assert bus.report().complete, str(bus.report())
@@ -62,6 +63,10 @@ async def log(folder: Path) -> None:
 def test_payloads_of_all_buses_are_found_and_a_damaged_one_is_counted(workspace: Path) -> None:
     assert kept(workspace / "server" / "jsonl") == {LARGE, b"small"}
     assert "1 payload missing: ArtifactLogged" in (workspace / "report").read_text()
+
+
+def test_what_crossed_is_found_at_the_server_alone_and_nothing_else_is_there(workspace: Path) -> None:
+    assert kept(workspace / "server" / "combined") == {LARGE}
 
 
 def test_a_replay_finds_them_too(workspace: Path) -> None:
