@@ -108,8 +108,10 @@ class BlobIntake:
         """Take a chunk of a blob.
 
         Raises:
-            RefusedError: The store can't be written.
+            RefusedError: The store can't be written, or the blob would get longer than it is.
         """
+        if offset + len(data) > blob.size:
+            raise RefusedError("a payload is longer than its event says")
 
         def write(part: Path, _: Blob) -> None:
             fd = files.create(part, 0)

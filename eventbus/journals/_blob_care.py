@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MEASURE_SECONDS = 60.0
 """How often a store is measured in which something happens: a look at every file of it."""
 
+MEASURE_SHARE = 0.01
+"""What that may take of the time: a store of a million files is measured more rarely."""
+
 
 class BlobCare:
     """Looks after a blob store, from when it holds something: syncs, computes digests, measures, removes.
@@ -46,7 +49,7 @@ class BlobCare:
 
     def _begin(self) -> None:
         self._watching = False
-        self._measured_at = -MEASURE_SECONDS
+        self._measure_at = 0.0
         self._collect_at = self._collect_again_at = 0.0
 
     def _begin_in_child(self) -> None:
@@ -70,17 +73,22 @@ class BlobCare:
         if time.monotonic() > self._collect_at:
             self._collect_at, self._collect_again_at = self._collect_again_at or inf, 0.0
             self._collect()
-        if time.monotonic() > self._measured_at + MEASURE_SECONDS:
-            self._measured_at = time.monotonic()
-            self._store.measure()
-            if self._store.is_crowded:
-                self._make_room(1)  # the oldest file; the next round sees what that has freed
+        if time.monotonic() > self._measure_at:
+            self._measure()
+
+    def _measure(self) -> None:
+        started = time.monotonic()
+        self._store.measure()
+        ended = time.monotonic()
+        self._measure_at = ended + max(MEASURE_SECONDS, (ended - started) / MEASURE_SHARE)
+        if self._store.is_crowded:
+            self._make_room(1)  # the oldest file; the next round sees what that has freed
 
     def _collect(self) -> None:
         if self._store.folder is not None:
             files.clean(self._store.folder)
             if collect(self._store.folder, self._journal).count:
-                self._measured_at = -MEASURE_SECONDS
+                self._measure_at = 0.0
 
     def close(self) -> None:
         """Look after it no more; what is still to be synced, is."""

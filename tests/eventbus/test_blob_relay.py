@@ -22,6 +22,7 @@ from eventbus._blob_carrier import CHUNK_BYTES, BlobCarrier
 from eventbus._blob_intake import BlobIntake
 from eventbus._blob_names import blobs_named, may_name_blobs
 from eventbus._codec import encode
+from eventbus.abc import RefusedError
 from eventbus.artifacts import ArtifactFile, ArtifactLogged
 from eventbus.blobs import SMALL_BYTES, Blob, BlobQuota, BlobReader, BlobStore
 from eventbus.errors import BlobError
@@ -210,6 +211,15 @@ async def test_a_transfer_that_was_cut_goes_on_where_it_was(tmp_path: Path, larg
     assert await carrier(source, wire, []).bring([blob]) == {}
     assert wire.offsets[0] == 2 * CHUNK_BYTES
     assert target.read(blob) == LARGE
+
+
+async def test_a_blob_can_not_get_longer_than_its_event_says(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "server")
+    intake, blob = BlobIntake(store), Blob(name="a" * 64, size=10)
+    assert await intake.offset(blob) == 0
+    with pytest.raises(RefusedError, match="longer"):
+        await intake.append(blob, 8, b"123")
+    assert await intake.offset(blob) == 0
 
 
 SITE = """

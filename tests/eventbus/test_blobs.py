@@ -292,12 +292,14 @@ def test_nothing_is_kept_where_recording_is_off(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "run").exists()
 
 
-def test_a_forked_child_shares_the_store(tmp_path: Path) -> None:
+def test_a_forked_child_shares_the_store_and_looks_after_its_own_blobs(tmp_path: Path, large: Path) -> None:
     with EventBus(tmp_path / "run").background() as bus:
-        bus.blobs.put(b"parent")
+        bus.blobs.put_file(large)
         pid = os.fork()
         if not pid:
             bus.blobs.put(b"child")
-            os._exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
+            own = len(bus.blobs._unsynced)
+            bus.close()
+            os._exit(own)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) <= 1  # not its parent's
         assert bus.blobs.read(Blob(name=sha256(b"child"), size=5)) == b"child"
