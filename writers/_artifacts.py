@@ -7,6 +7,7 @@ files meanwhile is the environment's doing and `RefusedError`.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_PATH_LENGTH = 1000
 """Characters of a file's path within an artifact."""
+
+_CALLERS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""What a wrong path leads to; a disk that fails is not the caller's doing."""
 
 _SEPARATORS = re.compile(r"[/\\]+")
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
@@ -53,7 +57,8 @@ def files_of(
     try:
         found = list(_listed(path))
     except OSError as error:
-        raise BadInputError(f"{shown(str(path))} can't be read: {error.strerror or error}") from error
+        kind = BadInputError if error.errno in _CALLERS else RefusedError
+        raise kind(f"{shown(str(path))} can't be read: {error.strerror or error}") from error
     names = [artifact_path(f"{top}/{name}" if top else name) for name, _ in found]
     return [
         ArtifactFile(path=name, blob=_kept(store, file, immutable=immutable))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from eventbus import Envelope, Event, EventBus
+from eventbus.abc import RefusedError
 from eventbus.artifacts import ArtifactLogged
-from eventbus.blobs import BlobStore
+from eventbus.blobs import Blob, BlobStore
 from eventbus.errors import BadInputError
 from writers import TrackingWriter
 from writers import _artifacts as artifacts
@@ -88,6 +90,31 @@ def test_what_is_not_there_is_the_callers_mistake(store: BlobStore, folder: Path
         files_of(store, folder / "nothing.pt")
     (folder / "dangling").symlink_to("nothing.pt")
     with pytest.raises(BadInputError, match="No such file"):
+        files_of(store, folder)
+
+
+def test_a_disk_that_fails_is_not_the_callers_mistake(
+    store: BlobStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(RefusedError, match="Input/output error"):
+        files_of(store, folder)
+
+
+def test_what_vanishes_before_it_is_copied_is_refused(
+    store: BlobStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_file = store.put_file
+
+    def put_and_remove_the_next(path: Path, *, immutable: bool = False) -> Blob:
+        (folder / "b.bin").unlink(missing_ok=True)
+        return put_file(path, immutable=immutable)
+
+    monkeypatch.setattr(store, "put_file", put_and_remove_the_next)
+    with pytest.raises(RefusedError, match=r"b\.bin can't be read: No such file"):
         files_of(store, folder)
 
 
