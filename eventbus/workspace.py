@@ -1,7 +1,8 @@
 """The bus as users meet it: on a workspace folder, with its journal inside.
 
-A workspace holds `journal/` (the log), `cursors/` (how far each consumer got), and by default the trackers' own files;
-`sites/<site>/` holds the same for sites that run in one process with their server.
+A workspace holds `journal/` (the log), `blobs/` (the files that events name), `cursors/` (how far each consumer got),
+and by default the trackers' own files; `sites/<site>/` holds the same for sites that run in one process with their
+server.
 """
 
 from __future__ import annotations
