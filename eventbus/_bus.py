@@ -397,4 +397,4 @@ class Bus:
 
     def statistics(self) -> BusStatistics:
         """Return what the bus does at this moment. Legal from any thread, at any time; it waits for nothing."""
-        return self._observer.look(self._journal, self._refused, self.blobs.usage)
+        return self._observer.look(self._journal, self._refused, self.blobs)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from eventbus._report import Report, align
 from eventbus._subscription import HandlerStatistics
 from eventbus.abc import ConsumerStatistics
+from eventbus.blobs import BlobQuota
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from eventbus._report import Line
     from eventbus._routing import Router
     from eventbus.abc import LocalJournal
-    from eventbus.blobs import BlobUsage
+    from eventbus.blobs import BlobStore
 
 SIZE_SECONDS = 1.0
 """How long a folder's size is believed: adding it up costs a look at every file."""
@@ -37,6 +38,8 @@ class BusStatistics:
         journal_bytes: Room that the journal's files take, at most a second ago; 0 in memory.
         blobs: Files that the events name, in the store beside the journal; others' are counted once a minute.
         blob_bytes: Room that these take.
+        journal_max_bytes: What the journal may take; 0 in memory, where it is bounded by its records.
+        blob_quota: What the store may hold.
         handlers: Counts of each handler, by name.
         consumers: Counts of each receiver and relay, by name.
     """
@@ -46,13 +49,16 @@ class BusStatistics:
     journal_bytes: int
     blobs: int = 0
     blob_bytes: int = 0
+    journal_max_bytes: int = 0
+    blob_quota: BlobQuota = field(default_factory=BlobQuota)
     handlers: dict[str, HandlerStatistics] = field(default_factory=dict[str, HandlerStatistics])
     consumers: dict[str, ConsumerStatistics] = field(default_factory=dict[str, ConsumerStatistics])
 
     def __str__(self) -> str:
         refused = "".join(f", {count} refused ({cause})" for cause, count in self.refused.items())
         head = f"{self.published} events published{refused}; {self.journal_bytes} bytes of journal"
-        head += f", {self.blob_bytes} of {self.blobs} payloads" if self.blobs else ""
+        head += f" (at most {self.journal_max_bytes})" if self.journal_max_bytes else ""
+        head += f", {self.blob_bytes} of {self.blobs} payloads (at most {self.blob_quota.bytes})" if self.blobs else ""
         rows = [("subscription", "delivered", "waiting", "dropped", "failed", "")]
         rows += [_consumer_row(name, one) for name, one in self.consumers.items()]
         rows += [_handler_row(name, one) for name, one in self.handlers.items()]
@@ -94,7 +100,7 @@ class Observer:
         lost = journal.lost if journal else {}
         return Report(published, dict(refused), (*consumers, *handlers), drained, told, notes, lost)
 
-    def look(self, journal: LocalJournal | None, refused: Mapping[str, int], blobs: BlobUsage) -> BusStatistics:
+    def look(self, journal: LocalJournal | None, refused: Mapping[str, int], store: BlobStore) -> BusStatistics:
         """Return the counts of this moment."""
         ends = dict(self._router.relayed)
         if journal is not None:
@@ -103,8 +109,10 @@ class Observer:
             published=journal.last_seq if journal else 0,
             refused=dict(refused),
             journal_bytes=self._size.of(journal.folder) if journal else 0,
-            blobs=blobs.count,
-            blob_bytes=blobs.bytes,
+            blobs=store.usage.count,
+            blob_bytes=store.usage.bytes,
+            journal_max_bytes=journal.max_bytes if journal else 0,
+            blob_quota=store.quota,
             handlers={one.name: one.statistics() for one in self._router.subscriptions},
             consumers={feed.name: replace(feed.statistics(), lag=feed.lag(ends)) for feed in self._router.feeds},
         )

@@ -141,11 +141,13 @@ class LocalJournal(Journal):
         origin: Who writes this journal's own partition.
         folder: Where its partitions are, or None if it lives in memory.
         again: Whether it holds a receiver's dead letters, to be delivered again.
+        max_bytes: What its files may take; 0 where it is not bounded so.
     """
 
     origin: Origin
     folder: Path | None = None
     again: bool = False
+    max_bytes: int = 0
 
     @property
     @abstractmethod

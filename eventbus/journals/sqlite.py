@@ -75,6 +75,7 @@ class SqliteJournal(LocalJournal):
         self.folder = self._folder = folder
         self._cursors = cursors or folder.parent / "cursors"
         self._roll_bytes = roll_bytes
+        self.max_bytes = max_bytes
         self._infirmary = Infirmary(folder, self._cursors)
         self._bound = Bound(folder, max_bytes, full_timeout, self._tell_filled, self.make_room)
         self._trimming = threading.Lock()

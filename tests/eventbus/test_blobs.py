@@ -242,13 +242,14 @@ def test_many_threads_keep_the_same_and_different_bytes(store: BlobStore) -> Non
 
 
 def test_a_bus_keeps_its_blobs_beside_its_journal_and_shows_them(tmp_path: Path, large: Path) -> None:
-    with EventBus(tmp_path / "run").background() as bus:
+    with EventBus(tmp_path / "run", max_bytes=1_000_000).background() as bus:
         blob, late = bus.blobs.put(b"12345"), bus.blobs.put_file(large)
         assert bus.journal.folder is not None
         assert BlobReader([blobs_of(bus.journal.folder)]).read(blob) == b"12345"
         statistics = bus.statistics()
         assert (statistics.blobs, statistics.blob_bytes) == (2, 5 + late.size)
-        assert f"{5 + late.size} of 2 payloads" in str(statistics)
+        assert f"{5 + late.size} of 2 payloads (at most {100 << 30})" in str(statistics)
+        assert "bytes of journal (at most 1000000)" in str(statistics)
     assert (tmp_path / "run" / "blobs").is_dir()
 
 
