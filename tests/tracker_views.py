@@ -3,7 +3,7 @@
 import io
 import json
 import wave
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -144,8 +144,10 @@ class WandbView(Files):
         return [record for name, record in self._records if name == kind]
 
     def history(self, key: str) -> Any:
-        """The one value of a key in the history."""
+        """The one value of a key in the history: fields of an object stand there as `key.field`."""
         found = [row[key] for row in self.run.history if key in row]
+        parts = [_fields(row, f"{key}.") for row in self.run.history]
+        found += [fields for fields in parts if fields]
         assert len(found) == 1, (key, [list(row) for row in self.run.history])
         return found[0]
 
@@ -165,7 +167,5 @@ class WandbView(Files):
         return {entry.path: entry.ref or Path(entry.local_path).read_bytes() for entry in record.manifest.contents}
 
 
-def lookup(values: Iterable[Mapping[str, Any]], **wanted: Any) -> Mapping[str, Any]:
-    """The one of several objects that has these fields."""
-    (found,) = (value for value in values if all(value[key] == one for key, one in wanted.items()))
-    return found
+def _fields(row: Mapping[str, Any], start: str) -> dict[str, Any]:
+    return {key.removeprefix(start): value for key, value in row.items() if key.startswith(start)}

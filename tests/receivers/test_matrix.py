@@ -232,18 +232,18 @@ def definitions(wb: WandbView) -> set[tuple[str, str]]:
 
 WANDB: dict[str, Callable[[WandbView], object]] = {
     "RunStarted": lambda wb: (wb.run.name, wb.run.group) == ("site-1-everything", "matrix"),
-    "RunFinished": lambda wb: wb.run.exit_code == 0 and wb.run.config["trackbus.status"] == "FINISHED",
+    "RunFinished": lambda wb: wb.run.exit_code == 0 and wb.run.config["trackbus"]["status"] == "FINISHED",
     "MetricsLogged": lambda wb: (wb.history("loss"), wb.history("acc")) == (0.5, 0.75),
     "StyledMetricsLogged": lambda wb: wb.history("precise") == 0.1,
     "LinkedMetricsLogged": lambda wb: wb.history("linked") == 0.25,
     "MetricDefined": lambda wb: ("val/*", "epoch") in definitions(wb),
-    "SummaryUpdated": lambda wb: (wb.run.summary["best.loss"], wb.run.summary["best.epoch"]) == (0.125, 3),
+    "SummaryUpdated": lambda wb: wb.run.summary["best"] == {"loss": 0.125, "epoch": 3},
     "HParamsLogged": lambda wb: (wb.run.config["rate"], wb.history("hp/loss")) == (0.01, 0.5),
-    "ChartsArranged": lambda wb: wb.run.config["trackbus.charts"][0]["title"] == "both",
+    "ChartsArranged": lambda wb: wb.run.config["trackbus"]["charts"][0]["title"] == "both",
     "ParamsLogged": lambda wb: (wb.run.config["batch"], wb.run.config["optimizer"]) == (32, "adam"),
     "ConfigUpdated": lambda wb: wb.run.config["model"] == {"depth": 2, "width": [8, 16]},
-    "TagsSet": lambda wb: wb.run.config["trackbus.tags"]["team"] == "red" and "team=red" in wb.run.tags,
-    "TagsDeleted": lambda wb: "stale" not in wb.run.config["trackbus.tags"] and "stale=yes" not in wb.run.tags,
+    "TagsSet": lambda wb: wb.run.config["trackbus"]["tags"]["team"] == "red" and "team=red" in wb.run.tags,
+    "TagsDeleted": lambda wb: "stale" not in wb.run.config["trackbus"]["tags"] and "stale=yes" not in wb.run.tags,
     "AlertRaised": lambda wb: (
         [(one.title, one.text, one.level) for one in wb.records("alert")] == [("too slow", "a step took 9 s", "WARN")]
     ),
@@ -269,7 +269,7 @@ WANDB: dict[str, Callable[[WandbView], object]] = {
         wb.artifact("checkpoint") == {"notes.txt": NOTES, "weights/w.bin": WEIGHTS, "big.tar": "s3://bucket/big.tar"}
     ),
     "ModelLogged": lambda wb: wb.artifact("model")["MLmodel"] == MLMODEL.encode(),
-    "DatasetLogged": lambda wb: "d1g3st" in json.dumps(wb.run.config["trackbus.datasets"]),
+    "DatasetLogged": lambda wb: "d1g3st" in json.dumps(wb.run.config["trackbus"]["datasets"]),
 }
 
 JSONL: dict[str, Callable[[JsonlView], object]] = {name: lambda lines, name=name: lines.has(name) for name in NAMES}
