@@ -92,7 +92,7 @@ _AS_METRICS = _native("as MetricsLogged")
 
 _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
     RunStarted: (
-        _conv("text `run/status`; its parent is told there too"),
+        _conv("text `run/status`, with its group and parent"),
         _native("run in the experiment of its group; tag `mlflow.parentRunId` where it is nested"),
         _native("run in its group; config `trackbus.parent` where it is nested"),
     ),
@@ -108,14 +108,14 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
     ),
     StyledMetricsLogged: (_native("scalars in the style and precision that was asked for"), _AS_METRICS, _AS_METRICS),
     LinkedMetricsLogged: (
-        _AS_METRICS,
+        _conv("as MetricsLogged; their link is left out, and counted"),
         _native("metrics linked to their model and dataset"),
-        _AS_METRICS,
+        _conv("as MetricsLogged; their link is left out, and counted"),
     ),
     MetricDefined: (
         _conv("text `metrics`: a table"),
         _conv("tag `trackbus.metric.<name>`: JSON"),
-        _native("`define_metric`"),
+        _native("`define_metric`; a goal is left out, and counted"),
     ),
     SummaryUpdated: (
         _conv("text `summary`: a table"),
@@ -123,7 +123,7 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
         _native("the run's summary"),
     ),
     HParamsLogged: (
-        _native("HParams, a session in a folder of its own"),
+        _native("HParams: a session in a run of its own"),
         _conv("params and metrics"),
         _conv("config, and a row of the history"),
     ),
@@ -165,11 +165,15 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
         _conv("table of threshold, precision and recall"),
     ),
     TensorLogged: (_native("tensor"), _kept("`tensors/...npy`"), _kept("`tensors/...npy`")),
-    MeshLogged: (_native("mesh"), _kept("`meshes/...obj`"), _conv("3D object")),
+    MeshLogged: (
+        _native("mesh"),
+        _kept("`meshes/...obj`"),
+        _conv("3D object; camera and light are left out, and counted"),
+    ),
     EmbeddingLogged: (
         _native("files of the projector"),
         _kept("`embeddings/...`: `.tsv` and the sprite"),
-        _conv("table"),
+        _conv("table, and the sprite as an image"),
     ),
     GraphLogged: (
         _native("graph; ONNX is converted where the package onnx is there, else kept"),
@@ -177,8 +181,8 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
         _kept("`graphs/...pb` or `.onnx`"),
     ),
     TableLogged: (
-        _conv("text: the first 100 rows; a longer one is kept too"),
-        _native("table: its path, or `tables/<key>/...json`"),
+        _conv("text: the first 100 rows; a longer one, or one with files in it, is kept too"),
+        _native("table: its path, or `tables/<key>.json`"),
         _native("table"),
     ),
     ImagesLogged: (_native("images"), _native("images by key and step, or by path"), _native("images")),
@@ -194,12 +198,12 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
     Object3DLogged: (_kept("`media/...`"), _conv("artifact `media/...`"), _native("3D object")),
     MoleculeLogged: (_kept("`media/...`"), _conv("artifact `media/...`"), _native("molecule")),
     ArtifactLogged: (
-        _kept("its files, and a text that lists them"),
+        _kept("its files, and a text `artifacts/<key>` that lists them"),
         _native("artifacts at their paths"),
         _native("artifact; plain files among the run's files"),
     ),
     ModelLogged: (
-        _kept("its files, and a text that lists them"),
+        _kept("its files, and a text `models/<key>` that lists them"),
         _native("logged model, registered where that was asked for"),
         _native("artifact of type `model`"),
     ),
@@ -221,7 +225,7 @@ _FRAME = """\
 
 Any writer's events fill any tracker. `native`: the tracker has a form of its own for it. `converted`: it is stored in
 another form that holds the same; what is lost by it is counted. `kept`: it is stored as a file of the run, and counted
-as `kept as a file: <event>`. Nothing is dropped. JSON lines hold every event as it is; payloads lie beside them.
+as `kept as a file: <event>`; TensorBoard's lie in `_files` below the run's folder. Nothing is dropped. JSON lines hold every event as it is; payloads lie beside them.
 
 {table}
 
