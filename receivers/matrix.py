@@ -225,7 +225,8 @@ _FRAME = """\
 
 Any writer's events fill any tracker. `native`: the tracker has a form of its own for it. `converted`: it is stored in
 another form that holds the same; what is lost by it is counted. `kept`: it is stored as a file of the run, and counted
-as `kept as a file: <event>`; TensorBoard's lie in `_files` below the run's folder. Nothing is dropped. JSON lines hold every event as it is; payloads lie beside them.
+as `kept as a file: <event>`; TensorBoard's lie in `_files` below the run's folder. Nothing is dropped.
+JSON lines hold every event as it is, and its payloads lie beside them.
 
 {table}
 
