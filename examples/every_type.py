@@ -4,6 +4,7 @@ Each tracker gets all of it, whichever writer logged it; `docs/matrix.md` says a
 """
 
 # pyright: standard
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +41,7 @@ def train(tb: SummaryWriter, wandb: WandBWriter) -> np.ndarray:
         optimizer.step()
         found = torch.softmax(model(inputs), 1)
         accuracy = (found.argmax(1) == wanted).float().mean()
-        wandb.log({"train/loss": float(loss), "train/accuracy": float(accuracy)}, step=step)
+        wandb.log({"train/loss": loss.item(), "train/accuracy": accuracy.item()}, step=step)
         tb.add_scalars("recall", {f"kind {k}": found[wanted == k, k].mean() for k in range(3)}, step)
         if step % 5 == 0:
             tb.add_histogram("layer 1/weights", model[0].weight, step)
@@ -95,7 +96,9 @@ def log_as_with_wandb(wandb: WandBWriter) -> None:
     rows = [[int(kind), *map(float, row[:2])] for kind, row in zip(kinds[::50], points[::50], strict=True)]
     chart = go.Figure(go.Bar(x=["a", "b", "c"], y=[3, 1, 2]))
     wandb.log({"samples": Table(columns=["kind", "x", "y"], data=rows), "page": Html("<h1>A page</h1>")})
-    wandb.log({"chart": Plotly(chart), "cloud": Object3D(points[:, :3]), "water": Molecule.from_pdb(WATER)})
+    wandb.log(
+        {"chart": Plotly(chart), "cloud": Object3D(points[:, :3]), "water": Molecule(StringIO(WATER), file_type="pdb")}
+    )
 
 
 async def main() -> None:

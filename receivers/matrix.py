@@ -199,7 +199,7 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
     MoleculeLogged: (_kept("`media/...`"), _conv("artifact `media/...`"), _native("molecule")),
     ArtifactLogged: (
         _kept("its files, and a text `artifacts/<key>` that lists them"),
-        _native("artifacts at their paths"),
+        _native("artifacts at their paths; versions of one with a type lie apart, in `artifacts/<key>/...`"),
         _native("artifact; plain files among the run's files"),
     ),
     ModelLogged: (

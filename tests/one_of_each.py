@@ -78,10 +78,10 @@ def one_of_each(store: BlobStore) -> dict[str, TrackingEvent]:
     """Every event by the name of its class, in an order in which a run could log them."""
     events: list[TrackingEvent] = [
         RunStarted(name="everything", group="matrix"),
+        *_files(store),
         *_values(),
         *_numbers(store),
         *_media(store),
-        *_files(store),
         RunFinished(status="FINISHED"),
     ]
     return {type(event).__name__: event for event in events}

@@ -25,7 +25,7 @@ from tensorboard.util import tensor_util
 
 def words(text: str) -> set[str]:
     """The words of a text or of a table."""
-    return {word.strip("`*:,") for word in text.replace("|", " ").split()}
+    return {word.strip("`:,") for word in text.replace("|", " ").replace("**", "").split()}
 
 
 def picture_size(data: bytes) -> tuple[int, int]:

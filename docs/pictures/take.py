@@ -128,9 +128,8 @@ class Browser:
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._last += 1
         message = {"id": self._last, "method": method, "params": params}
-        self._write.write(
-            json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
-        )
+        session = {"sessionId": self._session} if self._session else {}
+        self._write.write(json.dumps(message | session).encode() + b"\0")
         while (answer := self._answer()).get("id") != self._last:
             pass  # events that nobody asked for
         if "error" in answer:
