@@ -83,7 +83,7 @@ def log_as_with_mlflow(mlflow: MLflowWriter, folder: Path) -> None:
     mlflow.log_artifact(str(folder / "report.md"), "reports")
     dataset = {"name": "clouds", "digest": "c10ud5", "source_type": "code", "source": "{}"}
     mlflow.log_input(dataset, context="training")
-    logged = mlflow.pytorch.log_model(model, name="net")
+    logged = mlflow.pytorch.log_model(model, name="net", input_example=points[:3], pip_requirements=["torch"])
     mlflow.log_metric("test/loss", 0.04, step=60, model_id=logged.model_id)
 
 
