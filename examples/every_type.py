@@ -26,7 +26,7 @@ WATER = "".join(
 )
 random = np.random.default_rng(7)
 kinds = np.repeat(np.arange(3), 50)
-points = (random.normal(0, 0.7, (150, 8)) + random.normal(0, 1.5, (3, 8))[kinds]).astype("float32")
+points = (random.normal(0, 1.3, (150, 8)) + random.normal(0, 1, (3, 8))[kinds]).astype("float32")
 model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
 
 
@@ -68,7 +68,8 @@ def log_as_with_tensorboard(tb: SummaryWriter, found: np.ndarray) -> None:
     tb.add_mesh("pyramid", corners, colors, np.array([[[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]], "int32"))
     tb.add_embedding(points, [f"kind {kind}" for kind in kinds])
     tb.add_graph(model, torch.from_numpy(points))
-    tb.add_hparams({"rate": 0.02, "layers": 2}, {"hparam/accuracy": float((found.argmax(1) == kinds).mean())})
+    accuracy = float((found.argmax(1) == kinds).mean())
+    tb.add_hparams({"rate": 0.02, "layers": 2}, {"hparam/accuracy": accuracy}, run_name="hparams")
     tb.add_custom_scalars({"training": {"both": ["Multiline", ["train/loss", "train/accuracy"]]}})
 
 

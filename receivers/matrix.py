@@ -182,7 +182,7 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
     ),
     TableLogged: (
         _conv("text: the first 100 rows; a longer one, or one with files in it, is kept too"),
-        _native("table: its path, or `tables/<key>.json`"),
+        _native("table: its path, or `tables/<key>/...json`"),
         _native("table"),
     ),
     ImagesLogged: (_native("images"), _native("images by key and step, or by path"), _native("images")),

@@ -25,6 +25,9 @@ from PIL import Image
 
 SIZE = (1280, 860)
 COLORS = 128
+BOXES = {"tensorboard": (0, 0, *SIZE), "mlflow": (198, 8, 952, 852)}
+"""What is shown of a page: of MLflow's what stands between its menu and its assistant."""
+
 START_SECONDS = 120.0
 PAGE_SECONDS = 60.0
 SETTLE_SECONDS = 4.0
@@ -54,7 +57,7 @@ class Shot(NamedTuple):
     """One picture.
 
     Attributes:
-        page: Path of the page; `{run}` is MLflow's id of the run.
+        page: Path of the page; `{run}`, `{experiment}` and `{model}` are MLflow's ids.
         words: What stands there once it is drawn.
         clicks: What is clicked on, in order, by its text.
     """
@@ -65,9 +68,9 @@ class Shot(NamedTuple):
 
 
 SHOTS = {
-    "tensorboard-time-series": Shot("#timeseries", ["train/loss"]),
-    "tensorboard-scalars": Shot("#scalars", ["train"]),
-    "tensorboard-custom-scalars": Shot("#custom_scalars", ["training"], ["training"]),
+    "tensorboard-time-series": Shot("#timeseries&tagFilter=train%7Crecall", ["accuracy"]),
+    "tensorboard-scalars": Shot("#scalars&tagFilter=train%7Crecall", ["train"]),
+    "tensorboard-custom-scalars": Shot("#custom_scalars", ["training"]),
     "tensorboard-images": Shot("#images", ["gradients"]),
     "tensorboard-audio": Shot("#audio", ["tone"]),
     "tensorboard-graphs": Shot("#graphs", ["Main Graph"]),
@@ -77,9 +80,10 @@ SHOTS = {
     "tensorboard-hparams": Shot("#hparams", ["rate"]),
     "tensorboard-mesh": Shot("#mesh", ["pyramid"]),
     "tensorboard-projector": Shot("#projector", ["Points: 150"]),
-    "mlflow-run": Shot("#/experiments/{experiment}/runs/{run}", ["Parameters"]),
-    "mlflow-metrics": Shot("#/experiments/{experiment}/runs/{run}/model-metrics", ["train/loss"]),
+    "mlflow-run": Shot("#/experiments/{experiment}/runs/{run}", ["Datasets"]),
+    "mlflow-metrics": Shot("#/experiments/{experiment}/runs/{run}/model-metrics", ["train (2)"]),
     "mlflow-artifacts": Shot("#/experiments/{experiment}/runs/{run}/artifacts", ["tables"]),
+    "mlflow-model": Shot("#/experiments/{experiment}/models/{model}", ["net"]),
     "mlflow-table": Shot("#/experiments/{experiment}/runs/{run}/artifacts/tables/kinds.json", ["points"]),
 }
 
@@ -193,12 +197,13 @@ def addresses(workspace: Path) -> dict[str, str]:
     """Return what stands for MLflow's run in the paths of its pages."""
     with closing(sqlite3.connect(workspace / "mlflow.db")) as store:
         run, experiment = store.execute("SELECT run_uuid, experiment_id FROM runs").fetchone()
-    return {"run": run, "experiment": experiment}
+        (model,) = store.execute("SELECT model_id FROM logged_models").fetchone()
+    return {"run": run, "experiment": experiment, "model": model}
 
 
-def small(png: bytes) -> Image.Image:
-    """Return a picture with few colours, so that its file is small."""
-    return Image.open(io.BytesIO(png)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+def small(png: bytes, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return a part of a picture with few colours, so that its file is small."""
+    return Image.open(io.BytesIO(png)).convert("RGB").crop(box).quantize(COLORS, dither=Image.Dither.NONE)
 
 
 def main(workspace: Path, names: Sequence[str], folder: Path) -> None:
@@ -214,7 +219,7 @@ def main(workspace: Path, names: Sequence[str], folder: Path) -> None:
             for name in wanted:
                 shot = SHOTS[name]
                 png = page.picture(url + shot.page.format(**addresses(workspace)), shot)
-                small(png).save(folder / f"{name}.png", optimize=True)
+                small(png, BOXES[tracker]).save(folder / f"{name}.png", optimize=True)
                 print(name, (folder / f"{name}.png").stat().st_size)
 
 
