@@ -45,7 +45,7 @@ def train(tb: SummaryWriter, wandb: WandBWriter) -> np.ndarray:
         tb.add_scalars("recall", {f"kind {k}": found[wanted == k, k].mean() for k in range(3)}, step)
         if step % 5 == 0:
             tb.add_histogram("layer 1/weights", model[0].weight, step)
-    return found.detach().numpy()
+    return torch.softmax(model(inputs), 1).detach().numpy()
 
 
 def log_as_with_tensorboard(tb: SummaryWriter, found: np.ndarray) -> None:

@@ -68,7 +68,7 @@ class Shot(NamedTuple):
 
 
 SHOTS = {
-    "tensorboard-time-series": Shot("#timeseries&tagFilter=train%7Crecall", ["accuracy"]),
+    "tensorboard-time-series": Shot("?tagFilter=train%7Crecall&smoothing=0#timeseries", ["accuracy"]),
     "tensorboard-scalars": Shot("#scalars&tagFilter=train%7Crecall", ["train"]),
     "tensorboard-custom-scalars": Shot("#custom_scalars", ["training"]),
     "tensorboard-images": Shot("#images", ["gradients"]),
