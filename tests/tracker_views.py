@@ -110,16 +110,20 @@ class TensorBoardView(Files):
 
 
 class MlflowView(Files):
-    """One run in MLflow's SQLite store of a workspace."""
+    """One run, the only one whose id with us starts so, in MLflow's SQLite store of a workspace."""
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, run: str = "") -> None:
         self.store = workspace / "mlflow.db"
         self.run: MlflowRun
-        (self.run,) = read_mlflow_runs(self.store)
+        (self.run,) = (one for one in read_mlflow_runs(self.store) if one.tags["trackbus.run"].startswith(run))
         super().__init__(Path(self.run.artifact_uri.removeprefix("file://")))
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        return raw_mlflow(self.store, table)
+        """The rows of a table, those of this run where they name one."""
+        ours = {"run_uuid", "run_id", "source_run_id"}
+        return [
+            row for row in raw_mlflow(self.store, table) if all(row[key] == self.run.run_id for key in ours & set(row))
+        ]
 
     def metric(self, key: str) -> dict[str, Any]:
         (row,) = (row for row in self.rows("metrics") if row["key"] == key)
@@ -132,12 +136,12 @@ class MlflowView(Files):
 
 
 class WandbView(Files):
-    """One run in the `.wandb` files of a workspace."""
+    """One run, the only one whose id starts so, in the `.wandb` files of a workspace."""
 
-    def __init__(self, workspace: Path) -> None:
-        super().__init__(workspace / "wandb")
+    def __init__(self, workspace: Path, run: str = "") -> None:
         self.run: WandbRun
-        (self.run,) = read_wandb_runs(self.root)
+        (self.run,) = (one for one in read_wandb_runs(workspace / "wandb") if one.run_id.startswith(run))
+        super().__init__(self.run.path.parent)
         self._records = raw_wandb(self.root)
 
     def records(self, kind: str) -> list[Any]:
