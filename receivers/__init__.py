@@ -1,6 +1,7 @@
 """What fills the trackers: subscribe a receiver, and its worker process does the rest.
 
-No tracker's SDK is imported here: each is loaded in its own worker.
+What becomes of every kind of event in each tracker stands in `receivers.matrix`. No tracker's SDK is imported here:
+each is loaded in its own worker.
 """
 
 from receivers._batch import FlushPolicy

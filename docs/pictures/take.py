@@ -210,7 +210,8 @@ def main(workspace: Path, names: Sequence[str], folder: Path) -> None:
     """Take the pictures."""
     programs = Path(sys.executable).parent
     tensorboard = [str(programs / "tensorboard"), "--logdir", str(workspace / "tensorboard"), "--load_fast=false"]
-    mlflow = [str(programs / "mlflow"), "server", "--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}"]
+    store = f"sqlite:///{(workspace / 'mlflow.db').resolve()}"
+    mlflow = [str(programs / "mlflow"), "server", "--backend-store-uri", store]
     for tracker, command in (("tensorboard", tensorboard), ("mlflow", [*mlflow, "--workers", "1"])):
         wanted = [name for name in names if name.startswith(tracker)]
         if not wanted:
@@ -225,4 +226,4 @@ def main(workspace: Path, names: Sequence[str], folder: Path) -> None:
 
 if __name__ == "__main__":
     target = Path(os.environ.get("PICTURES") or Path(__file__).parent)
-    main(Path(sys.argv[1]).resolve(), sys.argv[2:] or list(SHOTS), target)
+    main(Path(sys.argv[1]), sys.argv[2:] or list(SHOTS), target)
