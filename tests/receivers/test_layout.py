@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mlflow_stores import put_mlflow_store
 from readback import read_mlflow, read_mlflow_runs, read_tensorboard, read_wandb, read_wandb_runs
 
 from eventbus import Event, EventBus
@@ -161,7 +162,7 @@ def check_metrics(home: Path, tracker: str) -> None:
 @pytest.mark.slow  # three SDKs
 @pytest.mark.anyio
 async def test_two_sites_share_a_run_in_every_tracker_by_one_worker_each(tmp_path: Path) -> None:
-    home = tmp_path / "one"
+    home = put_mlflow_store(tmp_path / "one")
     receivers = [one(layout="combined") for one in (WandBReceiver, MLflowReceiver, TensorBoardReceiver)]
 
     def open_bus(folder: Path, site: str) -> EventBus:

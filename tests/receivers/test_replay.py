@@ -10,6 +10,7 @@ from typing import Literal
 
 import anyio
 import pytest
+from mlflow_stores import put_mlflow_store
 from readback import read_jsonl, read_mlflow, read_mlflow_runs, read_tensorboard, read_wandb, read_wandb_runs
 
 from eventbus import EventBus, Origin, Scope
@@ -128,7 +129,8 @@ def stores(workspace: Path) -> dict[str, object]:
 @pytest.mark.slow  # two times four SDKs
 async def test_a_replayed_tracker_holds_what_a_live_one_does(logged: Path, tmp_path: Path) -> None:
     with anyio.fail_after(110):
-        report = await replay(logged, four(), workspace=tmp_path / "replayed")
+        put_mlflow_store(logged)
+        report = await replay(logged, four(), workspace=put_mlflow_store(tmp_path / "replayed"))
         async with EventBus(logged, site="late", drain_idle_timeout=60, drain_timeout=60) as bus:
             for receiver in four():
                 bus.subscribe(TRACKING, receiver)
@@ -335,7 +337,7 @@ async def test_what_is_refused_once_more_is_counted(tmp_path: Path) -> None:
 @pytest.mark.slow  # three workers that import MLflow
 async def test_dead_letters_go_into_the_same_run_of_mlflow(tmp_path: Path) -> None:
     with anyio.fail_after(110):
-        await with_dead_letters(tmp_path, MLflowReceiver())
+        await with_dead_letters(put_mlflow_store(tmp_path), MLflowReceiver())
         (before,) = read_mlflow_runs(tmp_path / "mlflow.db")
         await replay(tmp_path / "dead" / "mlflow", [MLflowReceiver()])
         await replay(tmp_path / "dead" / "mlflow", [MLflowReceiver()])

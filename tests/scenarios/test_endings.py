@@ -16,6 +16,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from mlflow_stores import put_mlflow_store
 from readback import read_jsonl, read_mlflow_runs, read_tensorboard, read_wandb_runs
 
 from eventbus import EventBus, Report
@@ -195,7 +196,7 @@ async def deliver(workspace: Path) -> Report:
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """A workspace in which a trainer ended in every way, and what the four trackers made of it."""
-    workspace = tmp_path_factory.mktemp("endings")
+    workspace = put_mlflow_store(tmp_path_factory.mktemp("endings"))
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda case: end(start(workspace, *case), case[1]), CASES))
     return workspace, anyio.run(deliver, workspace)
@@ -257,7 +258,7 @@ POLICY = WorkerPolicy(orphan_timeout=60)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_workers_of_a_killed_trainer_say_so_by_themselves(tmp_path: Path) -> None:
-    trainer = start(tmp_path, "background", "killed", ATTACHED)
+    trainer = start(put_mlflow_store(tmp_path), "background", "killed", ATTACHED)
     end(trainer, "killed")
     files = [str(tmp_path / "cursors" / f"{tracker}.db") for tracker in TRACKERS]
     deadline = time.monotonic() + 120

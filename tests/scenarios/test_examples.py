@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow_stores import put_mlflow_store
 from readback import read_jsonl
 from tracker_views import MlflowView, TensorBoardView, WandbView
 
@@ -27,6 +28,7 @@ def run_example(name: str, folder: Path, timeout: float = 110) -> str:
 
 
 def test_the_quickstart_fills_all_three_trackers(tmp_path: Path) -> None:
+    put_mlflow_store(tmp_path / "runs/exp1")
     output = run_example("quickstart.py", tmp_path)
     assert "202 events published" in output
     for tracker in TRACKERS:
@@ -37,6 +39,7 @@ def test_the_quickstart_fills_all_three_trackers(tmp_path: Path) -> None:
 
 
 def test_a_script_without_a_loop_logs_from_threads(tmp_path: Path) -> None:
+    put_mlflow_store(tmp_path / "runs/exp2")
     output = run_example("script.py", tmp_path)
     assert "104 events published" in output
     for tracker in ("mlflow", "tensorboard"):

@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 import torch
 from fashion_files import make_fashion
+from mlflow_stores import put_mlflow_store
 from readback import Row, read_mlflow, read_tensorboard, read_wandb
 from safetensors.torch import load_file
 
@@ -134,6 +135,7 @@ def test_tensorboards_writer_fills_tensorboard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("writer", ["mlflow", "tensorboard"])
 def test_mlflows_and_tensorboards_writers_fill_mlflow(writer: str, tmp_path: Path) -> None:
     switches = ["--from_tensorboard"] if writer == "tensorboard" else []
+    put_mlflow_store(tmp_path / "runs/hello-pt-mlflow")
     run_example("job_mlflow.py", "--num_rounds", "1", *switches, folder=tmp_path)
     rows = read_mlflow(tmp_path / "runs/hello-pt-mlflow/mlflow.db")
     assert runs(rows) == {"site-1-hello-pt-mlflow", "site-2-hello-pt-mlflow"}

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow_stores import put_mlflow_store
 from readback import read_jsonl, read_mlflow_runs, read_wandb_runs
 from servers.wandb_server import WandBServer
 
@@ -81,7 +82,7 @@ def until_ended(workspace: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_trainer_goes_on_in_the_same_run_of_every_tracker(tmp_path: Path) -> None:
-    assert Life(tmp_path, 0, KILLED_AT).end("die") == -signal.SIGKILL
+    assert Life(put_mlflow_store(tmp_path), 0, KILLED_AT).end("die") == -signal.SIGKILL
     until_ended(tmp_path)
     second = Life(tmp_path, CHECKPOINT, LAST)
     assert [run.status for run in read_mlflow_runs(tmp_path / "mlflow.db")] == ["RUNNING"]

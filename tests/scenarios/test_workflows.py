@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 import torch
+from mlflow_stores import put_mlflow_store
 from readback import read_jsonl, read_mlflow_runs, read_wandb_runs
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -87,7 +88,7 @@ def run(
         global_metrics=True,
         system_metrics=system_metrics,
     )
-    return anyio.run(partial(run_job, plan, folder / "ws"))
+    return anyio.run(partial(run_job, plan, put_mlflow_store(folder / "ws")))
 
 
 def weight(path: Path) -> float:

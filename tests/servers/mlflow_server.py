@@ -18,11 +18,13 @@ import time
 import urllib.request
 from typing import TYPE_CHECKING, Self
 
+from mlflow_stores import put_mlflow_store
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 START_SECONDS = 120.0
-"""A fresh store takes 4 to 20 s, and a busy machine takes its time."""
+"""It imports for 4 to 20 s, and a busy machine takes its time."""
 
 POLL_SECONDS = 0.1
 
@@ -63,6 +65,8 @@ class MLflowServer:
 
     def start(self) -> None:
         """Start it on its port and store, and wait until it answers."""
+        if not self.store.exists():
+            put_mlflow_store(self.folder)
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
             *("--workers", "1", "--backend-store-uri", f"sqlite:///{self.store}"),

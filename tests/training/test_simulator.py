@@ -10,6 +10,7 @@ from typing import IO
 
 import anyio
 import pytest
+from mlflow_stores import put_mlflow_store
 from readback import read_mlflow_runs, read_tensorboard
 
 from eventbus import Report
@@ -49,6 +50,7 @@ def job(tmp_path: Path) -> Path:
 
 
 def test_nvflares_exported_job_runs(tmp_path: Path) -> None:
+    put_mlflow_store(tmp_path / "run")
     done = simulator(str(EXAMPLE), "-w", "run", "-n", "2", "-t", "2", folder=tmp_path)
 
     assert done.returncode == 0, done.stderr
@@ -136,6 +138,7 @@ def test_a_job_is_copied_without_the_runs_in_its_folder(tmp_path: Path, job: Pat
 def test_a_job_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
+    put_mlflow_store(tmp_path / "run")
     with os.fdopen(write, "w") as closed:
         done = simulator(str(EXAMPLE), "-w", "run", "-n", "2", folder=tmp_path, out=closed)
 
