@@ -16,8 +16,8 @@ help: ## Show this list
 demo: $(STAMP) ## Train a small model at several sites and track it
 	$(BIN)/trackbus demo
 
-test: $(STAMP) ## Run the tests, two files at a time
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(STAMP) ## Run the tests, three files at a time
+	$(BIN)/pytest -n 3 --dist loadfile
 
 lint: $(STAMP) ## Style, format, types and the import law
 	$(BIN)/ruff check
