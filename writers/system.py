@@ -21,7 +21,8 @@ Keys are MLflow's where it has one, so that its page shows them among the system
 | `gpu_<n>_utilization_percentage`, `gpu_<n>_memory_usage_percentage`, `gpu_<n>_memory_usage_megabytes`, \
 `gpu_<n>_power_usage_watts`, `gpu_<n>_power_usage_percentage`, `gpu_<n>_temperature_celsius` | of each NVIDIA card |
 
-A megabyte is 10**6 bytes. The step is the sample's number. Ranks other than 0 have `system/rank_<n>/` before theirs.
+A megabyte is 10**6 bytes. The step is the sample's number; a process that goes on with a run counts from 0 again, and
+the times tell them apart. Ranks other than 0 have `system/rank_<n>/` before theirs.
 """
 
 from __future__ import annotations
