@@ -24,7 +24,6 @@ from eventbus._codec import decode
 from eventbus.media import HistogramLogged
 from writers import SummaryWriter, TrackingWriter
 from writers._machine import Machine
-from writers.system import SystemMetrics
 
 EVERY_SECONDS = 0.1
 """Between two pictures: ten a second."""
@@ -129,14 +128,12 @@ def scalars(table: Table, with_pictures: TrackingWriter, folder: Path, rounds: i
 
 def samples(table: Table, bus: EventBus, rounds: int) -> None:
     """Take samples by hand: what their thread costs the interpreter's others is its own processor time."""
-    metrics, machine = SystemMetrics(bus), Machine(Path("/"))
+    writer, machine = TrackingWriter(bus=bus), Machine(Path("/"))
     times: list[float] = []
     for number in range(rounds):
         started = time.thread_time_ns()
-        values = machine.read()
-        metrics.publish(values) if hasattr(metrics, "publish") else None
+        writer.log(machine.read(), number)
         times.append(time.thread_time_ns() - started)
-        del number
     table.row("a sample of the machine, CPU, p50 / p99", p50_p99([times], MS), unit="ms")
     table.target("a sample of the machine, CPU, p50", percentile(times, 50) / MS, 1.0, unit="ms")
 

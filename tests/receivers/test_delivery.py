@@ -151,7 +151,7 @@ class Workbench:
             self._file,
             [self.selector],
             self._sink,
-            lambda _: None,
+            lambda _, _more=0: None,
             layout=self.layout,
             suspects=Suspects(self._file, "worker"),
             bury=self._bury,

@@ -206,7 +206,13 @@ class Consumer:
         journal = JournalReader(self.folder / "journal")
         reader = Journals(file, journal, [Source(1, str(journal.folder), "")])
         delivery = Delivery(
-            reader, file, [self.selector], self._sink, lambda _: None, suspects=Suspects(file, worker), bury=self._bury
+            reader,
+            file,
+            [self.selector],
+            self._sink,
+            lambda _, _more=0: None,
+            suspects=Suspects(file, worker),
+            bury=self._bury,
         )
         delivery.recover()
         if self.dies_after_burial and self.dead():

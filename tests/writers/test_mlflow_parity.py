@@ -4,6 +4,7 @@ import inspect
 import io
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,9 @@ def log_pictures_and_tables(api: Any) -> None:
 
 
 def log_inputs(api: Any, folder: Path) -> None:
-    numbers = mlflow.data.from_numpy(np.arange(6.0).reshape(3, 2), source=str(folder / "one.bin"), name="numbers")
-    frame = mlflow.data.from_pandas(pd.DataFrame({"x": [1, 2]}), source=str(folder / "one.bin"), name="frame")
+    data: Any = mlflow.data
+    numbers = data.from_numpy(np.arange(6.0).reshape(3, 2), source=str(folder / "one.bin"), name="numbers")
+    frame = data.from_pandas(pd.DataFrame({"x": [1, 2]}), source=str(folder / "one.bin"), name="frame")
     api.log_input(numbers, context="training", tags={"split": "first"})
     api.log_inputs([frame], ["eval"], [None])
     api.log_metric("on data", 0.75, step=9, timestamp=TIME_MS, dataset=numbers)
@@ -221,7 +223,7 @@ def test_the_clients_methods_are_called_as_mlflows(name: str) -> None:
 
 
 def test_a_model_is_logged_as_mlflows() -> None:
-    assert arguments(Flavor.log_model)[1:] == arguments(mlflow.pytorch.log_model)
+    assert arguments(Flavor.log_model)[1:] == arguments(import_module("mlflow.pytorch").log_model)
 
 
 def test_no_function_that_logs_is_forgotten() -> None:
