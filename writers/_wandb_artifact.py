@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -93,6 +94,8 @@ class Artifact:
         self.name = _checked_name(name)
         self.type = str(type)
         self.description = description
+        if metadata is not None and not isinstance(metadata, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+            raise BadInputError(f"metadata={shown(metadata)} of artifact {shown(name)}: pass a dict")
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.aliases: list[str] = []
         self.tags: list[str] = []
@@ -125,7 +128,7 @@ class Artifact:
             BadInputError: There is no such file, or its path can't be one in an artifact.
         """
         local = path_of(local_path)
-        if not local.is_file():
+        if not os.path.isfile(local):  # noqa: PTH113 - a name that is too long is no error to it
             raise BadInputError(f"{shown(str(local_path))} is no file: add folders with add_dir")
         path = artifact_path(local.name if name is None else str(name))
         self._add(_one_file(local, path, immutable=policy == "immutable"), replaces=overwrite)
@@ -152,7 +155,7 @@ class Artifact:
             BadInputError: There is no such folder, or a file in it can't be one of an artifact.
         """
         local, under = path_of(local_path), artifact_path(name or "")
-        if not local.is_dir():
+        if not os.path.isdir(local):  # noqa: PTH112 - a name that is too long is no error to it
             raise BadInputError(f"{shown(str(local_path))} is no folder: add files with add_file")
         immutable = policy == "immutable"
         self._add(lambda store: files_of(store, local, under, immutable=immutable), replaces=merge)
@@ -344,7 +347,7 @@ def artifact_at(path: Any, name: str, kind: str) -> Artifact:
         made.add_reference(path)
         return made
     local = path_of(path)
-    if not local.exists():
+    if not os.path.exists(local):  # noqa: PTH110 - a name that is too long is no error to it
         raise BadInputError(f"{shown(str(path))} is no file, no folder and no address such as s3://bucket/path")
     made.read_later(local)
     return made

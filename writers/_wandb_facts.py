@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.errors import BadInputError
 from eventbus.tracking import TagsDeleted
-from writers._keys import check_key
+from writers._keys import check_key, shown
 from writers._look_alike import LookAlike
 from writers._mode import nowhere
 from writers._runs import runs_of
@@ -115,6 +115,9 @@ class RunFacts(LookAlike):
 
     @tags.setter
     def tags(self, tags: Sequence[str]) -> None:
+        if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+            self.tracking.intake.bad.note("tags", BadInputError(f"tags={shown(tags)} are no list of texts"))
+            return
         gone = [tag for tag in self._tags if tag not in tags]
         self.add_tags(tags)
         self._tags = tuple(tags)

@@ -264,11 +264,12 @@ class RunFiles(RunFacts):
     ) -> Artifact:
         intake = self.tracking.intake
         try:
+            labels = _texts("aliases", aliases), _texts("tags", tags)
             artifact = self._artifact(given, name, kind)
         except BadInputError as error:
             intake.bad.note("artifact", error)
-            return Artifact("left-out", kind).logged_as(self.tracking.publish([], given))
-        artifact.aliases, artifact.tags = _texts(aliases), _texts(tags)
+            return Artifact("left-out", "unspecified").logged_as(self.tracking.publish([], given))
+        artifact.aliases, artifact.tags = labels
 
         def make(store: BlobStore) -> Sequence[TrackingEvent]:
             return recorded(artifact.name, lambda: [event(artifact, artifact.files(store))], intake)
@@ -332,8 +333,10 @@ def _model(artifact: Artifact, files: list[ArtifactFile], registered: str = "") 
     )
 
 
-def _texts(given: Sequence[str] | None) -> list[str]:
-    return [given] if isinstance(given, str) else [str(one) for one in given or ()]
+def _texts(what: str, given: Any) -> list[str]:
+    if not isinstance(given, str | list | tuple | None):
+        raise BadInputError(f"{what}={shown(given)} is no list of texts")
+    return [given] if isinstance(given, str) else [str(one) for one in cast("Sequence[Any]", given or ())]
 
 
 def _found(pattern: Any, base: Any, policy: str, *, is_pattern: bool) -> list[tuple[Path, str]]:

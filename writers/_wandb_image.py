@@ -178,7 +178,11 @@ def _from_array(data: Any, mode: str | None, extension: str) -> tuple[bytes, str
         return png, "png", {"width": width, "height": height, "channels": channels}
     wanted = mode or ("RGB" if extension in _JPEG and natural == "RGBA" else natural)
     image = package("PIL.Image")
-    return _saved(image.fromarray(pixels.squeeze(2) if natural == "L" else pixels).convert(wanted), extension)
+    try:
+        picture = image.fromarray(pixels.squeeze(2) if natural == "L" else pixels).convert(wanted)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"mode={shown(mode)} is none that Pillow makes of {natural}: {error}") from error
+    return _saved(picture, extension)
 
 
 def _size(picture: Any) -> dict[str, JsonValue]:

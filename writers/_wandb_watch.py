@@ -51,10 +51,12 @@ class Watch:
         Raises:
             BadInputError: One is no model, is watched already, or an option is not known.
         """
-        if log not in KINDS:
+        if not isinstance(log, str | None) or log not in KINDS:  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
             raise BadInputError(f"log={shown(log)} is not known: use 'gradients', 'parameters', 'all' or None")
         if isinstance(log_freq, bool) or not isinstance(log_freq, int) or log_freq < 1:  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
             raise BadInputError(f"log_freq={shown(log_freq)}: use a number of batches from 1")
+        if not isinstance(idx, int | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+            raise BadInputError(f"idx={shown(idx)}: use the number of the first model")
         several = _several(models)
         for model in several:
             self._check(model)

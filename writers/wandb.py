@@ -332,6 +332,8 @@ def _metric(
     checked = check_key(name)
     if "*" in checked[:-1]:
         raise BadInputError(f"metric {shown(name)}: a '*' stands at the end only")
+    if not isinstance(summary, str | None):
+        raise BadInputError(f"summary={shown(summary)} of metric {shown(name)}: use a str such as 'min,max'")
     kinds = [one.strip().lower() for one in summary.split(",")] if summary else []
     if unknown := [one for one in kinds if one not in SUMMARIES]:
         raise BadInputError(f"summary {shown(unknown[0])} is not known: use some of {', '.join(sorted(SUMMARIES))}")
@@ -347,7 +349,7 @@ def _metric(
 
 
 def _alert(title: Any, text: Any, level: Any, wait: Any) -> AlertRaised:
-    named = str(getattr(level, "value", level) or "INFO").upper()
+    named = "INFO" if level is None else str(getattr(level, "value", level)).upper()
     if named not in AlertLevel.__members__:
         raise BadInputError(f"level {shown(level)} is not known: use one of {', '.join(AlertLevel.__members__)}")
     if not isinstance(text, str):

@@ -384,6 +384,8 @@ def test_everything_of_a_call_shares_its_step(bus: EventBus, stored_on: StoredOn
         (lambda: ours.Image("nowhere.png"), "'nowhere.png' is no file"),
         (lambda: ours.Image("s3://bucket/picture.png"), "is an address"),
         (lambda: ours.Image(__file__), "no picture that Pillow can read"),
+        (lambda: ours.Image(PIXELS, mode="rgb"), "mode='rgb' is none that Pillow makes of RGB"),
+        (lambda: ours.Image("x" * 300), "is no file: does it exist"),
         (lambda: ours.Image(PIXELS, file_type="tiff"), "file_type is 'tiff': use one of png, jpg, jpeg, bmp"),
         (
             lambda: ours.Image(PIXELS, boxes={"b": {"box_data": [{"position": {"minX": 1}}]}}),

@@ -257,6 +257,11 @@ def test_saved_files_are_saved_again_at_the_end_if_they_changed(bus: EventBus, e
         (lambda run: run.save("x", policy="sometimes"), "policy='sometimes' is not known"),
         (lambda run: run.save("/etc/hosts", base_path="/usr"), "lies outside of '/usr'"),
         (lambda run: run.save("nowhere[1]", glob=False), "is no file"),
+        (lambda run: run.log_artifact("x" * 300), "is no file, no folder"),
+        (lambda run: run.log_artifact(__file__, aliases=3), "aliases=3 is no list of texts"),
+        (lambda run: run.define_metric("loss", summary=["min"]), "use a str such as 'min,max'"),
+        (lambda run: setattr(run, "tags", 3), "tags=3 are no list of texts"),
+        (lambda run: run.watch(torch.nn.Linear(1, 1), idx="x"), "idx='x': use the number"),
         (lambda run: run.watch(3), "'int' is no model of torch"),
         (lambda run: run.watch(torch.nn.Linear(1, 1), log="everything"), "log='everything' is not known"),
         (lambda run: run.watch(torch.nn.Linear(1, 1), log_freq=0), "log_freq=0: use a number of batches"),
@@ -279,6 +284,7 @@ def test_what_can_not_be_is_refused_by_name_or_counted(
     [
         (lambda: wandb.Artifact("a b", "t"), "artifact name 'a b'"),
         (lambda: wandb.Artifact("a", "t", incremental=True), "are not supported"),
+        (lambda: wandb.Artifact("a", "t", metadata=[1]), r"metadata=\[1\] of artifact 'a': pass a dict"),  # type: ignore[arg-type] - on purpose
         (lambda: wandb.Artifact("a", "t").add_file("nowhere"), "'nowhere' is no file: add folders with add_dir"),
         (lambda: wandb.Artifact("a", "t").add_dir("nowhere"), "'nowhere' is no folder"),
         (lambda: wandb.Artifact("a", "t").add_file(__file__, name="../up"), "leads out of the artifact"),
