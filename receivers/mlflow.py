@@ -6,25 +6,46 @@ experiment of its group; the tags `trackbus.site` and `trackbus.group` tell the 
 | Event | In MLflow |
 | --- | --- |
 | MetricsLogged | a metric per key with step (none: 0) and time in ms; `main_tag` becomes `<main_tag>/<key>` |
+| LinkedMetricsLogged | the same, with the id of the model, which may come later, and the dataset |
+| HParamsLogged | params and metrics, below `<run_name>/` where it has one |
 | ParamsLogged | params. The first value stays; a later one is the tag `trackbus.param.<key>` |
 | ConfigUpdated | params named by their dotted path, lists as JSON; a later value as above |
-| TagsSet | tags; the last value counts |
+| SummaryUpdated, MetricDefined | tags `trackbus.summary.<dotted key>`, `trackbus.metric.<name>` |
+| TagsSet, TagsDeleted | tags; the last value counts |
+| AlertRaised | tag `trackbus.alert.<title>`, and an artifact below `alerts/` |
 | TextLogged, a file | an artifact under its path; a later one of the same path replaces it |
 | TextLogged, a tag | an artifact `text/<key>/<step>-<incarnation>-<seq>.txt`: texts of one step all stay |
-| RunStarted | tags `trackbus.name` and `trackbus.group` |
+| ImagesLogged, FigureLogged | as `log_image` has them: by path, or by key and step with a small twin; captions beside |
+| TableLogged | as `log_table` has it: by path, appended where asked for; else `tables/<key>/...json` |
+| ModelLogged | a logged model, an output of the run, registered where asked for; metrics of its step are linked |
+| DatasetLogged | an input of the run, with its context and tags |
+| ArtifactLogged | plain files at their paths; others below `artifacts/<key>/...` |
+| all others | files, see `receivers._kept` |
+| RunStarted | tags `trackbus.name` and `trackbus.group`; `mlflow.parentRunId` where it is nested |
 | RunFinished | at the end of the run its status FINISHED, FAILED or KILLED, and tag `trackbus.reason` |
+
+All of it may come again and is there once: files replace themselves, models and versions are found by the record that
+they were made from (tag `trackbus.model`), and the tag `trackbus.table.<path>` tells where the last rows of a table
+begin. Each file may take as long as its size allows, see `receivers._mlflow_files.SLOWEST`; where one takes longer the
+tracker counts as hanging, and the file is sent again.
 
 What MLflow can't hold is stored as it can, and counted:
 
 * `infinite metric clamped`: MLflow keeps an infinity as 1.797e308. NaN stays NaN.
 * `merged`: points of one key with equal step, value and millisecond are one point there, which is also why
   redelivered rows change nothing.
-* `renamed key`: MLflow takes letters, digits and `_ - . space : /` in a normal relative path. Anything else
-  becomes its code (`%` is `_x25_`); the tag `trackbus.key.<new key>` holds what was logged.
+* `renamed key`, `renamed file`: MLflow takes letters, digits and `_ - . space : /` in a normal relative path, and more
+  in those of files. Anything else becomes its code (`%` is `_x25_`); the tag `trackbus.key.<new key>` holds what a key
+  was.
 * `cut param`, `cut tag`: over 6000 or 8000 characters.
 * `param changed`: see above.
-* `artifact path taken`: a text's path runs through an earlier text; it is stored under `text/taken/`.
-* `unsupported <event>`: not stored.
+* `artifact path taken`: a file's path runs through an earlier file; it is stored under `taken/`, a text `text/taken/`.
+* `kept as a file: <event>`: a tensor, mesh, graph, embedding or arrangement of charts.
+* `payload missing: <event>`: a file that the event names can't be had; the rest is stored. A model is FAILED then.
+* `unknown model`: numbers of a model that did not come; they are stored without it.
+* `no small picture`: Pillow can't read a picture; it is stored as it is.
+* `table not listed`: MLflow's page shows some hundred tables of a run; this one is stored, and not among them.
+* `unsupported <event>`: not stored: a kind of your own.
 * `twin removed`: an empty second run, which a slow server made after we had given the request up; it is in the bin.
 """
 

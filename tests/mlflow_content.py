@@ -17,6 +17,7 @@ Rows = list[dict[str, Any]]
 
 BY_CHANCE = ("mlflow.user", "mlflow.source.", "mlflow.runName", "trackbus.", "mlflow.git", "mlflow.databricks")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+VERSION = re.compile(r'"(\d+)"')  # a server tells the number of a version as a text, and so MLflow keeps it in a tag
 MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 
 
@@ -77,10 +78,10 @@ def model_of(model: dict[str, Any], tables: dict[str, Rows], store: Path, artifa
     return {
         "name": model["name"],
         "status": model["status"],
-        "type": model["model_type"],
+        "type": model["model_type"] or "",
         "params": {row["param_key"]: row["param_value"] for row in mine["logged_model_params"]},
         "tags": {
-            row["tag_key"]: row["tag_value"]
+            row["tag_key"]: VERSION.sub(r"\1", row["tag_value"])
             for row in mine["logged_model_tags"]
             if not row["tag_key"].startswith(BY_CHANCE)
         },

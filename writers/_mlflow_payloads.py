@@ -185,6 +185,8 @@ def log_dict(to: TrackingWriter, dictionary: object, artifact_file: str) -> Rece
     """Log a dict or a list as YAML or JSON, by the suffix."""
     try:
         body = _serialized(artifact_file, dictionary)
+    except MissingExtraError:
+        raise
     except (TypeError, ValueError) as error:
         to.intake.bad.note(artifact_file, BadInputError(f"{shown(artifact_file)}: {error}"))
         return to.publish([], artifact_file)
@@ -199,7 +201,10 @@ def _serialized(artifact_file: object, dictionary: object) -> str:
     except ImportError:
         name = shown(artifact_file)
         raise MissingExtraError(f"{name} is YAML, which needs PyYAML: pip install pyyaml, or call it .json") from None
-    return yaml.dump(dictionary, indent=2, default_flow_style=False)
+    try:
+        return yaml.dump(dictionary, indent=2, default_flow_style=False)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _encoded(key: object, body: str) -> bytes:

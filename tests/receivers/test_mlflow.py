@@ -18,11 +18,16 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pytest
+from mlflow_content import content_of
+from one_of_each import one_of_each
 from readback import MlflowRun, read_mlflow, read_mlflow_runs
 from servers.mlflow_server import MLflowServer, free_port
 
 from eventbus import Event
+from eventbus.artifacts import ModelLogged
+from eventbus.blobs import FOLDER, BlobStore
 from eventbus.errors import ConfigurationError, MissingExtraError, WorkspaceError
+from eventbus.media import TableLogged
 from eventbus.tracking import (
     ConfigUpdated,
     MetricsLogged,
@@ -764,6 +769,29 @@ def test_a_server_stores_what_a_database_stores(server: tuple[str, Path], worksp
     assert [repr(one) for one in content(folder / "mlflow.db", run)] == [
         repr(one) for one in content(workspace / "mlflow.db", run)
     ]
+
+
+def test_a_server_stores_files_pictures_tables_and_models_as_a_database_does(
+    server: tuple[str, Path], workspace: Path, run: RunInfo
+) -> None:
+    uri, folder = server
+    found = []
+    for place, options in ((workspace, {}), (folder, {"tracking_uri": uri})):
+        events = list(one_of_each(BlobStore(place / FOLDER)).values())
+        (model,) = (event for event in events if isinstance(event, ModelLogged))
+        (table,) = (event for event in events if isinstance(event, TableLogged))
+        appended = table.model_copy(update={"key": "t.json", "is_file": True, "appends": True})
+        registered = model.model_copy(update={"registered_name": "registered"})
+        rows = make_rows([*events[1:-1], appended, appended, registered])
+        for _ in range(2):
+            write(place, run, rows, **options)
+        found.append(content_of(place / "mlflow.db", folder / "artifacts")[run.name])
+
+    assert found[0]["models"] == found[1]["models"]
+    assert found[0] == found[1]
+    assert len(found[0]["files"]["t.json"]["data"]) == 4
+    assert [one["status"] for one in found[0]["models"]] == [2, 2]
+    assert len(found[0]["files"]) > 20
 
 
 @pytest.mark.slow
