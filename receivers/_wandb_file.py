@@ -32,6 +32,9 @@ _STARTS, _ENDS = (1, 2), (1, 4)
 
 _KINDS = ("history", "config", "run", "exit", "summary", "metric", "alert", "artifact", "files")
 _CONTENT = ("history", "config", "alert", "artifact", "files", "summary", "metric")
+STAGED = "staged-"
+"""What a folder is called in which files stand for a moment, beside a run's own file."""
+
 _EVERYWHERE = (STEP, "*")
 """Metrics that each file of a run defines."""
 
@@ -260,6 +263,8 @@ def recover(files: Sequence[Path], record: Callable[[], Any]) -> Found:
     """
     found = Found()
     for file in files:
+        for left in file.parent.glob(f"{STAGED}*"):
+            shutil.rmtree(left, ignore_errors=True)
         log, has_run, has_content = WandBLog(file, record), False, False
         for stored in log.read():
             has_run = has_run or stored.kind == "run"

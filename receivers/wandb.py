@@ -51,14 +51,13 @@ from eventbus.errors import MissingExtraError, NotDeliveredError, WorkspaceError
 from eventbus.tracking import RunStatus
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers._wandb_args import (
-    FINISH_TIMEOUT,
     init_arguments,
     leave_other_sessions,
     run_id,
 )
 from receivers._wandb_calls import Calls, redefine, relabel
 from receivers._wandb_config import WandBConfig
-from receivers._wandb_file import Found, WandBLog, recover, rows_after, run_files
+from receivers._wandb_file import STAGED, Found, WandBLog, recover, rows_after, run_files
 from receivers._wandb_media import Fields
 from receivers._wandb_proof import Proof, Proofs
 from receivers._wandb_resend import ARTIFACTS, Registration, mark_sent, registration, resend, unsent
@@ -151,7 +150,7 @@ class WandBSink(Sink[WandBConfig]):
         """Log the rows that are new."""
         if self._refused:
             self.counts[self._refused] += len(rows)
-            self._proofs.pass_over(rows[-1].number)
+            self._proofs.pass_over(max((row.number for row in rows), default=0))
             return
         if self.config.fallback and self.config.mode == "offline":
             self.counts["recorded offline, for `wandb sync`"] += sum(row.number > self._skip for row in rows)
@@ -178,7 +177,7 @@ class WandBSink(Sink[WandBConfig]):
     def _log_row(self, run: Run, change: Change) -> None:
         if any(isinstance(value, Envelope) for value in change.line.values()):
             run.log({}, step=change.number, commit=False)  # the SDK names files by the step that it was told last
-            with TemporaryDirectory(dir=Path(run.settings.sync_file).parent) as folder:
+            with TemporaryDirectory(prefix=STAGED, dir=Path(run.settings.sync_file).parent) as folder:
                 run.log(self._fields(run, change, Path(folder)), step=change.number, commit=True)
         else:
             run.log(change.line | change.rest(), step=change.number, commit=True)
@@ -315,7 +314,10 @@ def _finish(run: Run, exit_code: int) -> None:
     try:
         run.finish(exit_code=exit_code)
     except TimeoutError as error:
-        raise TrackerUnavailableError(f"the server has not taken all after {FINISH_TIMEOUT:.0f} s") from error
+        raise TrackerUnavailableError(
+            f"the server has not taken all after {run.settings.finish_timeout:.0f} s; if uploads take longer, raise "
+            "the receiver's worker=WorkerPolicy(process_timeout=...): they have half of it"
+        ) from error
 
 
 def _look_up(arguments: Mapping[str, Any]) -> Standing | None:
