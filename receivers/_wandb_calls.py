@@ -116,20 +116,20 @@ class Calls:
         artifact = self._sdk.Artifact(name, kind, description=event.description or None, metadata=self._metadata(event))
         folder = self._folder / str(number)
         for file in event.files:
-            self._add(artifact, folder, file)
+            self._add(artifact, folder, file, event)
         aliases = [self._changed(alias, re.sub(r"[/:]", "-", alias)) for alias in event.aliases]
         tags = [self._changed(tag, re.sub(r"[^-\w ]", "-", tag).strip()) for tag in event.tags]
         add_artifact(self._run, artifact, aliases, [tag for tag in tags if tag], is_input=event.is_input)
         return Proof("artifact", (name, artifact._client_id))  # noqa: SLF001 - what tells it from the next of its name
 
-    def _add(self, artifact: Any, folder: Path, file: ArtifactFile) -> None:
+    def _add(self, artifact: Any, folder: Path, file: ArtifactFile, event: ArtifactLogged) -> None:
         """Add a file to an artifact: the SDK would look up a reference, and hold a whole file in memory."""
         said: dict[str, Any] = {"ref": file.reference, "digest": file.reference}
         if file.blob is not None:
             try:
                 source = self._blobs.path(file.blob)
             except BlobError:
-                self._counts["payload missing: ArtifactLogged"] += 1
+                self._counts[f"payload missing: {event.event_name}"] += 1
                 return
             placed = put_file(folder, KeptFile(relative_path(file.path), source), self._counts)
             said = {"digest": _md5(placed), "size": file.blob.size, "local_path": str(placed), "skip_cache": True}
