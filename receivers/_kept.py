@@ -119,8 +119,9 @@ def kept_files(envelope: Envelope[Event], blobs: BlobReader, counts: Counter[str
 
 def identity(envelope: Envelope[Event]) -> str:
     """Return what tells a record's files from those of others under the same key: its step, and which record it is."""
-    step: int | None = getattr(envelope.event, "step", None)
-    return f"{step or 0}-{envelope.origin.incarnation}-{envelope.seq}"
+    step: object = getattr(envelope.event, "step", None)  # an event of a user's own may call anything so
+    number = step if isinstance(step, int) else 0
+    return f"{number}-{envelope.origin.incarnation}-{envelope.seq}"
 
 
 def suffix_of(file: MediaFile) -> str:

@@ -22,6 +22,7 @@ GONE = Blob(name="0" * 64, size=3)
 
 class KeptLossSeen(Event):
     loss: float
+    step: str
 
 
 def keep(event: Event, store: BlobStore) -> tuple[dict[str, bytes], Counter[str]]:
@@ -201,7 +202,8 @@ def test_a_key_that_is_a_path_stays_one_and_leaves_no_folder(store: BlobStore) -
 
 
 def test_an_event_of_a_users_own_is_json(store: BlobStore) -> None:
-    assert keep(KeptLossSeen(loss=float("nan")), store)[0] == {"KeptLossSeen/0-c0ffee-1.json": b'{"loss": "NaN"}'}
+    named = b'{"loss": "NaN", "step": "../../x"}'
+    assert keep(KeptLossSeen(loss=float("nan"), step="../../x"), store)[0] == {"KeptLossSeen/0-c0ffee-1.json": named}
 
 
 def test_a_missing_payload_is_counted_and_the_rest_is_kept(events: dict[str, TrackingEvent], store: BlobStore) -> None:
