@@ -40,9 +40,14 @@ def npy(array: Array, data: bytes) -> bytes:
     Args:
         array: What is known of it.
         data: Its numbers, row by row, little endian.
+
+    Raises:
+        BlobError: There are not as many bytes as its shape and type say.
     """
-    found = _DTYPE.fullmatch(array.dtype)
+    found = _DTYPE.fullmatch("uint8" if array.dtype == "bool" else array.dtype)
     size = int(found[2]) // BITS if found else len(data) // max(1, math.prod(array.shape))
+    if min(array.shape, default=0) < 0 or size * math.prod(array.shape) != len(data):
+        raise _unlike(array, data)
     kind = _KINDS[found[1]] if found else "V"
     descr = "|b1" if array.dtype == "bool" else f"{'<' if size > 1 else '|'}{kind}{size}"
     shape = "".join(f"{length}, " for length in array.shape)
@@ -59,10 +64,12 @@ def rows(array: Array, data: bytes) -> list[tuple[float, ...]]:
         BlobError: There are not as many numbers as its shape says, or they are of a type that has no numbers.
     """
     width = array.shape[-1] if array.shape else 1
+    if min(array.shape, default=0) < 0:
+        raise _unlike(array, data)
     try:
         flat = struct.unpack(f"<{math.prod(array.shape)}{_CODES[array.dtype]}", data)
     except (struct.error, KeyError) as error:
-        raise BlobError(f"{len(data)} bytes are no {array.dtype}{array.shape}") from error
+        raise _unlike(array, data) from error
     return [flat[at : at + width] for at in range(0, len(flat), width)] if width else []
 
 
@@ -75,3 +82,7 @@ def grids(array: Array, data: bytes) -> list[list[tuple[float, ...]]]:
     flat = rows(array, data)
     height = array.shape[-2] if len(array.shape) > 1 else 1
     return [flat[at : at + height] for at in range(0, len(flat), height)] if height else []
+
+
+def _unlike(array: Array, data: bytes) -> BlobError:
+    return BlobError(f"{len(data)} bytes are no {array.dtype}{array.shape}")

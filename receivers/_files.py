@@ -6,9 +6,9 @@ Whether a file still holds what was stored in it, and how a payload becomes a fi
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING
 
+from eventbus._blob_copy import clone, copy
 from receivers._names import file_name
 from receivers.abc import TrackerLostError
 
@@ -47,9 +47,10 @@ def check_length(path: Path, stored: int, *, most: int | None = None) -> None:
 
 
 def put_file(folder: Path, file: KeptFile, counts: Counter[str]) -> Path:
-    """Put a file into a folder: linked where the file system can do that, for payloads never change; else copied.
+    """Put a copy of a file into a folder: one that shares its blocks, where the file system can do that.
 
-    It appears there whole, and replaces what stood there under its path: so a record that is stored again leaves one.
+    It is no link: whoever writes into the folder later must not change what the blob store keeps. It appears there
+    whole, and replaces what stood there under its path: so a record that is stored again leaves one.
 
     Args:
         folder: The folder.
@@ -75,15 +76,14 @@ def _put(path: Path, source: Path | bytes) -> Path:
         if isinstance(source, bytes):
             draft.write_bytes(source)
         else:
-            _link(source, draft)
+            _copy(source, draft)
         draft.replace(path)
     finally:
-        draft.unlink(missing_ok=True)  # it also stays where both are links to one file
+        draft.unlink(missing_ok=True)
     return path
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as given, target.open("xb") as made:
+        if not clone(given.fileno(), made.fileno()):
+            copy(given.fileno(), made.fileno(), os.fstat(given.fileno()).st_size)

@@ -12,7 +12,7 @@ What a file can't hold (a caption, a sample rate, the aliases of an artifact) st
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -40,7 +40,7 @@ from eventbus.media import (
 from eventbus.tracking import AlertRaised, ChartsArranged, KeyedEvent, TextLogged
 from receivers._arrays import grids, npy, rows
 from receivers._json import as_json
-from receivers._names import file_name, relative_path
+from receivers._names import ending, file_name, relative_path
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -89,6 +89,15 @@ _CURVE = ("true_positives", "false_positives", "true_negatives", "false_negative
 MAX_COLOR = 255
 """What a color's full intensity is."""
 
+MAX_READ = 64 << 20
+"""Bytes of a payload that is held in memory, at the most, to be put into another form; larger ones stay as they are."""
+
+MAX_WORDS = 8 << 20
+"""Bytes of numbers that are written as text: as numbers of Python's they need thirty times as much."""
+
+_UNREADABLE = (BlobError, ValueError, IndexError, TypeError, RecursionError)
+"""What payloads raise that are not there, or hold something else than their event says: others choose their content."""
+
 
 class KeptFile(NamedTuple):
     """One file to keep.
@@ -129,7 +138,7 @@ def suffix_of(file: MediaFile) -> str:
     told = file.details.get("extension")
     subtype = file.media_type.rpartition("/")[2].removeprefix("x-")
     known = _SUFFIXES.get(file.media_type) or (f".{subtype}" if subtype.isalnum() else ".bin")
-    return f".{file_name(told)}" if isinstance(told, str) and told else known
+    return (ending(f".{told}") if isinstance(told, str) else "") or ending(known) or ".bin"
 
 
 class _Draft:
@@ -145,7 +154,7 @@ class _Draft:
         """Add something, unless its payload can't be had."""
         try:
             add()
-        except BlobError:
+        except _UNREADABLE:
             self._counts[f"payload missing: {self.envelope.event.event_name}"] += 1
 
     def name(self, key: str) -> str:
@@ -165,20 +174,40 @@ class _Draft:
         """Add a payload as it is."""
         self.try_to(lambda: self.add(path, self.blobs.path(blob)))
 
-    def add_array(self, path: str, array: Array) -> None:
-        """Add an array as a file of numpy's."""
-        self.try_to(lambda: self.add(path, npy(array, self.blobs.read(array.blob))))
+    def add_array(self, name: str, array: Array) -> None:
+        """Add an array as a file of numpy's; a large one as it is, with what is known of it beside it."""
+        if array.blob.size <= MAX_READ:
+            self.try_to(lambda: self.add(f"{name}.npy", npy(array, self.read(array.blob))))
+        else:
+            self.add_blob(f"{name}.bin", array.blob)
+            self.add_about(name, {"dtype": array.dtype, "shape": array.shape})
+
+    def add_large_arrays(self, name: str, **arrays: Array | None) -> bool:
+        """Add arrays one by one if they are too large to be written as text; tell whether they are."""
+        given = {key: array for key, array in arrays.items() if array is not None}
+        if sum(array.blob.size for array in given.values()) <= MAX_WORDS:
+            return False
+        for key, array in given.items():
+            self.add_array(f"{name}/{key}", array)
+        return True
+
+    def read(self, blob: Blob) -> bytes:
+        """Return the bytes of a payload.
+
+        Raises:
+            BlobError: It can't be had, or is too large to be held in memory.
+        """
+        if blob.size > MAX_READ:
+            raise BlobError(f"blob {blob.name} of {blob.size} bytes is too large to be held in memory")
+        return self.blobs.read(blob)
 
     def grids(self, array: Array | None) -> list[list[tuple[float, ...]]]:
         """Return an array's grids, none of no array."""
-        return grids(array, self.blobs.read(array.blob)) if array is not None else []
+        return grids(array, self.read(array.blob)) if array is not None else []
 
     def json(self, blob: Blob) -> Any:
         """Return what a payload of JSON says."""
-        try:
-            return json.loads(self.blobs.read(blob))
-        except ValueError as error:
-            raise BlobError(f"blob {blob.name} is no JSON: {error}") from error
+        return json.loads(self.read(blob))
 
     def add_about(self, name: str, about: Mapping[str, Any]) -> None:
         """Add what a file can't hold beside it."""
@@ -210,7 +239,7 @@ def _keep_curve(draft: _Draft, event: PrCurveLogged) -> None:
 
 
 def _keep_tensor(draft: _Draft, event: TensorLogged) -> None:
-    draft.add_array(f"{draft.name(event.key)}.npy", event.tensor)
+    draft.add_array(draft.name(event.key), event.tensor)
 
 
 def _keep_media(draft: _Draft, event: MediaLogged) -> None:
@@ -237,6 +266,10 @@ def _keep_table(draft: _Draft, event: TableLogged) -> None:
     paths = [f"{name}-{index}{suffix_of(file)}" for index, file in enumerate(event.files)]
     for path, file in zip(paths, event.files, strict=True):
         draft.add_blob(path, file.blob)
+    if event.rows.size > MAX_READ:
+        draft.add_blob(f"{name}.rows.json", event.rows)
+        draft.add_about(name, {"columns": event.columns, "files": paths})
+        return
     data = [[_with_path(cell, paths) for cell in row] for row in draft.json(event.rows)]
     is_whole_file = event.is_file and not event.appends  # what follows earlier rows must not replace them
     path = relative_path(event.key) if is_whole_file else f"{name}.json"
@@ -246,7 +279,7 @@ def _keep_table(draft: _Draft, event: TableLogged) -> None:
 def _with_path(cell: Any, paths: Sequence[str]) -> Any:
     """Name the file of a cell by its path, where the cell is one."""
     match cell:
-        case {"file": int(index)} if len(cell) == 1 and index < len(paths):
+        case {"file": int(index)} if len(cell) == 1 and type(index) is int and 0 <= index < len(paths):
             return {"file": paths[index]}
         case _:
             return cell
@@ -254,13 +287,15 @@ def _with_path(cell: Any, paths: Sequence[str]) -> Any:
 
 def _keep_mesh(draft: _Draft, event: MeshLogged) -> None:
     name = draft.name(event.key)
+    draft.add_about(name, event.config)
+    if draft.add_large_arrays(name, vertices=event.vertices, colors=event.colors, faces=event.faces):
+        return
     vertices, colors, faces = (draft.grids(array) for array in (event.vertices, event.colors, event.faces))
     for index, corners in enumerate(vertices):
         tints = [[value / MAX_COLOR for value in color] for color in colors[index]] if colors else [()] * len(corners)
         lines = [_words("v", *corner, *tint) for corner, tint in zip(corners, tints, strict=True)]
         lines += [_words("f", *(int(corner) + 1 for corner in face)) for face in (faces[index] if faces else ())]
         draft.add(f"{name}-{index}.obj" if len(vertices) > 1 else f"{name}.obj", "\n".join([*lines, ""]))
-    draft.add_about(name, event.config)
 
 
 def _words(*values: object) -> str:
@@ -269,15 +304,21 @@ def _words(*values: object) -> str:
 
 def _keep_embedding(draft: _Draft, event: EmbeddingLogged) -> None:
     name = draft.name(event.key)
-    matrix = rows(event.matrix, draft.blobs.read(event.matrix.blob))
-    draft.add(f"{name}/tensors.tsv", "".join(f"{_cells(row)}\n" for row in matrix))
+    if not draft.add_large_arrays(name, tensors=event.matrix):
+        draft.try_to(
+            lambda: draft.add(f"{name}/tensors.tsv", _lines(rows(event.matrix, draft.read(event.matrix.blob))))
+        )
     if event.labels is not None:
-        labels = draft.json(event.labels)
-        lines = [event.header, *labels] if event.header else labels
-        draft.add(f"{name}/metadata.tsv", "".join(f"{_cells(line)}\n" for line in lines))
+        labels = event.labels
+        header = [event.header] if event.header else []
+        draft.try_to(lambda: draft.add(f"{name}/metadata.tsv", _lines([*header, *draft.json(labels)])))
     if event.sprite is not None:
         draft.add_blob(f"{name}/sprite{suffix_of(event.sprite)}", event.sprite.blob)
         draft.add_about(f"{name}/sprite", {"sprite_size": event.sprite_size})
+
+
+def _lines(rows: Iterable[Any]) -> str:
+    return "".join(f"{_cells(row)}\n" for row in rows)
 
 
 def _cells(line: Any) -> str:
@@ -294,13 +335,16 @@ def _keep_graph(draft: _Draft, event: GraphLogged) -> None:
 
 
 def _keep_artifact(draft: _Draft, event: ArtifactLogged) -> None:
-    """Keep plain files where they say; versions of one artifact apart from each other."""
-    name = draft.name(event.key)
+    """Keep plain files where they say; versions of one artifact apart from each other.
+
+    Where one run holds all sites the key begins with the site; then plain files lie in a folder of it.
+    """
+    name, site = draft.name(event.key), f"{draft.envelope.site}/"
     is_plain = type(event) is ArtifactLogged and not event.kind
+    folder = f"{name}/" if not is_plain else site if event.key.startswith(site) else ""
     for file in event.files:
-        path = relative_path(file.path)
         if file.blob is not None:
-            draft.add_blob(path if is_plain else f"{name}/{path}", file.blob)
+            draft.add_blob(f"{folder}{relative_path(file.path)}", file.blob)
     about = event.model_dump(exclude={"key", "step", "files"}, exclude_defaults=True)
     draft.add_about(
         name, {**about, "references": {file.path: file.reference for file in event.files if file.reference}}

@@ -13,11 +13,17 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import cast
 
+MAX_PATH = 1000
+"""Bytes of a path below its folder: systems allow 4096 in all, and it is put behind others."""
+
+MAX_ENDING = 20
+"""Letters of what a file's name ends with: what is longer says no kind of file."""
+
 MAX_FILE_NAME = 200
 """Bytes of a file's or folder's name: file systems allow 255, and endings are added."""
 
 _CODE = re.compile(r"_x[0-9a-fh]*_")
-_NOTHING = r"(?!)"
+_CONTROL = r"[\x00-\x1f\x7f]"
 
 
 def escape(name: str, unsafe: str) -> str:
@@ -49,8 +55,13 @@ def file_name(name: str) -> str:
 
 def relative_path(name: str) -> str:
     """Return a path that stays below its folder; harmless names keep their slashes and stay as they are."""
-    path = escape(name, _NOTHING if is_plain_path(name) else r"[/.]")
-    return "/".join(shorten(part, MAX_FILE_NAME) for part in path.split("/"))
+    path = escape(name, _CONTROL if is_plain_path(name) else rf"[/.]|{_CONTROL}")
+    return shorten("/".join(shorten(part, MAX_FILE_NAME) for part in path.split("/")), MAX_PATH)
+
+
+def ending(name: str) -> str:
+    """Return what a file's name may end with of what it shall end with, its dot included; empty if it is too long."""
+    return file_name(name) if 1 < len(name) <= MAX_ENDING else ""
 
 
 def flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

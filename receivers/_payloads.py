@@ -12,7 +12,7 @@ from eventbus.artifacts import ArtifactFile
 from eventbus.blobs import Blob
 from eventbus.media import MediaFile
 from receivers._kept import suffix_of
-from receivers._names import file_name
+from receivers._names import ending
 
 
 def payloads(value: object) -> Iterator[tuple[Blob, str]]:
@@ -27,7 +27,7 @@ def payloads(value: object) -> Iterator[tuple[Blob, str]]:
         case MediaFile():
             yield value.blob, suffix_of(value)
         case ArtifactFile(blob=Blob() as blob):
-            yield blob, file_name(PurePosixPath(value.path).suffix)
+            yield blob, ending(PurePosixPath(value.path).suffix)
         case _:
             for one in _parts(value):
                 yield from payloads(one)

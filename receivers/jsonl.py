@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Unpack
 
 from eventbus import Envelope, Event
+from eventbus._blob_names import may_name_blobs
 from eventbus.errors import BlobError, ConfigurationError
 from eventbus.tracking import RunStatus
 from receivers._files import check_length, put_file
@@ -110,7 +111,7 @@ class JsonlSink(Sink[JsonlConfig]):
     def _put_payloads(self, event: Event) -> dict[str, str]:
         """Put what an event names beside the run's file; return the paths by the blobs' names."""
         folder, paths = self._path.parent, dict[str, str]()
-        for blob, suffix in payloads(event):
+        for blob, suffix in payloads(event) if may_name_blobs(event.event_name) else ():
             try:
                 source = self.blobs.path(blob)
             except BlobError:

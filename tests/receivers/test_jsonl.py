@@ -10,6 +10,7 @@ from pydantic import AwareDatetime
 from readback import read_jsonl
 
 from eventbus import Event, Part
+from eventbus.artifacts import ArtifactFile, ArtifactLogged
 from eventbus.blobs import Blob, BlobStore
 from eventbus.errors import ConfigurationError, WorkspaceError
 from eventbus.tracking import MetricsLogged, RunStatus, TextLogged
@@ -226,6 +227,13 @@ def test_payloads_of_a_users_own_event_are_found(tmp_path: Path) -> None:
     (line,) = lines(tmp_path)
     assert line["files"] == {blob.name: f"site-1.files/{blob.name}"}
     assert (tmp_path / "jsonl" / RUN.id / line["files"][blob.name]).read_bytes() == b"scan"
+
+
+def test_a_payload_without_an_ending_has_none(tmp_path: Path) -> None:
+    blob = BlobStore(tmp_path / "blobs").put(b"x")
+    write_kept(tmp_path, [ArtifactLogged(key="k", files=[ArtifactFile(path="Makefile", blob=blob)])])
+
+    assert [path.name for path in files_of(tmp_path)] == [blob.name]
 
 
 def test_a_missing_payload_is_counted_and_its_event_stays(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ from one_of_each import MLMODEL, NOTES, OBJ, PAGE, PDB, PNG_SIZE, WEIGHTS, one_o
 from PIL import Image
 
 from eventbus import Event
+from eventbus.artifacts import ArtifactFile, ArtifactLogged
 from eventbus.blobs import Blob, BlobStore
-from eventbus.media import Array, ImagesLogged, MediaFile, TableLogged, TensorLogged
+from eventbus.media import Array, EmbeddingLogged, ImagesLogged, MediaFile, MeshLogged, TableLogged, TensorLogged
 from eventbus.tracking import TRACKING_EVENTS, TextLogged, TrackingEvent
+from receivers import _kept
 from receivers._files import put_file
 from receivers._kept import KeptFile, kept_files, suffix_of
+from receivers._layout import prefixed
 from receivers.testing import make_rows
 
 NAME = "1-c0ffee-1"
@@ -231,10 +235,68 @@ def _without_first_blob(value: object) -> object:
     return changed(value)
 
 
-def test_a_payload_that_is_not_what_its_event_says_is_counted(store: BlobStore) -> None:
-    table = TableLogged(key="t", columns=["x"], rows=store.put(b"[[1"), num_rows=1)
+def array(store: BlobStore, shape: list[int], dtype: str = "float32") -> Array:
+    return Array(blob=store.put(bytes(24)), dtype=dtype, shape=shape)
 
-    assert keep(table, store) == ({}, {"payload missing: TableLogged": 1})
+
+def table(store: BlobStore, rows: bytes) -> TableLogged:
+    return TableLogged(key="t", columns=["x"], rows=store.put(rows), num_rows=1)
+
+
+ODD: dict[str, Callable[[BlobStore], TrackingEvent]] = {
+    "half a document": lambda store: table(store, b"[[1"),
+    "numbers for rows": lambda store: table(store, b"[1, 2]"),
+    "rows too deep": lambda store: table(store, b"[[" * 50_000),
+    "no text": lambda store: table(store, b"\xff\xfe["),
+    "a negative shape": lambda store: TensorLogged(key="t", tensor=array(store, [-1, 3])),
+    "two of them": lambda store: EmbeddingLogged(key="t", matrix=array(store, [-2, -3])),
+    "another length": lambda store: TensorLogged(key="t", tensor=array(store, [7])),
+    "no such type": lambda store: TensorLogged(key="t", tensor=array(store, [6], "float7")),
+    "a huge shape": lambda store: EmbeddingLogged(key="t", matrix=array(store, [10**12, 10**12])),
+    "too few colors": lambda store: MeshLogged(
+        key="t", vertices=array(store, [1, 2, 3]), colors=array(store, [1, 1, 3], "float64")
+    ),
+    "a number for labels": lambda store: EmbeddingLogged(key="t", matrix=array(store, [2, 3]), labels=store.put(b"5")),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_payload_that_is_not_what_its_event_says_is_counted(store: BlobStore, name: str) -> None:
+    event = ODD[name](store)
+
+    assert keep(event, store)[1] == {f"payload missing: {event.event_name}": 1}
+
+
+def test_a_cell_that_names_no_file_stays_as_it_is(store: BlobStore) -> None:
+    cells = [{"file": -1}, {"file": 1}, {"file": True}]
+    event = table(store, json.dumps([cells]).encode())
+    event = event.model_copy(update={"files": [MediaFile(blob=store.put(b"png"), media_type="image/png")]})
+
+    assert json.loads(keep(event, store)[0]["tables/t/0-c0ffee-1.json"])["data"] == [cells]
+
+
+def test_what_is_too_large_for_memory_is_kept_as_it_is(
+    store: BlobStore, events: dict[str, TrackingEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kept, "MAX_WORDS", 10)
+    meshes, points = keep(events["MeshLogged"], store)[0], keep(events["EmbeddingLogged"], store)[0]
+    monkeypatch.setattr(_kept, "MAX_READ", 10)
+    tensors, tables = keep(events["TensorLogged"], store)[0], keep(events["TableLogged"], store)[0]
+
+    vertices = np.load(io.BytesIO(meshes[f"meshes/triangle/{NAME}/vertices.npy"]), allow_pickle=False)
+    assert vertices.tolist() == [[[0, 0, 0], [1, 0, 0], [0, 1, 0]]]
+    assert np.load(io.BytesIO(points[f"embeddings/points/{NAME}/tensors.npy"]), allow_pickle=False).shape == (4, 3)
+    assert np.frombuffer(tensors[f"tensors/grid/{NAME}.bin"], "<f4").tolist() == [0, 1, 2, 3, 4, 5]
+    assert json.loads(tensors[f"tensors/grid/{NAME}.about.json"]) == {"dtype": "float32", "shape": [2, 3]}
+    assert json.loads(tables[f"tables/rows/{NAME}.rows.json"])[0] == [1, "one", {"file": 0}]
+    assert json.loads(tables[f"tables/rows/{NAME}.about.json"])["columns"] == ["number", "word", "picture"]
+
+
+def test_plain_files_of_several_sites_in_one_run_lie_apart(events: dict[str, TrackingEvent], store: BlobStore) -> None:
+    plain = events["ArtifactLogged"].model_copy(update={"kind": ""})
+    combined, _ = prefixed(plain, "site-1")
+
+    assert {"site-1/notes.txt", "site-1/weights/w.bin"} <= set(keep(combined, store)[0])
 
 
 @pytest.mark.parametrize(
@@ -248,11 +310,35 @@ def test_a_payload_that_is_not_what_its_event_says_is_counted(store: BlobStore) 
         ("application/json", "pts.json", ".pts.json"),
         ("application/json", "/../../x", "._x2f_.._x2f_.._x2f_x"),
         ("image/png", 7, ".png"),
+        ("image/png", "e" * 200, ".png"),
+        (f"image/{'e' * 300}", None, ".bin"),
     ],
 )
 def test_what_a_file_is_shows_in_its_name(media_type: str, extension: str | None, suffix: str) -> None:
     file = MediaFile(blob=GONE, media_type=media_type, details={"extension": extension} if extension else {})
     assert suffix_of(file) == suffix
+
+
+def test_whoever_writes_into_a_run_does_not_change_the_store(tmp_path: Path, store: BlobStore) -> None:
+    blob = store.put(b"as it was")
+    path = put_file(tmp_path, KeptFile("config.yaml", store.path(blob)), Counter())
+    with path.open("r+b") as file:
+        file.write(b"otherwise")
+
+    assert store.read(blob) == b"as it was"
+
+
+def test_no_path_is_too_long_for_a_file_system(tmp_path: Path, store: BlobStore) -> None:
+    counts: Counter[str] = Counter()
+    deep, blob = "/".join("ab" * 100 for _ in range(5)), store.put(b"x")
+    for path in ("a." + "e" * 250, deep, "é" * 500, "\U0001f600" * 1000, "nul\0and\nline"):
+        file = ArtifactFile(path=path[:1000], blob=blob)
+        event = ArtifactLogged(key="k" * 250, kind="model", files=[file])
+        placed = [
+            put_file(tmp_path, kept, counts) for kept in kept_files(make_rows([event])[0].envelope, store, counts)
+        ]
+        assert placed[0].read_bytes() == b"x"
+    assert not counts
 
 
 def test_files_are_put_whole_and_once(tmp_path: Path) -> None:
