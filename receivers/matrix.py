@@ -230,8 +230,10 @@ JSON lines hold every event as it is, and its payloads lie beside them.
 
 {table}
 
-A payload that is missing or damaged where the tracker's worker looks for it stops nothing: the event is stored as far
-as it can be, and counted as `payload missing: <event>`.
+A payload that is missing or damaged where the tracker's worker looks for it, or holds something else than its event
+says, stops nothing: the event is stored as far as it can be, and counted as `payload missing: <event>`. Where arrays,
+tables and meshes are kept, those of more than 8 MiB of numbers are arrays rather than text, and payloads of more than
+64 MiB stay as they are, with what is known of them in a file beside them.
 
 An event type of your own is read by a receiver that is subscribed to it by its class: `bus.subscribe(MoodSeen,
 JsonlReceiver(name="moods"))`. In JSON lines it is a line like any other, with its payloads; elsewhere it is counted as
