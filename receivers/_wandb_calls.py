@@ -37,6 +37,12 @@ MAX_METADATA = 100
 """Keys in an artifact's metadata; more stand one level deeper."""
 
 _OPERATIONS = ("min", "max", "mean", "last", "first", "copy", "none")
+_WRITTEN_BY_SDK = frozenset(
+    {
+        *("config.yaml", "wandb-summary.json", "wandb-metadata.json", "wandb-history.jsonl", "wandb-events.jsonl"),
+        *("output.log", "requirements.txt", "conda-environment.yaml", "diff.patch"),
+    }
+)
 _RESERVED = ("job", "run_table", "wandb-")
 _BEST = {"maximize": "max", "minimize": "min", None: "last"}
 
@@ -183,10 +189,18 @@ def keep(run: Run, files: Iterable[KeptFile], counts: Counter[str]) -> str:
     """Add files to the run's own, and return the path of the last one; empty for none."""
     last, folder = "", Path(run.settings.files_dir)
     for file in files:
-        path = put_file(folder, file, counts)
+        path = put_file(folder, _beside_the_sdks(file, counts), counts)
         run.save(str(path), base_path=str(folder), policy="now", glob=False)
         last = path.relative_to(folder).as_posix()
     return last
+
+
+def _beside_the_sdks(file: KeptFile, counts: Counter[str]) -> KeptFile:
+    """Return the file, in a folder of ours where the SDK would write its own over it."""
+    if file.path not in _WRITTEN_BY_SDK:
+        return file
+    counts["renamed file"] += 1
+    return file._replace(path=f"kept/{file.path}")
 
 
 def redefine(run: Run, record: Any) -> None:

@@ -200,7 +200,7 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
     ArtifactLogged: (
         _kept("its files, and a text `artifacts/<key>` that lists them"),
         _native("artifacts at their paths; versions of one with a type lie apart, in `artifacts/<key>/...`"),
-        _native("artifact; plain files among the run's files"),
+        _native("artifact; plain files among the run's files, in `kept/` where the SDK has a file of that name"),
     ),
     ModelLogged: (
         _kept("its files, and a text `models/<key>` that lists them"),
