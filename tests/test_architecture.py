@@ -298,7 +298,9 @@ def test_a_broad_except_stands_at_a_border_and_says_so() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- promise
-@pytest.mark.parametrize("line", ["import eventbus, writers", "import eventbus.tracking", "import receivers"])
+@pytest.mark.parametrize(
+    "line", ["import eventbus, writers", "from writers import *", "import eventbus.tracking", "from receivers import *"]
+)
 def test_the_trainer_loads_no_sdk(line: str) -> None:
     sdks = ["wandb", "mlflow", "tensorboard", "torch", "torchvision", "nats", "flwr"]
     heavy = [*sdks, "numpy", "PIL", "matplotlib", "pandas", "psutil", "pynvml"]
