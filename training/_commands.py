@@ -181,7 +181,8 @@ def run(
     }
     settings = {key: value for option, (key, value) in options.items() if not resume or _is_given(context, option)}
     settings |= {"workspace": workspace or Path("runs", name), "data_root": data_root, "resume": resume}
-    settings["system_metrics"] = INTERVAL_SECONDS if system_metrics else 0.0
+    if system_metrics:
+        settings["system_metrics"] = INTERVAL_SECONDS
     _train(settings, trackers, wandb_mode, strict=strict)
 
 

@@ -111,7 +111,7 @@ class FederationConfig(BaseModel):
 
     def settings(self) -> dict[str, object]:
         """Return what a process must know that resumes the run."""
-        return {"name": self.name, **self.params()}
+        return {"name": self.name, "system_metrics": self.system_metrics, **self.params()}
 
 
 @dataclass(frozen=True, slots=True)

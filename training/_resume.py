@@ -21,7 +21,7 @@ FILE_NAME = "last.safetensors"
 MAX_HEADER_BYTES = 100_000_000
 """What safetensors itself allows."""
 
-CHANGEABLE = frozenset(("rounds", "log_every"))
+CHANGEABLE = frozenset(("rounds", "log_every", "system_metrics"))
 """Settings that another process may choose anew: all others decide what a round does."""
 
 

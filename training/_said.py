@@ -78,7 +78,9 @@ def _files(items: Sequence[Any]) -> str:
 
 def _file(one: Fields) -> str:
     """Return what a blob is, or a part of an event that names one: a medium, an array, a file of an artifact."""
-    if "reference" in one and "path" in one:
+    if one.keys() >= {"reference", "path"} and set(one) <= {"path", "blob", "reference"}:
+        if not (isinstance(one["path"], str) and isinstance(one["reference"], str)):
+            return ""
         return word(one["path"]) + (f" ({_blob(one['blob'])})" if one.get("blob") else f" -> {word(one['reference'])}")
     blob = one if set(one) == {"name", "size"} else one.get("blob")
     of = _blob(blob)
@@ -86,9 +88,10 @@ def _file(one: Fields) -> str:
         return of
     if "shape" in one:
         return f"{one.get('dtype')}{_value(one['shape'])} ({of})"
-    details: Fields = one.get("details") or {}
+    given = one.get("details")
+    details: Fields = cast("Fields", given) if isinstance(given, Mapping) else {}
     extent = f" {details['width']}x{details['height']}" if {"width", "height"} <= details.keys() else ""
-    caption = f" {word(one['caption'])}" if one.get("caption") else ""
+    caption = f" {word(str(one['caption']))}" if one.get("caption") else ""
     return f"{one.get('media_type', 'file')}{extent} ({of}){caption}"
 
 

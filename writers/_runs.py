@@ -49,11 +49,15 @@ class RunBook:
         self._bus = ref(bus)  # the book lives as long as its bus, and must not be what keeps it alive
         self._runs: dict[str, _Run] = {}
         self._lock = held_by_forks(threading.RLock())
-        self._last_words: list[Callable[[], None]] = []
+        self._last_words: dict[str, list[Callable[[], None]]] = {}
 
-    def before_end(self, callback: Callable[[], None]) -> None:
-        """Call `callback` before the runs end, while they still take what it logs; it must not raise."""
-        self._last_words.append(callback)
+    def before_end(self, name: str, callback: Callable[[], None]) -> None:
+        """Call `callback` before a run ends, while it still takes what it logs; it must not raise."""
+        self._last_words.setdefault(name, []).append(callback)
+
+    def _say_last_words(self, name: str) -> None:
+        for callback in self._last_words.pop(name, ()):
+            callback()
 
     def start(self, bus: Bus, name: str, scope: Scope, title: str = "", parent: str = "") -> str | None:
         """Publish that a run began, once per run and scope; again where it goes on after `close`, or is renamed.
@@ -99,6 +103,7 @@ class RunBook:
         """
         self.finish(name, status, reason)
         bus = self._bus()
+        self._say_last_words(name)
         with self._lock:
             if bus is not None and (run := self._runs[name]).scopes and _publish_end(bus, name, run, None):
                 run.scopes.clear()  # what is logged to it from now on begins with its start again
@@ -108,8 +113,8 @@ class RunBook:
         bus = self._bus()
         if bus is None:
             return
-        for callback in self._last_words:
-            callback()
+        for name in tuple(self._last_words):
+            self._say_last_words(name)
         with self._lock:
             for name, run in self._runs.items():
                 if run.scopes:

@@ -25,11 +25,12 @@ INTERVAL_SECONDS = 10.0
 _ON, _OFF = ("1", "on", "true", "yes"), ("", "0", "off", "false", "no")
 
 _sampled: WeakKeyDictionary[Bus, set[str]] = WeakKeyDictionary()
+_asked_for: WeakKeyDictionary[Bus, set[str]] = WeakKeyDictionary()
 _lock = held_by_forks(threading.Lock())
 
 
 def sample_if_asked(writer: TrackingWriter) -> None:
-    """Sample the machine for the run of a bus's first writer, if the environment asks for it.
+    """Sample the machine for the run of a writer, if the environment asks for it; a run of several writers once.
 
     Raises:
         ConfigurationError: What it says is no number of seconds.
@@ -38,8 +39,9 @@ def sample_if_asked(writer: TrackingWriter) -> None:
     if not os.environ.get(SYSTEM_METRICS):
         return
     interval = asked_interval()
-    if interval is None or is_disabled() or writer.bus in _sampled:
+    if interval is None or is_disabled() or writer.run in _asked_for.setdefault(writer.bus, set()):
         return
+    _asked_for[writer.bus].add(writer.run)  # also in a forked child, which does not sample its parent's runs
     from writers.system import SystemMetrics  # psutil is looked for only where it is wanted
 
     SystemMetrics(writer, interval).start()

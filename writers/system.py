@@ -110,7 +110,7 @@ class SystemMetrics:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._over,), name="trackbus-system", daemon=True)
         self._thread.start()
-        runs_of(bus).before_end(self.stop)
+        runs_of(bus).before_end(run, self.stop)
         return self
 
     def stop(self) -> None:

@@ -53,6 +53,8 @@ def test_many_files_are_counted() -> None:
     [
         (MetricsLogged(values={"loss": 0.0}, step=0), "loss=0 step=0"),
         (ParamsLogged(values={"nesterov": False, "name": ""}), 'nesterov=false name=""'),
+        (ConfigUpdated(values={"path": 5, "reference": 4, "more": 3}), "path=5 reference=4 more=3"),
+        (ConfigUpdated(values={"path": 5, "reference": 4}), "path=5 reference=4"),
         (ConfigUpdated(values={"data": {"name": "digits", "size": 1797}}), 'data={"name": "digits", "size": 1797}'),
     ],
 )

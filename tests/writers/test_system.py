@@ -210,12 +210,13 @@ def test_the_environment_switches_it_on(
     with EventBus(job="hello").background() as bus:
         SummaryWriter()
         SummaryWriter(run="another")
+        SummaryWriter(run="another")
         if seconds:
-            until(lambda: len(stored_on(bus, MetricsLogged)) > 0)
+            until(lambda: len({one.run for one in stored_on(bus, MetricsLogged)}) > 1)
         running = len(samplers())
 
-    assert running == (seconds is not None)
-    assert {one.run for one in stored_on(bus, MetricsLogged)} == ({bus.run} if seconds else set())
+    assert running == (2 if seconds else 0)
+    assert {one.run for one in stored_on(bus, MetricsLogged)} == ({bus.run, "another"} if seconds else set())
 
 
 @pytest.mark.parametrize("said", ["often", "-1", "nan", "inf"])
