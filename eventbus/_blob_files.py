@@ -127,14 +127,23 @@ def draft(path: Path) -> Generator[tuple[Path, int]]:
 
 
 def create(path: Path, flags: int = os.O_EXCL) -> int:
-    """Create a file of the store with its folders, but not the folder that holds the store: that would come back."""
+    """Create a file of the store with its folders."""
     flags |= os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o644)
     except FileNotFoundError:
-        path.parent.parent.mkdir(exist_ok=True)
-        path.parent.mkdir(exist_ok=True)
+        make_folders(path)
         return os.open(path, flags, 0o644)
+
+
+def make_folders(path: Path) -> None:
+    """Make the folders of a blob, but not the one that holds the store: if that is gone, it would come back.
+
+    A store among other people's temporary files is nobody else's business.
+    """
+    folder = path.parent.parent
+    folder.mkdir(0o777 if folder.name == FOLDER else 0o700, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
 
 
 def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
@@ -148,8 +157,7 @@ def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None
 def linked(path: Path, target: Path, wanted: os.stat_result | None = None) -> bool:
     """Link a file into the store; tell whether that could be done, and has linked the one that was wanted."""
     try:
-        target.parent.parent.mkdir(exist_ok=True)
-        target.parent.mkdir(exist_ok=True)
+        make_folders(target)
         target.hardlink_to(path)
     except OSError:  # another file system, one without links, a file of another user: it is copied, or that is refused
         return False

@@ -105,7 +105,11 @@ class BlobStore(BlobReader):
     @classmethod
     def temporary(cls) -> BlobStore:
         """Return a store in a temporary folder, which is removed when the store is closed or the process ends."""
-        folder = Path(tempfile.gettempdir()) / f"trackbus-{os.getpid()}-{os.urandom(8).hex()}"
+        try:
+            home = Path(tempfile.gettempdir())
+        except FileNotFoundError:  # there is no folder that can be written: blobs are refused, and that is counted
+            home = Path(os.devnull)
+        folder = home / f"trackbus-{os.getpid()}-{os.urandom(8).hex()}"
         store = cls(folder, BlobQuota(bytes=MEMORY_BYTES), evicts=True)
         store._tidy = weakref.finalize(store, _remove_own, folder, os.getpid())
         return store
@@ -211,8 +215,6 @@ class BlobStore(BlobReader):
             RefusedError: There is none: a quota is reached.
         """
         usage, quota = self._usage, self.quota
-        if self._evicts and self.folder is not None:
-            self.folder.mkdir(0o700, exist_ok=True)  # among other people's temporary files
         if size > quota.one:
             raise RefusedError(f"a file is larger than the blob store takes: {quota.one} bytes (BlobQuota.one)")
         if self._evicts and (usage.bytes + size > quota.bytes or usage.count >= quota.count):

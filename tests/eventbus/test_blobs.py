@@ -13,6 +13,7 @@ from eventbus import _blob_files as files
 from eventbus.abc import RefusedError
 from eventbus.blobs import SMALL_BYTES, Blob, BlobQuota, BlobReader, BlobStore, blobs_of
 from eventbus.errors import BlobError
+from writers import TrackingWriter
 
 
 @pytest.fixture
@@ -260,6 +261,21 @@ def test_a_bus_in_memory_keeps_them_until_it_closes(large: Path) -> None:
         folder = bus.blobs.path(late).parent.parent
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
+
+
+def test_a_machine_without_temporary_files_refuses_payloads_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_none() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("tempfile.gettempdir", find_none)
+    with EventBus().background() as bus:
+        with pytest.raises(RefusedError, match="can't be written"):
+            bus.blobs.put(b"12345")
+        (tmp_path / "small.bin").write_bytes(b"1")
+        assert TrackingWriter().log_artifact(tmp_path / "small.bin").refused
+        assert TrackingWriter().log({"loss": 1.0}).refused is None
 
 
 def test_in_memory_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
