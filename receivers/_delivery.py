@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
+from eventbus._blob_names import blobs_in, may_name_blobs
 from eventbus.abc import TrackerRun
 from eventbus.errors import TrackbusError
 from eventbus.tracking import RunFinished, RunStatus
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from eventbus.journals.consumer import ConsumerFile, Part, Plan, RunKey, Segment
     from receivers._sources import Journals
     from receivers._suspects import Suspects
+
+SLOWEST = 4_000_000
+"""Bytes per second that storing the files of records takes at least: a slow tracker is none that hangs."""
 
 OPEN_RUNS = 64
 """Sinks that are open at once: each holds files, some a process. The one written to longest ago lets go of its run."""
@@ -98,6 +102,7 @@ class Delivery:
         self._layout: Layout = layout
         self._numbering = Numbering(selectors, self._runs, layout, reader.label_of)
         self._sinks: dict[RunKey, Sink[Any]] = {}
+        self._named: dict[RunKey, int] = {}  # bytes that the records of a run name which are not known to be stored
         self.read_to: Cursor = dict(self._ledger.cursor)
 
     @property
@@ -197,7 +202,8 @@ class Delivery:
     def _write_rows(self, key: RunKey, rows: list[Row], phase: str) -> None:
         sink = self._sinks.get(key) or self._open(key)
         self._sinks[key] = self._sinks.pop(key)  # the last one to be let go
-        self._begin(phase, sink)
+        self._named[key] = self._named.get(key, 0) + sum(_bytes_named(row) for row in rows)
+        self._begin(phase, sink, self._named[key])
         with self._suspects.blaming(rows):
             sink.write(rows)
         label = self._reader.label_of(rows[-1].envelope.origin.partition)
@@ -232,7 +238,7 @@ class Delivery:
 
     def _close(self, key: RunKey, status: RunStatus | None, reason: str = "") -> None:
         sink = self._sinks.get(key) or self._open(key)
-        self._begin("closing", sink)
+        self._begin("closing", sink, self._named.pop(key, 0))
         with self._suspects.blaming():
             position = sink.close(status, reason)
         del self._sinks[key]
@@ -241,8 +247,12 @@ class Delivery:
         if status is not None:
             self._runs[key].status = status.value
 
-    def _begin(self, phase: str, sink: Sink[Any]) -> None:
-        self._announce(phase)
+    def _begin(self, phase: str, sink: Sink[Any], named: int) -> None:
+        """Announce a step; the more bytes its records name, the longer it may take. A sink may know better."""
+        if named:
+            self._announce(phase, named / SLOWEST)
+        else:
+            self._announce(phase)
         sink.take_time = partial(self._announce, phase)
 
     def _note(self, key: RunKey, position: Position, sink: Sink[Any]) -> None:
@@ -262,10 +272,12 @@ class Delivery:
 
     def _flush_sink(self, key: RunKey, phase: str) -> None:
         sink = self._sinks[key]
-        self._begin(phase, sink)
+        self._begin(phase, sink, self._named.get(key, 0))
         with self._suspects.blaming():
             position = sink.flush()
         self._note(key, position, sink)
+        if position.row >= self._runs[key].rows:
+            self._named.pop(key, None)
 
     # --- the ends of runs ---------------------------------------------------------------------------------------
 
@@ -334,6 +346,11 @@ class Delivery:
     def abandon(self) -> bool:
         """Let go of all runs as a crash would; tell whether this process may open them again."""
         return min([sink.abandon() for sink in self._sinks.values()], default=True)  # each is asked
+
+
+def _bytes_named(row: Row) -> int:
+    event = row.envelope.event
+    return sum(blob.size for blob in blobs_in(event)) if may_name_blobs(event.event_name) else 0
 
 
 def _shown(run: TrackerRun) -> TrackerRun:

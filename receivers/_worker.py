@@ -158,6 +158,7 @@ class Worker:
         moved = False
         if self._is_due(now):
             self._delivery.deliver(self._batcher.take())
+            self._progressed_at = time.monotonic()  # however long it took: it was announced how long it may
             moved = True
         elif self._delivery.outstanding:
             moved = self._delivery.flush()

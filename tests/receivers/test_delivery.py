@@ -22,7 +22,8 @@ from eventbus import Event, Origin, Scope
 from eventbus._codec import encode
 from eventbus._topic import Selector
 from eventbus.abc import StoredRecord
-from eventbus.blobs import BlobReader
+from eventbus.artifacts import ArtifactFile, ArtifactLogged
+from eventbus.blobs import Blob, BlobReader
 from eventbus.journals import _partition as files
 from eventbus.journals._reader import JournalReader
 from eventbus.journals._writing import Partition
@@ -32,7 +33,7 @@ from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished
 from receivers import _delivery
 from receivers._control import Source
 from receivers._dead import put_aside
-from receivers._delivery import Delivery
+from receivers._delivery import SLOWEST, Delivery
 from receivers._layout import Layout
 from receivers._sources import Journals
 from receivers._suspects import Suspects
@@ -129,6 +130,7 @@ class Workbench:
     selector: Selector = field(default_factory=lambda: Selector.of(TRACKING))
     fuse: Fuse = field(default_factory=Fuse)
     partitions: list[SqliteJournal] = field(default_factory=list[SqliteJournal])
+    announced: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
     _sinks: list[LaggingSink] = field(default_factory=list[LaggingSink])
     _file: FragileFile | None = None
     _delivery: Delivery | None = None
@@ -151,7 +153,7 @@ class Workbench:
             self._file,
             [self.selector],
             self._sink,
-            lambda _, _more=0: None,
+            lambda phase, seconds=0.0: self.announced.append((phase, seconds)),
             layout=self.layout,
             suspects=Suspects(self._file, "worker"),
             bury=self._bury,
@@ -832,3 +834,18 @@ def check_shared(bench: Workbench, model: Model) -> None:
         assert not lines or (lines[-1]["type"] == "RunStatus") == is_over
     assert bench.counts().get(("altered", "renamed key"), 0) == model.counts["altered", "renamed key"]
     assert bench.delivery.outstanding == 0
+
+
+def test_the_more_bytes_records_name_the_longer_they_may_take(bench: Workbench) -> None:
+    large = ArtifactLogged(key="a", files=[ArtifactFile(path="p", blob=Blob(name="a" * 64, size=10 * SLOWEST))])
+    partition = bench.partition()
+    log_steps(partition, 0)
+    bench.deliver()
+    assert all(not seconds for _, seconds in bench.announced)
+    partition.append_nowait(large, TRACKING.name, Scope.LOCAL, "run", 1)
+    bench.deliver()
+    assert ("batch", 10.0) in bench.announced
+    bench.announced.clear()
+    log_steps(partition, 1)
+    bench.deliver()
+    assert all(not seconds for _, seconds in bench.announced)  # it is stored
