@@ -7,8 +7,10 @@ import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
+from eventbus._blob_copy import TooLargeError
 from eventbus.abc import RefusedError
 from eventbus.errors import BlobError
 
@@ -30,8 +32,10 @@ RETRY_SECONDS = 1.0
 """How long a refused blob waits before it is offered again."""
 
 PATIENCE_SECONDS = 30.0
-"""How long a store may refuse (its disk is full, say) before records cross without their blobs. Then none waits again
-until the store has taken one: a store that is full for good must not hold up the records."""
+"""How long a store may refuse (its disk is full, say) before records cross without their blobs."""
+
+IMPATIENT_SECONDS = 600.0
+"""For so long no other blob waits then: a store that is full for good must not hold up the records."""
 
 TOUCH_SECONDS = 1.0
 """How often it is said that a long step gets on."""
@@ -86,7 +90,7 @@ class BlobCarrier:
         self._target = target
         self._touch = touch
         self._fail = fail
-        self._in_vain = False
+        self._patient_from = 0.0
 
     async def bring(self, blobs: Sequence[Blob]) -> dict[str, str]:
         """Bring some blobs; return why some could not be brought, by name."""
@@ -100,7 +104,6 @@ class BlobCarrier:
         while True:
             try:
                 if await self._sent(blob):
-                    self._in_vain = False
                     return ""
                 attempts += 1
                 self._fail("a payload arrived damaged")
@@ -108,12 +111,20 @@ class BlobCarrier:
                 return str(error)
             except RefusedError as error:
                 self._fail(f"a payload was refused: {error}")
-                self._in_vain |= time.monotonic() > started + PATIENCE_SECONDS
-                if self._in_vain:
+                if isinstance(error, TooLargeError) or not self._may_wait(started):
                     return str(error)
+                self._touch()
                 await anyio.sleep(RETRY_SECONDS)
             if attempts == ATTEMPTS:
                 return f"it arrived damaged {ATTEMPTS} times"
+
+    def _may_wait(self, since: float) -> bool:
+        """Tell whether a blob that is refused may be offered once more."""
+        now = time.monotonic()
+        if now >= self._patient_from and now < since + PATIENCE_SECONDS:
+            return True
+        self._patient_from = max(self._patient_from, now + IMPATIENT_SECONDS)
+        return False
 
     async def _sent(self, blob: Blob) -> bool:
         """Send what is not there yet of a blob, and have it verified."""
@@ -129,7 +140,7 @@ class BlobCarrier:
         return await self._while_touching(lambda: self._target.finish(blob, digest))
 
     def _found(self, blob: Blob) -> tuple[Path, str]:
-        return self._source.path(blob), self._source.digest(blob)
+        return self._source.path(blob), self._source.digest(blob, anyio.from_thread.check_cancelled)
 
     async def _while_touching(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await something that may take long, and say meanwhile that it gets on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 import sys
@@ -24,8 +25,14 @@ PLAIN_CHUNK_BYTES = 1 << 20
 FICLONE = 0x40049409
 """Linux's request to share a file's blocks until one of the two is changed."""
 
+_logger = logging.getLogger("trackbus.blobs")
+
 _CANT = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM}
 """What the kernel says where it can't copy in one way: then another one is tried."""
+
+
+class TooLargeError(RefusedError):
+    """Raised by a store that will never take a blob of this size."""
 
 
 class Source:
@@ -43,7 +50,7 @@ class Source:
     """
 
     def __init__(self, path: Path) -> None:
-        self._name = path.name
+        self._path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self.found = os.fstat(self.fd)
         self.size = self.found.st_size
@@ -59,7 +66,8 @@ class Source:
         """
         now = os.fstat(self.fd)
         if (copied, now.st_size, now.st_mtime_ns) != (self.size, self.size, self.found.st_mtime_ns):
-            raise RefusedError(f"{self._name} was changed while it was copied: log it when it is complete")
+            _logger.warning("%s was changed while it was copied", self._path)
+            raise RefusedError("a file was changed while it was copied: log it when it is complete")
 
     def __enter__(self) -> Self:
         return self

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 FOLDER = "blobs"
 
@@ -34,6 +34,9 @@ DRAFT_SECONDS = 60.0
 
 PART_SECONDS = 7 * 86400.0
 """A part of a blob that nobody has gone on with for so long is given up: its relay is gone."""
+
+RENEW_SECONDS = 600.0
+"""A blob that came longer ago counts as new again once it is asked for: that is well before it may be removed."""
 
 NAME = re.compile(r"[0-9a-f]{64}|late-[0-9a-f]{32}")
 
@@ -67,8 +70,12 @@ def new_name() -> str:
     return f"late-{secrets.token_hex(16)}"
 
 
-def hashed(path: Path) -> str:
+def hashed(path: Path, check: Callable[[], object] | None = None) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal digits.
+
+    Args:
+        path: The file.
+        check: Called after each chunk; it may raise, to give up.
 
     Raises:
         OSError: It can't be read.
@@ -77,6 +84,8 @@ def hashed(path: Path) -> str:
         digest, buffer = hashlib.sha256(), memoryview(bytearray(HASH_BYTES))
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
+            if check is not None:
+                check()
     return digest.hexdigest()
 
 
@@ -167,12 +176,33 @@ def linked(path: Path, target: Path, wanted: os.stat_result | None = None) -> bo
     return True
 
 
+def renew(path: Path, found: os.stat_result) -> None:
+    """Let a blob count as new, if it has come long ago, without changing a time that its owner sees.
+
+    Raises:
+        OSError: It is gone.
+    """
+    if time.time() < found.st_ctime + RENEW_SECONDS:
+        return
+    again = path.with_name(f"{_DRAFT}{os.getpid()}-{secrets.token_hex(8)}")
+    again.hardlink_to(path)
+    again.unlink()
+
+
 def kept(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield the blobs of a store; what vanishes meanwhile is left out."""
     for entry in _entries(folder):
         if NAME.fullmatch(entry.name):
             with suppress(OSError):
                 yield Path(entry.path), entry.stat(follow_symlinks=False)
+
+
+def sizes(folder: Path) -> Iterator[int]:
+    """Yield the sizes of the blobs of a store, as cheaply as can be: there may be a million."""
+    for entry in _entries(folder):
+        if NAME.fullmatch(entry.name):
+            with suppress(OSError):
+                yield entry.stat(follow_symlinks=False).st_size
 
 
 def clean(folder: Path) -> None:
@@ -208,8 +238,12 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
                 yield from entries
 
 
-def sync(paths: list[Path], folder: Path) -> None:
+def sync(paths: list[Path], known: set[Path]) -> None:
     """Bring blobs to the disk, with their names; those that are gone are left out.
+
+    Args:
+        paths: The blobs.
+        known: Folders of blobs that are on the disk themselves; those of these blobs are added.
 
     Raises:
         OSError: The disk failed.
@@ -217,9 +251,12 @@ def sync(paths: list[Path], folder: Path) -> None:
     for path in paths:
         with suppress(FileNotFoundError):
             _sync(path)
-    for parent in {path.parent for path in paths} | {folder, folder.parent}:
+    folders = {path.parent for path in paths}
+    above = {one for folder in folders - known for one in (folder.parent, folder.parent.parent)}
+    for folder in folders | above:
         with suppress(FileNotFoundError):
-            _sync(parent)
+            _sync(folder)
+    known |= folders
 
 
 def _sync(path: Path) -> None:

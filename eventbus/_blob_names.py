@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, cast, get_args
 
 import msgspec
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from eventbus import _blob_files as files
 from eventbus._blob_reader import Blob
 from eventbus._codec import read_frame
 from eventbus._event import registered_event
@@ -29,13 +29,30 @@ def may_name_blobs(kind: str) -> bool:
 
 
 def blobs_named(body: bytes) -> tuple[str, list[Blob]]:
-    """Return a record's type and the blobs that it names."""
+    """Return a record's type and the blobs that it names; of one that is no event of its type, none."""
     try:
         frame = read_frame(body)
-        blobs = _blobs_in(_decode_fields(frame.fields)) if may_name_blobs(frame.type) else ()
-        return frame.type, list(blobs)
-    except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        if not may_name_blobs(frame.type):
+            return frame.type, []
+        fields, cls = _decode_fields(frame.fields), registered_event(frame.type)
+        return frame.type, list(_alike(fields) if cls is None else blobs_in(cls.model_validate(fields)))
+    except (DecodeError, msgspec.MsgspecError, ValueError, RecursionError):
         return "", []
+
+
+def blobs_in(value: object) -> Iterator[Blob]:
+    """Yield the blobs in the fields of an event, or of a part of one; what only looks like one in free JSON is none."""
+    if isinstance(value, Blob):
+        yield value
+    elif isinstance(value, BaseModel):
+        for one in value.__dict__.values():
+            yield from blobs_in(one)
+    elif isinstance(value, list):
+        for one in cast("list[object]", value):
+            yield from blobs_in(one)
+    elif isinstance(value, dict):
+        for one in cast("dict[str, object]", value).values():
+            yield from blobs_in(one)
 
 
 def _mentions_blob(annotation: Any, seen: set[Any]) -> bool:
@@ -47,15 +64,15 @@ def _mentions_blob(annotation: Any, seen: set[Any]) -> bool:
     return any(_mentions_blob(one, seen) for one in get_args(annotation))
 
 
-def _blobs_in(value: object) -> Iterator[Blob]:
+def _alike(value: object) -> Iterator[Blob]:
+    """Yield what looks like a blob in an event whose class is not known here."""
     if isinstance(value, list):
         for one in cast("list[object]", value):
-            yield from _blobs_in(one)
+            yield from _alike(one)
     elif isinstance(value, dict):
         fields = cast("dict[str, object]", value)
-        name, size = fields.get("name"), fields.get("size")
-        if len(fields) == 2 and isinstance(name, str) and isinstance(size, int) and files.NAME.fullmatch(name):  # noqa: PLR2004 - and no third
-            yield Blob(name=name, size=size)
-        else:
-            for one in fields.values():
-                yield from _blobs_in(one)
+        if fields.keys() == Blob.model_fields.keys():
+            with suppress(ValidationError):
+                yield Blob.model_validate(fields)
+        for one in fields.values():
+            yield from _alike(one)

@@ -11,7 +11,7 @@ from eventbus._event import Part
 from eventbus.errors import BlobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 VERIFY_BYTES = 64 << 20
@@ -78,15 +78,19 @@ class BlobReader:
         except OSError as error:
             raise BlobError(f"blob {blob.name} can't be read: {error.strerror or error}") from error
 
-    def digest(self, blob: Blob) -> str:
+    def digest(self, blob: Blob, check: Callable[[], object] | None = None) -> str:
         """Return the SHA-256 of a blob in hexadecimal digits: computed here if it is not known yet.
+
+        Args:
+            blob: The blob.
+            check: Called now and then while it is computed; it may raise, to give up.
 
         Raises:
             BlobError: No store has it, or what is there is not what was kept.
         """
         path = self.path(blob)
         try:
-            return files.noted_digest(path) or files.hashed(path)
+            return files.noted_digest(path) or files.hashed(path, check)
         except OSError as error:
             raise BlobError(f"blob {blob.name} can't be read: {error.strerror or error}") from error
 

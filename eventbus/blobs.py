@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections import deque
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventbus import _blob_files as files
-from eventbus._blob_copy import Source, clone, copy, refusal
+from eventbus._blob_copy import Source, TooLargeError, clone, copy, refusal
 from eventbus._blob_files import FOLDER, blobs_of
 from eventbus._blob_reader import Blob, BlobReader
 from eventbus._fork import call_in_child, held_by_forks
@@ -36,6 +37,9 @@ SMALL_BYTES = 4 << 20
 
 RESERVE_BYTES = 64 << 20
 """What a large blob leaves free on the disk, so that the journal can go on."""
+
+FLUSH_SECONDS = 0.2
+"""How often what came meanwhile is synced while a large file is hashed: as often as the journal is."""
 
 MEMORY_BYTES = 1 << 30
 """What the payloads of a bus in memory may take; then the oldest ones make room."""
@@ -101,6 +105,8 @@ class BlobStore(BlobReader):
         self._undigested: deque[Path] = deque()
         self._syncing = threading.Lock()
         self._trouble = ""
+        self._synced_at = 0.0
+        self._synced_folders: set[Path] = set()
 
     @classmethod
     def temporary(cls) -> BlobStore:
@@ -137,8 +143,8 @@ class BlobStore(BlobReader):
         if self.folder is None or self.has(blob):
             return blob
         path = files.place(self.folder, blob.name)
-        self.admit(blob.size)
         try:
+            self.admit(blob.size)
             with files.draft(path) as (half, fd):
                 files.write_at(fd, data, 0)
                 os.replace(half, path)  # noqa: PTH105 - called ten times a second beside a training
@@ -173,8 +179,8 @@ class BlobStore(BlobReader):
         if self.folder is None:
             return blob
         target = files.place(self.folder, blob.name)
-        self.admit(blob.size)
         try:
+            self.admit(blob.size)
             if not (immutable and files.linked(path.resolve(), target, source.found)):
                 self._copy(source, target)
         except OSError as error:
@@ -198,9 +204,12 @@ class BlobStore(BlobReader):
             return False
         path = files.place(self.folder, blob.name)
         try:
-            if path.stat().st_size != blob.size:
+            found = path.stat()
+            if found.st_size != blob.size:
                 return False
-            if blob.name == files.noted_digest(path):  # a late one may be linked to what is its owner's
+            if blob.name.startswith("late-"):
+                files.renew(path, found)
+            else:
                 os.utime(path)
         except OSError:
             return False
@@ -212,11 +221,12 @@ class BlobStore(BlobReader):
         """Tell whether there is room for a blob of so many bytes.
 
         Raises:
+            TooLargeError: There will never be any for this one.
             RefusedError: There is none: a quota is reached.
         """
         usage, quota = self._usage, self.quota
-        if size > quota.one:
-            raise RefusedError(f"a file is larger than the blob store takes: {quota.one} bytes (BlobQuota.one)")
+        if size > (most := min(quota.one, quota.bytes)):
+            raise TooLargeError(f"a file is larger than the blob store takes: {most} bytes (BlobQuota)")
         if self._evicts and (usage.bytes + size > quota.bytes or usage.count >= quota.count):
             self._evict()
         elif usage.bytes + size > quota.bytes:
@@ -244,10 +254,12 @@ class BlobStore(BlobReader):
         """Add up what the store holds, whoever has put it there."""
         if self.folder is None:
             return
-        before, sizes = self._usage, [found.st_size for _, found in files.kept(self.folder)]
+        before, count, size = self._usage, 0, 0
+        for one in files.sizes(self.folder):
+            count, size = count + 1, size + one
         with self._lock:  # what came meanwhile may count twice, until the next time
-            count, size = self._usage.count - before.count, self._usage.bytes - before.bytes
-            self._usage = BlobUsage(len(sizes) + count, sum(sizes) + size)
+            now = self._usage
+            self._usage = BlobUsage(now.count - before.count + count, now.bytes - before.bytes + size)
 
     def _evict(self) -> None:
         if self.folder is None:
@@ -276,11 +288,12 @@ class BlobStore(BlobReader):
             self._sync()
 
     def _sync(self) -> None:
+        self._synced_at = time.monotonic()
         paths = [self._unsynced.popleft() for _ in range(len(self._unsynced))]
         if not paths or self.folder is None:
             return
         try:
-            files.sync(paths, self.folder)
+            files.sync(paths, self._synced_folders)
         except OSError as error:
             self._trouble = f"the disk failed a sync of the blob store: {error.strerror or error}"
             _logger.warning("%s: %d payloads may be lost in a power cut", self._trouble, len(paths))
@@ -295,11 +308,16 @@ class BlobStore(BlobReader):
         while self._undigested:
             path = self._undigested[0]
             try:
-                files.note_digest(path, files.hashed(path))
+                files.note_digest(path, files.hashed(path, self._flush_if_due))
             except FileNotFoundError:  # gone: nobody needs it
                 pass
             finally:
                 self._undigested.popleft()
+
+    def _flush_if_due(self) -> None:
+        """Sync, every now and then, what came while a large file is hashed."""
+        if time.monotonic() > self._synced_at + FLUSH_SECONDS:
+            self.flush()
 
     def close(self) -> None:
         """Remove a temporary folder. Legal twice."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import anyio
@@ -106,8 +107,7 @@ class Relay(Consumer):
             draining = feed.draining
             records = await feed.journal.read(self._cursor, BATCH_EVENTS)
             for batch, naming in self._batches(records, feed):
-                await self._bring_blobs(naming)
-                await self._send(batch, feed)
+                await self._send(batch, naming, feed)
             if self._cursor != self._committed and time.monotonic() > self._committed_at + COMMIT_SECONDS:
                 await self._commit(feed, self._cursor)
             if not records and draining and await self._end_partitions(feed):
@@ -134,8 +134,8 @@ class Relay(Consumer):
         if feed.journal.folder is not None and not feed.draining and feed.wanted <= self._cursor.get(own, 0):
             await feed.wait_for_orders(LINGER_SECONDS)
 
-    async def _send(self, batch: RelayedBatch, feed: Feed) -> None:
-        mark = await self._accepted(batch)
+    async def _send(self, batch: RelayedBatch, naming: list[bytes], feed: Feed) -> None:
+        mark = await self._accepted(batch, naming)
         self._cursor[batch.header.key] = mark
         self._closed.discard(batch.header.key)
         site = batch.header.origin.site
@@ -144,27 +144,32 @@ class Relay(Consumer):
         self._withheld += batch.withheld
         feed.moved({batch.header.key: mark})
 
-    async def _bring_blobs(self, bodies: list[bytes]) -> None:
-        """Bring the files that records name, and count the records whose files can't be brought."""
+    async def _brought(self, bodies: list[bytes]) -> Counter[str]:
+        """Bring the files that records name; return how many records lack some, by cause."""
         named = [(kind, blobs) for kind, blobs in map(blobs_named, bodies) if blobs]
         if not named or self._carrier is None:
-            return
+            return Counter()
         missing = await self._carrier.bring(list({blob.name: blob for _, blobs in named for blob in blobs}.values()))
         for reason in missing.values():
             _logger.warning("a payload stays at the site: %s", reason)
-        for kind, blobs in named:
-            if any(blob.name in missing for blob in blobs):
-                cause = f"payload missing: {kind}"
-                self._counts.altered[cause] = self._counts.altered.get(cause, 0) + 1
+        lacking = [kind for kind, blobs in named if any(blob.name in missing for blob in blobs)]
+        return Counter(f"payload missing: {kind}" for kind in lacking)
 
-    async def _accepted(self, batch: RelayedBatch) -> int:
-        """Hand a batch over; a far side that refuses it (its disk is full, say) is asked again."""
+    async def _accepted(self, batch: RelayedBatch, naming: list[bytes]) -> int:
+        """Hand a batch over; a far side that refuses it (its disk is full, say) is asked again.
+
+        Each time the files go before it: those that came long before their records would be taken for garbage.
+        """
         while True:
+            lacking = await self._brought(naming)
             try:
-                return await self._target.accept(batch)
+                mark = await self._target.accept(batch)
             except RefusedError as error:
                 self._fail(f"refused: {error}")
                 await anyio.sleep(RETRY_SECONDS)
+            else:
+                self._counts.altered = dict(Counter(self._counts.altered) + lacking)
+                return mark
 
     async def _end_partitions(self, feed: Feed) -> bool:
         """Say which partitions end here: the site's own, and those of processes that are gone, also without a word.
@@ -185,7 +190,7 @@ class Relay(Consumer):
         mark = self._cursor.get(header.key, 0)
         if mark:
             batch = RelayedBatch(header=header, first=mark + 1, last=mark, records=())
-            await self._accepted(replace(batch, ended=orderly, vanished=not orderly))
+            await self._accepted(replace(batch, ended=orderly, vanished=not orderly), [])
 
     def _batches(self, records: Iterable[StoredRecord], feed: Feed) -> list[tuple[RelayedBatch, list[bytes]]]:
         """Make batches of records, each with those among its records that may name files."""

@@ -8,21 +8,28 @@ files meanwhile is the environment's doing and `RefusedError`.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pydantic import JsonValue, ValidationError
+
 from eventbus.abc import RefusedError
-from eventbus.artifacts import MAX_FILES, ArtifactFile
+from eventbus.artifacts import MAX_FILES, ArtifactFile, ArtifactLogged
 from eventbus.errors import BadInputError
-from writers._keys import shown
+from writers._keys import check_key, shown
+from writers._values import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from eventbus.blobs import Blob, BlobStore
+
+_logger = logging.getLogger("trackbus.writers")
 
 MAX_PATH_LENGTH = 1000
 """Characters of a file's path within an artifact."""
@@ -59,11 +66,47 @@ def files_of(
     except OSError as error:
         kind = BadInputError if error.errno in _CALLERS else RefusedError
         raise kind(f"{shown(str(path))} can't be read: {error.strerror or error}") from error
+    except RuntimeError as error:  # what links in a circle is said so, or by too deep a walk
+        raise BadInputError(f"{shown(str(path))} holds links that lead in a circle: take them out") from error
     names = [artifact_path(f"{top}/{name}" if top else name) for name, _ in found]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInputError(f"path {shown(twice)} is that of two files: rename one of them")
     return [
         ArtifactFile(path=name, blob=_kept(store, file, immutable=immutable))
         for name, (_, file) in zip(names, found, strict=True)
     ]
+
+
+def artifact_of(key: object, kind: str, aliases: object, metadata: object, description: str) -> ArtifactLogged:
+    """Make the event of an artifact, still without its files.
+
+    Args:
+        key: Its name.
+        kind: What it is.
+        aliases: Names of this version: several, or a single one.
+        metadata: What else is known of it: a mapping, or None.
+        description: For people.
+
+    Raises:
+        BadInputError: One of them can't be recorded.
+    """
+    names = [aliases] if isinstance(aliases, str) else aliases
+    values: object = {} if metadata is None else metadata
+    if not isinstance(names, Sequence) or not isinstance(values, Mapping):
+        raise BadInputError(f"{shown(key)}: aliases are a list of texts, and metadata a dict")
+    try:
+        return ArtifactLogged(
+            key=check_key(key),
+            files=[],
+            kind=kind,
+            aliases=list(cast("Sequence[str]", names)),
+            metadata=cast("dict[str, JsonValue]", json_value("metadata", cast("object", values))),
+            description=description,
+        )
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise BadInputError(f"{shown(key)}: {field} can't be recorded: {error.errors()[0]['msg']}") from error
 
 
 def path_of(local_path: object) -> Path:
@@ -83,6 +126,8 @@ def artifact_path(path: str) -> str:
     Raises:
         BadInputError: It is absolute, leads out by `..`, is too long, or holds what can't be printed.
     """
+    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
+        raise BadInputError(f"path {shown(path)} is of type {type(path).__name__}: use a str")
     parts = [part for part in _SEPARATORS.split(path) if part not in ("", ".")]
     if _ABSOLUTE.match(path):
         raise BadInputError(f"path {shown(path)} is absolute: use one within the artifact, such as 'a/b'")
@@ -142,4 +187,5 @@ def _kept(store: BlobStore, path: Path, *, immutable: bool) -> Blob:
     except PermissionError as error:
         raise BadInputError(f"{shown(str(path))} can't be read: {error.strerror}") from error
     except OSError as error:
-        raise RefusedError(f"{path.name} can't be read: {error.strerror or error}") from error
+        _logger.warning("%s can't be read: %s", path, error)
+        raise RefusedError(f"a file can't be read: {error.strerror or error}") from error

@@ -79,7 +79,7 @@ def publish(
             to.intake.bad.note(name, BadInputError(f"{shown(name)}: {where}: {fault['msg']}"))
         return []
 
-    return to.publish_kept(checked, name, time_ns)
+    return to.publish_kept(checked, name, time_ns, name=name)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from eventbus import Origin, current_bus
 from eventbus._bus import Bus
 from eventbus._mode import is_disabled
+from eventbus.blobs import BlobStore
 from eventbus.journals import MemoryJournal
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def nowhere() -> Bus:
     """Return a bus that nobody reads and that forgets each event at the next one."""
     bus = Bus(_forgetful_journal)
     bus.open()
+    bus.blobs = BlobStore(None)
     return bus
 
 

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Self
 
 from eventbus import Receipt, Scope
 from eventbus.abc import RefusedError
-from eventbus.artifacts import ArtifactLogged
 from eventbus.errors import BadInputError, ConfigurationError
 from eventbus.workspace import check_name
-from writers._artifacts import files_of, path_of
+from writers._artifacts import artifact_of, files_of, path_of
 from writers._intake import Intake, OnBadInput
-from writers._keys import check_key
 from writers._mode import bus_for
 from writers._runs import runs_of
 from writers._sampling import sample_if_asked
-from writers._values import json_value
 
 if TYPE_CHECKING:
     import os
@@ -226,21 +223,14 @@ class TrackingWriter:
         """
 
         def make(store: BlobStore) -> list[TrackingEvent]:
-            try:
-                event = ArtifactLogged(
-                    key=check_key(path_of(local_path).name if name is None else name),
-                    files=files_of(store, local_path, path, immutable=immutable),
-                    kind=kind,
-                    aliases=list(aliases),
-                    metadata={key: json_value(key, value) for key, value in (metadata or {}).items()},
-                    description=description,
-                )
-            except BadInputError as error:
-                self._intake.bad.note(name or local_path, error)
-                return []
-            return [event]
+            key = path_of(local_path).name if name is None else name
+            event = artifact_of(key, kind, aliases, metadata, description)
+            files = files_of(store, local_path, path, immutable=immutable)
+            if not files:
+                raise BadInputError(f"{key} is a folder without files: log it when there is something in it")
+            return [event.model_copy(update={"files": files})]
 
-        return self.publish_kept(make, local_path)
+        return self.publish_kept(make, local_path, name=name or local_path)
 
     def publish(self, events: Sequence[TrackingEvent], given: object, time_ns: int | None = None) -> Receipt:
         """Publish what the intake made of one call, all at the same time.
@@ -266,7 +256,12 @@ class TrackingWriter:
         return receipt or Receipt(self._bus, 0, None if _is_empty(given) else LEFT_OUT)
 
     def publish_kept(
-        self, make: Callable[[BlobStore], Sequence[TrackingEvent]], given: object, time_ns: int | None = None
+        self,
+        make: Callable[[BlobStore], Sequence[TrackingEvent]],
+        given: object,
+        time_ns: int | None = None,
+        *,
+        name: object = None,
     ) -> Receipt:
         """Keep the payloads of one call, then publish the events that name them.
 
@@ -274,6 +269,7 @@ class TrackingWriter:
             make: Puts the payloads into the store that it is given and returns the events.
             given: What the call was given, see `publish`.
             time_ns: When, nanoseconds since the epoch; now by default.
+            name: Under which bad input is counted; None lets it raise in any case, for a caller that counts it.
 
         Returns:
             The last event's receipt, or that of the first one that was refused. A payload that the store can't take
@@ -281,10 +277,14 @@ class TrackingWriter:
         """
         now = time.time_ns() if time_ns is None else time_ns
         try:
-            events = make(self._bus.blobs)
+            return self.publish(make(self._bus.blobs), given, now)
         except RefusedError as error:
             return self._bus.refuse(str(error))
-        return self.publish(events, given, now)
+        except BadInputError as error:
+            if name is None:
+                raise
+            self._intake.bad.note(name, error)
+            return Receipt(self._bus, 0, LEFT_OUT)
 
     # --- ending ---------------------------------------------------------------------------------------------
 

@@ -37,9 +37,10 @@ _logger = logging.getLogger("trackbus.journal")
 
 
 class _Old(NamedTuple):
-    path: Path
+    path: str
     bytes: int
     mtime_ns: int
+    ctime_ns: int
 
 
 class _Named(msgspec.Struct):
@@ -61,13 +62,17 @@ def collect(folder: Path, journal: Path) -> BlobUsage:
     """
     before = time.time() - KEEP_SECONDS
     kept = blob_files.kept(folder)
-    old = [_Old(path, found.st_size, found.st_mtime_ns) for path, found in kept if found.st_ctime < before]
+    old = [
+        _Old(str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        for path, found in kept
+        if found.st_ctime < before
+    ]
     try:
         needed = _needed(folder / NAMES, journal) if old else set[str]()
     except (OSError, sqlite3.Error) as error:
         _logger.warning("no blob is removed now: %s", error)
         return BlobUsage()
-    removed = [one.bytes for one in old if one.path.name not in needed and _remove(one)]
+    removed = [one.bytes for one in old if Path(one.path).name not in needed and _remove(one)]
     return BlobUsage(len(removed), sum(removed))
 
 
@@ -152,15 +157,18 @@ def _remove(old: _Old) -> bool:
 
     It is taken away first and looked at then, so that whoever comes next writes it anew.
     """
-    aside = blob_files.aside_of(old.path)
+    path = Path(old.path)
+    aside = blob_files.aside_of(path)
     try:
-        old.path.rename(aside)
-        if aside.stat().st_mtime_ns != old.mtime_ns:
-            aside.rename(old.path)
+        if path.stat().st_ctime_ns != old.ctime_ns:
+            return False
+        path.rename(aside)
+        if aside.stat().st_mtime_ns != old.mtime_ns:  # the other time is changed by the renaming itself
+            aside.rename(path)
             return False
         aside.unlink()
     except OSError:  # another process has removed it
         return False
     with suppress(OSError):
-        blob_files.note_path(old.path).unlink()
+        blob_files.note_path(path).unlink()
     return True

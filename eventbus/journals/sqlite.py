@@ -78,7 +78,6 @@ class SqliteJournal(LocalJournal):
         self.max_bytes = max_bytes
         self._infirmary = Infirmary(folder, self._cursors)
         self._bound = Bound(folder, max_bytes, full_timeout, self._tell_filled, self.make_room)
-        self._trimming = threading.Lock()
         self._blobs: BlobCare | None = None
         self._sync_first: Callable[[], str] = nothing_failed
         self._begin_reading()
@@ -94,6 +93,7 @@ class SqliteJournal(LocalJournal):
         self._mirrors: dict[str, Mirror] = {}
         self._reader = JournalReader(self._folder)
         self._serial = held_by_forks(threading.Lock())  # they serve one thread at a time, of any loop
+        self._trimming = threading.Lock()
         self._positions: list[Callable[[], Mapping[str, int]]] = []
 
     def _begin(self, header: PartitionHeader) -> None:

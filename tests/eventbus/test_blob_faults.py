@@ -116,8 +116,8 @@ async def test_an_awaited_receipt_means_that_its_payload_is_on_the_disk(tmp_path
         synced: list[set[str]] = []
         sync = files.sync
 
-        def note_and_sync(paths: list[Path], folder: Path) -> None:
-            sync(paths, folder)
+        def note_and_sync(paths: list[Path], known: set[Path]) -> None:
+            sync(paths, known)
             synced.append({path.name for path in paths})
 
         with pytest.MonkeyPatch.context() as patch:

@@ -16,6 +16,7 @@ from eventbus.artifacts import ArtifactFile, ArtifactLogged
 from eventbus.blobs import SMALL_BYTES, Blob, BlobQuota, BlobStore
 from eventbus.journals import SqliteJournal, _blob_garbage
 from eventbus.journals import _partition as partitions
+from eventbus.journals._blob_care import BlobCare
 from eventbus.journals._blob_garbage import collect
 from eventbus.journals.consumer import ConsumerFile
 from eventbus.tracking import MetricsLogged
@@ -128,6 +129,39 @@ def test_what_is_kept_again_while_it_is_removed_stays(store: BlobStore, monkeypa
     monkeypatch.setattr(Path, "rename", rename_late)
     assert collected(store) == 0
     assert store.read(blob) == b"1"
+
+
+@pytest.mark.usefixtures("all_old")
+def test_what_is_asked_for_while_it_is_looked_at_stays(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(bytes(SMALL_BYTES + 1))
+    late, needed = store.put_file(path), _blob_garbage._needed
+    monkeypatch.setattr(files, "RENEW_SECONDS", -1.0)
+
+    def look_while_it_is_asked_for(notes: Path, journal: Path) -> set[str]:
+        assert store.has(late)
+        return needed(notes, journal)
+
+    monkeypatch.setattr(_blob_garbage, "_needed", look_while_it_is_asked_for)
+    assert collected(store) == 0
+    assert store.has(late)
+
+
+def test_a_forked_child_removes_nothing(tmp_path: Path) -> None:
+    removed: list[int] = []
+    store = BlobStore(tmp_path / "blobs", BlobQuota(count=1))
+    store.put(b"1")
+    care = BlobCare(store, tmp_path / "journal", removed.append)
+    pid = os.fork()
+    if not pid:
+        care._round()
+        os._exit(len(removed))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    care._round()
+    assert removed == [1]
+    care.close()
 
 
 def test_one_that_was_being_removed_when_its_remover_died_comes_back(

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from eventbus._blob_carrier import CHUNK_BYTES, BlobCarrier
 from eventbus._blob_intake import BlobIntake
 from eventbus._blob_names import blobs_named, may_name_blobs
 from eventbus._codec import encode
-from eventbus.abc import RefusedError
+from eventbus.abc import RefusedError, RelayedBatch
 from eventbus.artifacts import ArtifactFile, ArtifactLogged
 from eventbus.blobs import SMALL_BYTES, Blob, BlobQuota, BlobReader, BlobStore
 from eventbus.errors import BlobError
@@ -80,6 +81,17 @@ def test_what_only_looks_like_a_blob_is_none() -> None:
     assert blobs_named(encode(MetricsLogged(values={"a": 1.0}), "t", Scope.LOCAL, "", 1)) == ("MetricsLogged", [])
 
 
+@pytest.mark.parametrize("size", [-1, 5, 2**70, True])
+def test_what_stands_in_free_metadata_is_no_blob(size: int) -> None:
+    blob = Blob(name="c" * 64, size=1)
+    event = artifact(blob).model_copy(update={"metadata": {"file": {"name": "d" * 64, "size": size % 2**63}}})
+    assert blobs_named(encode(event, "t", Scope.LOCAL, "run", 1)) == ("ArtifactLogged", [blob])
+    negative = event.model_copy(update={"metadata": {"file": {"name": "d" * 64, "size": -1}}})
+    body = encode(negative, "t", Scope.LOCAL, "run", 1)
+    assert blobs_named(body) == ("ArtifactLogged", [blob])
+    assert blobs_named(body.replace(b"ArtifactLogged", b"ArtifactUnknow"))[1] == [blob]
+
+
 def test_an_event_of_a_type_that_nobody_knows_here_may_name_some() -> None:
     blob = Blob(name="c" * 64, size=1)
     body = encode(artifact(blob), "t", Scope.LOCAL, "run", 1).replace(b"ArtifactLogged", b"ArtifactUnknow")
@@ -113,7 +125,8 @@ async def test_blobs_are_there_before_their_events(
         receipt = site.publish(artifact(small), scope=Scope.FEDERATED)
         await receipt.delivered(10)
         assert (server.blobs.path(late).stat().st_ino == site.blobs.path(late).stat().st_ino) is linked
-        assert files.noted_digest(server.blobs.path(late)) == hashlib.sha256(LARGE).hexdigest()
+        if not linked:
+            assert files.noted_digest(server.blobs.path(late)) == hashlib.sha256(LARGE).hexdigest()
         assert not relay.statistics().failed
         assert not relay.statistics().altered
     assert found == [[b"pixels", LARGE], [b"pixels"]]
@@ -211,6 +224,65 @@ async def test_a_transfer_that_was_cut_goes_on_where_it_was(tmp_path: Path, larg
     assert await carrier(source, wire, []).bring([blob]) == {}
     assert wire.offsets[0] == 2 * CHUNK_BYTES
     assert target.read(blob) == LARGE
+
+
+async def test_what_can_never_be_taken_holds_nothing_up(
+    tmp_path: Path, apart: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carrying, "RETRY_SECONDS", 1e9)
+    async with site_and_server(tmp_path, BlobQuota(one=3)) as (site, server, relay):
+        large, small = site.blobs.put(b"large"), site.blobs.put(b"1")
+        site.publish(artifact(large), scope=Scope.FEDERATED)
+        await site.publish(artifact(small), scope=Scope.FEDERATED).delivered(10)
+        assert server.blobs.read(small) == b"1"
+        assert relay.statistics().altered == {"payload missing: ArtifactLogged": 1}
+
+
+async def test_what_a_far_side_has_lost_while_it_refused_is_brought_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventbus.relay.RETRY_SECONDS", 0.01)
+    async with site_and_server(tmp_path) as (site, server, relay):
+        blob, accept, refused = site.blobs.put(b"pixels"), server.accept, list[int]()
+
+        async def refuse_once(batch: RelayedBatch) -> int:
+            if batch.records and not refused:
+                server.blobs.path(blob).unlink()
+                refused.append(1)
+                raise RefusedError("full")
+            return await accept(batch)
+
+        monkeypatch.setattr(server, "accept", refuse_once)
+        await site.publish(artifact(blob), scope=Scope.FEDERATED).delivered(10)
+        assert server.blobs.read(blob) == b"pixels"
+        assert refused
+        assert not relay.statistics().altered
+
+
+async def test_who_leaves_waits_for_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hash_for_ever(_: Path, check: Callable[[], None]) -> str:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            check()
+        raise AssertionError
+
+    store = BlobStore(tmp_path / "server")
+    intake, blob = BlobIntake(store), Blob(name="late-" + "a" * 32, size=1)
+    await intake.offset(blob)
+    await intake.append(blob, 0, b"1")
+    monkeypatch.setattr(files, "hashed", hash_for_ever)
+    with anyio.move_on_after(0.05) as scope:
+        await intake.finish(blob, "0" * 64)
+    assert scope.cancelled_caught
+
+
+async def test_bytes_under_another_content_s_name_are_refused(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "server")
+    intake, blob = BlobIntake(store), Blob(name="a" * 64, size=1)
+    await intake.offset(blob)
+    await intake.append(blob, 0, b"1")
+    assert not await intake.finish(blob, hashlib.sha256(b"1").hexdigest())
+    assert not list(files.kept(tmp_path / "server"))
 
 
 async def test_a_blob_can_not_get_longer_than_its_event_says(tmp_path: Path) -> None:

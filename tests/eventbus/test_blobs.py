@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,10 +124,10 @@ def test_a_file_that_is_changed_or_cut_while_it_is_copied_is_refused(
         monkeypatch.setattr("eventbus.blobs.clone", lambda *_: False)
 
     after(lambda: os.utime(path, ns=(1, 1)))
-    with pytest.raises(RefusedError, match=r"model\.bin was changed while it was copied"):
+    with pytest.raises(RefusedError, match="was changed while it was copied"):
         store.put_file(path)
     after(lambda: os.truncate(path, 1 << 20))
-    with pytest.raises(RefusedError, match=r"model\.bin was changed while it was copied"):
+    with pytest.raises(RefusedError, match="was changed while it was copied"):
         store.put_file(path)
     assert not everything(store)
 
@@ -224,6 +225,49 @@ def test_a_reader_takes_the_first_store_that_has_it_whole(tmp_path: Path) -> Non
     assert reader.read(blob) == b"12345"
     with pytest.raises(BlobError, match="none of 3 stores"):
         reader.path(Blob(name="0" * 64, size=1))
+
+
+def test_what_is_asked_for_counts_as_new_and_its_owner_sees_nothing_of_it(
+    store: BlobStore, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = store.put_file(large, immutable=True)
+    before = large.stat()
+    assert store.has(blob)
+    assert large.stat().st_ctime_ns == before.st_ctime_ns  # it is new anyway
+    monkeypatch.setattr(files, "RENEW_SECONDS", -1.0)
+    assert store.has(blob)
+    after = large.stat()
+    assert after.st_ctime_ns > before.st_ctime_ns
+    assert (after.st_mtime_ns, after.st_nlink) == (before.st_mtime_ns, before.st_nlink)
+    store.path(blob).unlink()
+    assert not store.has(blob)
+
+
+def test_what_comes_while_a_large_file_is_hashed_is_synced_meanwhile(
+    store: BlobStore, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventbus.blobs.FLUSH_SECONDS", 0.0)
+    store.put_file(large)
+    hashed, left = files.hashed, list[int]()
+
+    def hash_and_look(path: Path, check: Callable[[], object]) -> str:
+        store.put(b"meanwhile")
+        digest = hashed(path, check)
+        left.append(len(store._unsynced))
+        return digest
+
+    monkeypatch.setattr(files, "hashed", hash_and_look)
+    store.look_after()
+    assert left == [0]
+
+
+def test_a_fork_amid_a_sync_hangs_no_child(store: BlobStore) -> None:
+    with store._syncing:
+        pid = os.fork()
+        if not pid:
+            store.put(b"child")
+            os._exit(len(store.sync()))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_many_threads_keep_the_same_and_different_bytes(store: BlobStore) -> None:

@@ -69,6 +69,25 @@ def test_a_link_to_a_folder_around_it_is_refused(store: BlobStore, folder: Path)
         files_of(store, folder)
 
 
+def test_links_that_lead_in_a_circle_are_refused(store: BlobStore, folder: Path) -> None:
+    (folder / "x").symlink_to("x")
+    with pytest.raises(BadInputError, match="circle"):
+        files_of(store, folder)
+    (folder / "x").unlink()
+    (folder / "other").mkdir()
+    (folder / "other" / "to_sub").symlink_to("../sub")
+    (folder / "sub" / "to_other").symlink_to("../other")
+    with pytest.raises(BadInputError, match=r"circle|leads back"):
+        files_of(store, folder)
+
+
+def test_two_files_of_one_path_are_refused(store: BlobStore, folder: Path) -> None:
+    (folder / "sub\\deep").mkdir()
+    (folder / "sub\\deep" / "c.txt").write_text("another")
+    with pytest.raises(BadInputError, match="two files"):
+        files_of(store, folder)
+
+
 def test_what_is_no_file_is_refused_without_waiting_for_it(
     store: BlobStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +133,7 @@ def test_what_vanishes_before_it_is_copied_is_refused(
         return put_file(path, immutable=immutable)
 
     monkeypatch.setattr(store, "put_file", put_and_remove_the_next)
-    with pytest.raises(RefusedError, match=r"b\.bin can't be read: No such file"):
+    with pytest.raises(RefusedError, match="can't be read: No such file"):
         files_of(store, folder)
 
 
@@ -160,3 +179,46 @@ def test_a_path_that_is_wrong_raises_or_is_counted(bus: EventBus, stored: Stored
     assert counting.log_artifact(tmp_path / "nothing.pt", "model").refused is not None
     assert counting.bad_inputs == {"model": 1}
     assert not stored(ArtifactLogged)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"aliases": [1]}, {"aliases": 5}, {"kind": None}, {"metadata": [1]}, {"path": None}, {"description": 3}]
+)
+def test_wrong_arguments_raise_or_are_counted_and_copy_nothing(
+    bus: EventBus, stored: Stored, folder: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(BadInputError):
+        TrackingWriter().log_artifact(folder, **wrong)
+    counting = TrackingWriter(on_bad_input="count")
+    assert counting.log_artifact(folder, "model", **wrong).refused is not None
+    assert counting.bad_inputs == {"model": 1}
+    assert not stored(ArtifactLogged)
+    assert not bus.statistics().blobs
+
+
+def test_one_alias_is_one(bus: EventBus, stored: Stored, folder: Path) -> None:
+    TrackingWriter().log_artifact(folder, aliases="best")
+    assert stored(ArtifactLogged)[0].event.aliases == ["best"]
+
+
+def test_what_does_not_fit_into_a_record_is_counted_too(tmp_path: Path, folder: Path) -> None:
+    metadata = {str(n): "x" * 900 for n in range(1200)}
+    with EventBus(tmp_path / "run").background() as bus:
+        with pytest.raises(BadInputError, match="at most"):
+            TrackingWriter(bus=bus).log_artifact(folder, metadata=metadata)
+        counting = TrackingWriter(bus=bus, on_bad_input="count")
+        assert counting.log_artifact(folder, "model", metadata=metadata).refused is not None
+        assert counting.bad_inputs == {"model": 1}
+
+
+def test_an_empty_folder_is_the_callers_mistake(bus: EventBus, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInputError, match="without files"):
+        TrackingWriter().log_artifact(tmp_path / "empty")
+
+
+def test_nothing_is_kept_where_writers_are_off(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKBUS_MODE", "disabled")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    TrackingWriter().log_artifact(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
