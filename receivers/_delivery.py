@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 SLOWEST = 4_000_000
 """Bytes per second that storing the files of records takes at least: a slow tracker is none that hangs."""
 
+LONGEST = 21_600.0
+"""Seconds that a step may take beyond its deadline at most, whatever sizes its records claim."""
+
 OPEN_RUNS = 64
 """Sinks that are open at once: each holds files, some a process. The one written to longest ago lets go of its run."""
 
@@ -250,7 +253,7 @@ class Delivery:
     def _begin(self, phase: str, sink: Sink[Any], named: int) -> None:
         """Announce a step; the more bytes its records name, the longer it may take. A sink may know better."""
         if named:
-            self._announce(phase, named / SLOWEST)
+            self._announce(phase, min(named / SLOWEST, LONGEST))
         else:
             self._announce(phase)
         sink.take_time = partial(self._announce, phase)

@@ -33,7 +33,7 @@ from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished
 from receivers import _delivery
 from receivers._control import Source
 from receivers._dead import put_aside
-from receivers._delivery import SLOWEST, Delivery
+from receivers._delivery import LONGEST, SLOWEST, Delivery
 from receivers._layout import Layout
 from receivers._sources import Journals
 from receivers._suspects import Suspects
@@ -845,6 +845,10 @@ def test_the_more_bytes_records_name_the_longer_they_may_take(bench: Workbench) 
     partition.append_nowait(large, TRACKING.name, Scope.LOCAL, "run", 1)
     bench.deliver()
     assert ("batch", 10.0) in bench.announced
+    endless = large.model_copy(update={"files": [ArtifactFile(path="p", blob=Blob(name="a" * 64, size=1 << 60))]})
+    partition.append_nowait(endless, TRACKING.name, Scope.LOCAL, "run", 1)
+    bench.deliver()
+    assert ("batch", LONGEST) in bench.announced
     bench.announced.clear()
     log_steps(partition, 1)
     bench.deliver()
