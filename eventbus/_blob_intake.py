@@ -82,7 +82,7 @@ class BlobIntake:
             if (digest := files.noted_digest(path)) is not None and digest != blob.name:
                 with suppress(OSError):  # then it is computed here, later
                     files.note_digest(target, digest)
-        except (BlobError, RefusedError):  # said when it is sent
+        except (BlobError, RefusedError, OSError):  # said when it is sent
             return False
         self._store.note(target, blob.size)
         return True

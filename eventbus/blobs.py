@@ -140,9 +140,12 @@ class BlobStore(BlobReader):
             RefusedError: The environment does not allow it: the disk is full, a quota is reached.
         """
         blob = Blob(name=hashlib.sha256(data).hexdigest(), size=memoryview(data).nbytes)
-        if self.folder is None or self.has(blob):
+        if self.folder is None:
             return blob
         path = files.place(self.folder, blob.name)
+        if self.has(blob):
+            self._look_after_soon(path)  # whoever has put it there may not have synced it
+            return blob
         try:
             self.admit(blob.size)
             with files.draft(path) as (half, fd):
@@ -243,6 +246,9 @@ class BlobStore(BlobReader):
         """Count a blob that has come, and have it looked after."""
         with self._lock:
             self._usage = BlobUsage(self._usage.count + 1, self._usage.bytes + size)
+        self._look_after_soon(path)
+
+    def _look_after_soon(self, path: Path) -> None:
         if self._evicts:  # it does not outlive the process
             return
         self._unsynced.append(path)

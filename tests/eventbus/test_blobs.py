@@ -261,6 +261,14 @@ def test_what_comes_while_a_large_file_is_hashed_is_synced_meanwhile(
     assert left == [0]
 
 
+def test_what_another_process_has_put_there_is_synced_too(tmp_path: Path) -> None:
+    BlobStore(tmp_path / "blobs").put(b"1")
+    store = BlobStore(tmp_path / "blobs")
+    store.put(b"1")
+    assert len(store._unsynced) == 1
+    assert store.usage.count == 0  # it is counted when the store is measured
+
+
 def test_a_fork_amid_a_sync_hangs_no_child(store: BlobStore) -> None:
     with store._syncing:
         pid = os.fork()
