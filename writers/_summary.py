@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import JsonValue, ValidationError
 
 from eventbus import Receipt
-from eventbus.errors import BadInputError
+from eventbus.abc import RefusedError
+from eventbus.errors import BadInputError, MissingExtraError
 from eventbus.media import MediaFile
 from writers._keys import check_key, shown
 from writers._look_alike import LookAlike
 from writers._values import NS_PER_SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from eventbus.blobs import BlobStore
     from eventbus.tracking import TrackingEvent
@@ -54,12 +56,8 @@ class SummaryMethods(LookAlike):
         intake = self.tracking.intake
 
         def events(store: BlobStore) -> list[TrackingEvent]:
-            try:
+            with _checked(tag):
                 return [make(Place(check_key(tag), intake.step(global_step), store))]
-            except ValidationError as error:
-                raise BadInputError(f"{shown(tag)} can't be recorded: {error.errors()[0]['msg']}") from error
-            except TypeError as error:  # a number where a list belongs, say
-                raise BadInputError(f"{shown(tag)} can't be recorded: {error}") from error
 
         try:
             return self.tracking.publish_kept(events, tag, self._moment(walltime))
@@ -69,6 +67,25 @@ class SummaryMethods(LookAlike):
 
     def _moment(self, walltime: object) -> int | None:
         return self.tracking.intake.moment("walltime", walltime, NS_PER_SECOND)
+
+
+@contextmanager
+def _checked(tag: object) -> Generator[None]:
+    """Say by the tag what could not be taken apart, drawn or encoded; the environment's faults are refusals."""
+    try:
+        yield
+    except (BadInputError, MissingExtraError, RefusedError):
+        raise
+    except (OSError, MemoryError) as error:
+        raise RefusedError(f"{shown(tag)} can't be recorded now: {_cause(error)}") from error
+    except ValidationError as error:
+        raise BadInputError(f"{shown(tag)} can't be recorded: {error.errors()[0]['msg']}") from error
+    except Exception as error:  # border: the caller's objects run here, and matplotlib, Pillow and numpy on them
+        raise BadInputError(f"{shown(tag)} can't be recorded: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def squeezed(value: Any) -> Any:

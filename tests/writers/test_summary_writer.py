@@ -21,6 +21,9 @@ Stored = Callable[[type[Event]], list[Envelope[Any]]]
 PIXELS = np.zeros((3, 4, 5))
 POINTS = np.zeros((4, 2))
 CURVE = [0.0, 0.5]
+BOX = {"tag": "x", "img_tensor": PIXELS, "box_tensor": [[1, 2, 3, 4]]}
+BAD_LABEL = Figure(figsize=(1, 1))
+BAD_LABEL.text(0.5, 0.5, r"$\frac{$")
 RAW = {"tag": "x", **dict.fromkeys(("min", "max", "num", "sum", "sum_squares"), 1)}
 
 BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
@@ -46,6 +49,10 @@ BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("add_figure", {"tag": "x", "figure": PIXELS}, "not a figure"),
     ("add_figure", {"tag": "x", "figure": [Figure(figsize=(1, 1)), Figure(figsize=(2, 1))]}, "different sizes"),
+    ("add_image_with_boxes", BOX | {"rescale": 1e9}, "can't be recorded"),
+    ("add_figure", {"tag": "x", "figure": BAD_LABEL}, "can't be recorded: ValueError"),
+    ("add_video", {"tag": "x", "vid_tensor": np.zeros((1, 2, 1, 2, 2)), "fps": 0.001}, "can't be recorded"),
+    ("add_video", {"tag": "x", "vid_tensor": np.zeros((1, 1, 1, 1, 70_000))}, "can't be recorded"),
     ("add_video", {"tag": "x", "vid_tensor": PIXELS}, "a video is batch x frames"),
     ("add_audio", {"tag": "x", "snd_tensor": np.zeros((2, 9))}, "one row of frames"),
     ("add_audio", {"tag": "x", "snd_tensor": []}, "is empty"),
@@ -77,6 +84,11 @@ BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("add_embedding", {"mat": POINTS, "metadata": 4, "tag": "x"}, "not iterable"),
     ("add_embedding", {"mat": POINTS, "metadata": [1, 2, 3, 4], "metadata_header": ["n"], "tag": "x"}, "not iterable"),
+    (
+        "add_embedding",
+        {"mat": POINTS, "metadata": [["a", "b"]] * 4, "metadata_header": np.array(["m", "n"]), "tag": "x"},
+        "can't be recorded",
+    ),
     ("add_mesh", {"tag": "x", "vertices": np.zeros((1, 3, 3)), "config_dict": 3}, "not iterable"),
     ("add_custom_scalars_multilinechart", {"tags": ["a"] * 1001}, "at most 1000"),
     ("add_custom_scalars_multilinechart", {"tags": ["a"], "title": 3}, "valid string"),
@@ -163,6 +175,26 @@ def test_colours_from_0_to_1_are_made_whole(tmp_path: Path) -> None:
     colors = events[0].colors
     assert colors is not None
     assert (colors.dtype, list(bus.blobs.read(colors.blob))) == ("uint8", [0, 128, 255])
+
+
+class Breaks:
+    """An array that can't be read."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __array__(self) -> None:
+        raise self.error
+
+
+def test_neither_an_interrupt_nor_a_broken_disk_is_bad_input(bus: EventBus) -> None:
+    writer = SummaryWriter()
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.add_tensor("x", Breaks(KeyboardInterrupt()))
+    receipt = writer.add_tensor("x", Breaks(OSError(5, "the disk is broken")))
+
+    assert "the disk is broken" in str(receipt.refused)
 
 
 def test_a_store_that_can_not_be_written_never_raises(tmp_path: Path) -> None:
