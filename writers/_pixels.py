@@ -140,7 +140,7 @@ def encoded(key: object, array: Any) -> Picture:
         )
     head = struct.pack(">IIBBBBB", width, height, 8, COLOR_TYPES[channels], 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", _compressed(array)), (b"IEND", b""))
-    return Picture(_SIGNATURE + b"".join(_chunk(*each) for each in chunks), width, height, channels)
+    return Picture(b"".join([_SIGNATURE, *(_chunk(*each) for each in chunks)]), width, height, channels)
 
 
 def _compressed(array: Any) -> bytes:
@@ -151,7 +151,7 @@ def _compressed(array: Any) -> bytes:
     rows[:, 0] = _UP
     rows[0, 1:] = flat[0]
     numpy.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     return packer.compress(rows.data) + packer.flush()
 
 
