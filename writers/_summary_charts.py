@@ -135,10 +135,10 @@ class ChartMethods(SummaryMethods):
 
         def make(at: Place) -> GraphLogged:
             try:
-                data = Path(prototxt).read_bytes()
+                graph = at.store.put_file(Path(prototxt))
             except (OSError, TypeError) as error:
                 raise BadInputError(f"add_onnx_graph({shown(prototxt)}): the file can't be read: {error}") from error
-            return GraphLogged(key=at.key, graph=at.store.put(data), kind="onnx")
+            return GraphLogged(key=at.key, graph=graph, kind="onnx")
 
         return self._log(GRAPH, make)
 
