@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from receivers._kept import KeptFile
 
 
+TAKEN = "_taken"
+"""Folder of the files whose own place is taken."""
+
+
 def length_of(path: Path) -> int:
     """Return a file's length in bytes, 0 where there is none."""
     try:
@@ -65,7 +69,7 @@ def put_file(folder: Path, file: KeptFile, counts: Counter[str]) -> Path:
         return _put(folder / file.path, file.source)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         counts["artifact path taken"] += 1
-        return _put(folder / "_taken" / file_name(file.path), file.source)
+        return _put(folder / TAKEN / file_name(file.path), file.source)
 
 
 def _put(path: Path, source: Path | bytes) -> Path:

@@ -79,7 +79,7 @@ def cut_back(root: Path, sizes: Mapping[str, int]) -> None:
             file.truncate(size)
     for path in list(root.rglob(f"{FILE_PREFIX}.*{FILE_SUFFIX}")):
         name = path.relative_to(root)
-        if name.parts[0] != KEPT and name.as_posix() not in sizes:
+        if name.parts[0] != KEPT and name.as_posix() not in sizes and path.is_file():
             path.unlink()
 
 

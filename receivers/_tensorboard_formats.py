@@ -55,6 +55,9 @@ VALUES_PER_RECORD = 100
 
 FLOAT32_MAX = 3.4028234663852886e38
 
+MAX_SIZE = (1 << 31) - 1
+"""Of a side, a width or a rate: tensorboard's messages have no room for more."""
+
 MAX_THRESHOLDS = 127
 """Thresholds of a curve that the plugin is told of at most, as the SDK does."""
 
@@ -220,10 +223,11 @@ def numbers_of(array: Array, data: bytes) -> Sequence[float]:
 def _form(array: Array, data: bytes) -> str:
     """Return the form of an array for `struct`: of a complex one its real and imaginary parts in turn."""
     _, _, code = _TYPES.get(array.dtype, ("", "", ""))
-    form = f"<{math.prod(array.shape) * (2 if array.dtype.startswith('complex') else 1)}{code}"
-    if not code or struct.calcsize(form) != len(data):
+    count = math.prod(array.shape) * (2 if array.dtype.startswith("complex") else 1)
+    is_sized = all(0 <= side <= MAX_SIZE for side in array.shape)
+    if not (code and is_sized and count * struct.calcsize(f"<{code}") == len(data)):
         raise BlobError(f"{len(data)} bytes are no {array.dtype} of shape {array.shape}")
-    return form
+    return f"<{count}{code}"
 
 
 def _all_bins(event: HistogramLogged) -> list[tuple[float, float]]:
@@ -243,7 +247,7 @@ def _all_bins(event: HistogramLogged) -> list[tuple[float, float]]:
 
 def _whole(file: MediaFile, name: str) -> int:
     known = file.details.get(name)
-    return known if isinstance(known, int) else 0
+    return known if isinstance(known, int) and 0 <= known <= MAX_SIZE else 0
 
 
 def _in_the_file(data: bytes) -> tuple[int, int, int]:

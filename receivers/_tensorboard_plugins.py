@@ -20,7 +20,7 @@ BAND = 3
 PRODUCER = 22
 """Version that the SDK's graphs say they are of."""
 
-ONNX_ERRORS = (ValueError, TypeError, AttributeError, KeyError)
+ONNX_ERRORS = (ValueError, TypeError, AttributeError, LookupError)
 """What bytes that are no model of ONNX raise, beside protobuf's own error."""
 
 
@@ -126,9 +126,9 @@ def graph_of_onnx(model: bytes) -> bytes | None:
     errors = (*ONNX_ERRORS, import_module("google.protobuf.message").DecodeError)
     try:
         graph = onnx.load_model_from_string(model).graph
+        nodes = [*map(_end, (*graph.input, *graph.output)), *map(_operation, graph.node)]
     except errors:
         return None
-    nodes = [*map(_end, (*graph.input, *graph.output)), *map(_operation, graph.node)]
     versions: Any = import_module("tensorboard.compat.proto.versions_pb2")
     graphs: Any = import_module("tensorboard.compat.proto.graph_pb2")
     return graphs.GraphDef(node=nodes, versions=versions.VersionDef(producer=PRODUCER)).SerializeToString()

@@ -185,8 +185,16 @@ _ROWS: Mapping[type[TrackingEvent], tuple[Cell, Cell, Cell]] = {
         _native("table: its path, or `tables/<key>/...json`"),
         _native("table"),
     ),
-    ImagesLogged: (_native("images"), _native("images by key and step, or by path"), _native("images")),
-    FigureLogged: (_native("images"), _native("images by key and step, or by path"), _native("images")),
+    ImagesLogged: (
+        _native("images; what is no PNG, JPEG, GIF or BMP is kept"),
+        _native("images by key and step, or by path"),
+        _native("images"),
+    ),
+    FigureLogged: (
+        _native("images; what is no PNG, JPEG, GIF or BMP is kept"),
+        _native("images by key and step, or by path"),
+        _native("images"),
+    ),
     AudioLogged: (_native("audio; what is no WAV is kept"), _conv("artifact `audio/...`"), _native("audio")),
     VideoLogged: (
         _native("images that move; what is no GIF is kept"),

@@ -13,7 +13,7 @@ sites, it is `<run id>/_combined`. What the SDK's writer makes of the same calls
 | HistogramLogged, PrCurveLogged, TensorLogged, MeshLogged | histogram, PR curve, tensor, mesh |
 | EmbeddingLogged | the projector's files: `<step>/<tag>/*`, named in `projector_config.pbtxt` |
 | GraphLogged | graph; a model of ONNX is converted where the package onnx is installed, else kept |
-| ImagesLogged, FigureLogged | images, `<key>/<index>` where there are several |
+| ImagesLogged, FigureLogged | PNG, JPEG, GIF, BMP: images, `<key>/<index>` where there are several; others are kept |
 | AudioLogged, VideoLogged | WAV: audio; GIF: images; others are kept |
 | TableLogged | text: the first 100 rows; a longer one, and one with files in it, is kept too |
 | ParamsLogged, TagsSet, TagsDeleted, SummaryUpdated | texts `params`, `tags`, `summary`: a table of key and value |
@@ -28,7 +28,7 @@ sites, it is `<run id>/_combined`. What the SDK's writer makes of the same calls
 What is kept is a file below `_files` in the run's folder. Counted are `kept as a file: <event>`,
 `payload missing: <event>`, `link of metrics left out`, `boxes left out` (of a picture), `float32 overflow` (a finite
 number over 3.4e38 becomes infinite), `renamed folder` (a name in `add_scalars` or of a session that would have left the
-run's folder, or is too long for one) and `unsupported <event>`.
+run's folder, is too long for one, or belongs to other files there) and `unsupported <event>`.
 
 The position is the length of every file. When the run is opened again each file is cut back to its
 acknowledged length, files that were not acknowledged are deleted, and what follows goes into a new file: a
@@ -40,6 +40,7 @@ record always has, so a record that comes again replaces what it left.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -74,14 +75,14 @@ from eventbus.tracking import (
     RunStatus,
     StyledMetricsLogged,
 )
-from receivers._files import put_file
+from receivers._files import TAKEN, put_file
 from receivers._kept import kept_files
 from receivers._names import file_name, relative_path
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers._tensorboard_file import KEPT, EventFile, cut_back, new_name
+from receivers._tensorboard_file import FILE_PREFIX, KEPT, EventFile, cut_back, new_name
 from receivers._tensorboard_formats import NS_PER_SECOND, Formats, chunks, numbers_of, overflows
 from receivers._tensorboard_plugins import graph_of_onnx, hparams, layout, mesh
-from receivers._tensorboard_projector import store_embedding
+from receivers._tensorboard_projector import CONFIG, store_embedding
 from receivers._tensorboard_texts import MAX_ROWS, TEXTS, Text, file_list, shown_table
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerRun
 
@@ -90,6 +91,12 @@ SOUNDS = frozenset({"audio/wav", "audio/wave", "audio/x-wav", "audio/vnd.wave"})
 
 MOVING = frozenset({"image/gif", "video/gif"})
 """Types of videos that TensorBoard shows: as images."""
+
+SHOWN = frozenset({"image/png", "image/jpeg", "image/gif", "image/bmp", "image/x-ms-bmp"})
+"""Types of pictures that TensorBoard shows."""
+
+OURS = re.compile(rf"^({KEPT}|{TAKEN}|\.?{re.escape(CONFIG)}[^/]*)(/|$)|^\d{{5,}}/|(^|/){re.escape(FILE_PREFIX)}")
+"""Where other files than a chart's or session's lie: those that are kept, the projector's, and event files."""
 
 
 class TensorBoardConfig(SinkConfig):
@@ -153,7 +160,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
             EmbeddingLogged: self._store_embedding,
             GraphLogged: self._store_graph,
             TableLogged: self._store_table,
-            ImagesLogged: lambda event, envelope: self._store_media(event, envelope, None, formats.image),
+            ImagesLogged: lambda event, envelope: self._store_media(event, envelope, SHOWN, formats.image),
             AudioLogged: lambda event, envelope: self._store_media(event, envelope, SOUNDS, formats.sound),
             VideoLogged: lambda event, envelope: self._store_media(event, envelope, MOVING, formats.image),
             MediaLogged: lambda _event, envelope: self._keep(envelope),
@@ -280,11 +287,11 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         self,
         event: MediaLogged,
         envelope: Envelope[Event],
-        native: frozenset[str] | None,
+        native: frozenset[str],
         make: Callable[[str, MediaFile, bytes], Any],
     ) -> None:
-        """Show those files whose type TensorBoard knows (`native`; None: all), and keep the others."""
-        shown = [native is None or file.media_type in native for file in event.files]
+        """Show those files whose type TensorBoard knows (`native`), and keep the others."""
+        shown = [file.media_type in native for file in event.files]
         self.counts.update(["boxes left out"] * sum("boxes" in file.details for file in event.files))
         for index, file in enumerate(event.files):
             if shown[index] and (data := self._read(file.blob, event)) is not None:
@@ -350,9 +357,9 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         self._put(folder, self._formats.event(step or 0, envelope.time_ns, summary=summary))
 
     def _folder(self, wanted: str) -> str:
-        """Return the folder that the SDK would take, unless it lies outside the run's or is that of kept files."""
+        """Return the folder that the SDK would take, unless it lies outside the run's or where files of ours do."""
         folder = relative_path(wanted)
-        folder = f"{KEPT}_{folder}" if folder.split("/")[0] == KEPT else folder
+        folder = file_name(f"_{folder}") if OURS.search(folder) else folder
         self.counts.update(["renamed folder"] * (folder != wanted))
         return folder
 

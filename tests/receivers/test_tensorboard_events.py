@@ -4,12 +4,15 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from google.protobuf import text_format
 from one_of_each import one_of_each
+from PIL import Image
+from pydantic import JsonValue
 from readback import Row, TensorBoardRecord, read_tensorboard, read_tensorboard_records
 from tensorboard.compat.tensorflow_stub import dtypes
 from tensorboard.plugins.projector import projector_config_pb2
@@ -21,6 +24,7 @@ from eventbus.media import (
     Array,
     AudioLogged,
     EmbeddingLogged,
+    FigureLogged,
     GraphLogged,
     HistogramLogged,
     ImagesLogged,
@@ -30,7 +34,15 @@ from eventbus.media import (
     TensorLogged,
     default_edges,
 )
-from eventbus.tracking import HParamsLogged, LinkedMetricsLogged, MetricDefined, RunStarted, RunStatus, TextLogged
+from eventbus.tracking import (
+    HParamsLogged,
+    LinkedMetricsLogged,
+    MetricDefined,
+    MetricsLogged,
+    RunStarted,
+    RunStatus,
+    TextLogged,
+)
 from receivers.abc import Position
 from receivers.tensorboard import TensorBoardConfig, TensorBoardSink
 from receivers.testing import make_rows, make_run
@@ -38,6 +50,7 @@ from receivers.testing import make_rows, make_run
 RUN = make_run("run")
 RUN_FOLDER = Path("tensorboard/check-run/site-1")
 LAST = TextLogged(key="last", text="still here")
+RATES = ("sample_rate", "channels", "frames")
 
 
 def sink(workspace: Path) -> TensorBoardSink:
@@ -72,6 +85,12 @@ def kept(workspace: Path) -> dict[str, bytes]:
 
 def file(store: BlobStore, media_type: str, data: bytes = b"abc") -> MediaFile:
     return MediaFile(blob=store.put(data), media_type=media_type)
+
+
+def picture(format_name: str) -> bytes:
+    data = BytesIO()
+    Image.new("RGB", (2, 1)).save(data, format_name)
+    return data.getvalue()
 
 
 def floats(store: BlobStore, shape: list[int], data: bytes) -> Array:
@@ -127,6 +146,34 @@ def test_event_files_that_were_logged_as_files_stay(tmp_path: Path) -> None:
     assert opened.counts == {"kept as a file: ArtifactLogged": 1, "renamed folder": 1}
 
 
+def test_folders_called_like_event_files_do_not_keep_a_run_from_opening(tmp_path: Path) -> None:
+    name = "events.out.tfevents.1.host.2.trackbus"
+    chart = MetricsLogged(values={"host.2.trackbus": 1.0}, main_tag="events.out.tfevents.1")
+    session = HParamsLogged(params={"a": 1}, metrics={}, run_name=f"a/{name}")
+    write(tmp_path, [chart, session, embedding(store_of(tmp_path), name)])
+    made_before = tmp_path / RUN_FOLDER / "events.out.tfevents.0.trackbus"
+    made_before.mkdir()
+
+    opened = sink(tmp_path)
+    opened.open(RUN, Position(0))
+
+    assert made_before.is_dir()
+    assert [path for path in tmp_path.rglob("*tfevents*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["projector_config.pbtxt", "00003/points/tensors.tsv", "_taken", "_files/a"])
+def test_sessions_and_charts_take_no_name_of_the_projectors_files(tmp_path: Path, name: str) -> None:
+    store = store_of(tmp_path)
+    session = HParamsLogged(params={"a": 1}, metrics={"loss": 0.5}, run_name=name)
+
+    written = write(tmp_path, [session, embedding(store, "points"), session, LAST])
+
+    assert written.counts == {"renamed folder": 2}
+    assert config(tmp_path) == ["points:00003"]
+    assert sum(row.key == "loss" for row in read_tensorboard(tmp_path / RUN_FOLDER)) == 2
+    assert (tmp_path / RUN_FOLDER / "00003/points/tensors.tsv").is_file()
+
+
 # ----------------------------------------------------------------------------------------------- payloads
 def test_payloads_that_are_missing_stop_nothing(tmp_path: Path) -> None:
     events = one_of_each(BlobStore(None))  # names what nobody keeps
@@ -167,6 +214,25 @@ def test_payloads_that_are_not_what_they_should_be_stop_nothing(tmp_path: Path) 
     }
     assert {"r/text_summary", "m_VERTEX", "last/text_summary"} == rows(tmp_path).keys()
     assert config(tmp_path) == ["e:00000"]
+
+
+def test_sizes_that_nothing_has_stop_nothing(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    sizes: dict[str, JsonValue] = {"width": 1 << 40, "height": -1, "channels": 1 << 70}
+    picture = MediaFile(blob=store.put(b"p"), media_type="image/png", details=sizes)
+    sound = MediaFile(blob=store.put(b"s"), media_type="audio/wav", details=dict.fromkeys(RATES, 1 << 70))
+    odd = [
+        TensorLogged(key="t", tensor=floats(store, [1 << 62, 4], b"\0\0\0\0")),
+        TensorLogged(key="t", tensor=floats(store, [1 << 63, 0], b"")),
+        MeshLogged(key="m", vertices=floats(store, [1 << 40, 0, 3], b"")),
+        ImagesLogged(key="p", files=[picture]),
+        AudioLogged(key="s", files=[sound]),
+    ]
+
+    written = write(tmp_path, [*odd, LAST])
+
+    assert written.counts == {"payload missing: TensorLogged": 2, "payload missing: MeshLogged": 1}
+    assert {"p", "s", "last/text_summary"} == rows(tmp_path).keys()
 
 
 def test_of_several_pictures_those_that_are_there_are_shown(tmp_path: Path) -> None:
@@ -215,6 +281,29 @@ def test_a_long_table_is_kept_too(tmp_path: Path) -> None:
     assert text.endswith("| 99 | a\\|99 |\n\nThe first 100 of 101 rows.")
     assert json.loads(kept(tmp_path)["tables/long/2-c0ffee-1.json"])["data"] == data
     assert written.counts == {"kept as a file: TableLogged": 1}
+
+
+def test_pictures_that_tensorboard_does_not_show_are_kept(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    shown = [file(store, f"image/{name}", picture(name)) for name in ("png", "jpeg", "gif", "bmp")]
+    drawn = FigureLogged(key="loss", files=[file(store, "application/pdf", b"%PDF")])
+
+    written = write(tmp_path, [drawn, ImagesLogged(key="all", files=[*shown, file(store, "image/tiff", b"II*")])])
+
+    assert records(tmp_path).keys() == {"all/0", "all/1", "all/2", "all/3"}
+    assert {b"%PDF", b"II*"} <= set(kept(tmp_path).values())
+    assert written.counts == {"kept as a file: FigureLogged": 1, "kept as a file: ImagesLogged": 1}
+
+
+def test_an_operation_of_onnx_without_a_result_is_kept(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.GraphProto(node=[onnx.NodeProto(op_type="Print", input=["x"])])
+    model = onnx.ModelProto(graph=graph).SerializeToString()
+
+    written = write(tmp_path, [GraphLogged(key="graph", kind="onnx", graph=store_of(tmp_path).put(model))])
+
+    assert kept(tmp_path) == {"graphs/graph/0-c0ffee-1.onnx": model}
+    assert written.counts == {"kept as a file: GraphLogged": 1}
 
 
 @pytest.mark.parametrize("is_installed", [True, False])
