@@ -123,7 +123,9 @@ class Formats:
 
     def text(self, tag: str, text: str) -> Any:
         """Return a text, as the SDK stores it."""
-        tensor = self._tensor(dtype="DT_STRING", string_val=[text.encode()], tensor_shape=self._shaped([1]))
+        tensor = self._tensor(
+            dtype="DT_STRING", string_val=[text.encode(errors="replace")], tensor_shape=self._shaped([1])
+        )
         return self.summary([self.value(f"{tag}/text_summary", metadata=self._text_metadata, tensor=tensor)])
 
     def texts(self, data: bytes) -> Any:

@@ -6,7 +6,6 @@ is stored again replaces what it left before, in its folder and in there.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -14,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from eventbus.blobs import Blob
+from eventbus.errors import BlobError
 from eventbus.media import EmbeddingLogged
 from receivers._arrays import rows
 from receivers._files import put_file
 from receivers._kept import KeptFile
 from receivers._names import MAX_FILE_NAME, file_name, shorten
+from receivers._tensorboard_texts import list_in, table_in
 
 CONFIG = "projector_config.pbtxt"
 
@@ -46,7 +47,7 @@ def store_embedding(
     if event.labels is not None and (labels := read(event.labels)) is not None:
         try:
             found["metadata.tsv"] = _labels(event, labels)
-        except ValueError:  # no JSON: the points are shown without them
+        except BlobError:  # the points are shown without them
             counts[f"payload missing: {event.event_name}"] += 1
     if event.sprite is not None and (sprite := read(event.sprite.blob)) is not None:
         found["sprite.png"] = sprite
@@ -62,12 +63,12 @@ def _folder_name(tag: str) -> str:
 
 
 def _labels(event: EmbeddingLogged, data: bytes) -> bytes:
-    labels = json.loads(data)
+    labels = table_in(data) if event.header else list_in(data)
     return _lines([event.header, *labels] if event.header else [[label] for label in labels])
 
 
 def _lines(table: Iterable[Iterable[object]]) -> bytes:
-    return "".join("\t".join(_cell(cell) for cell in row) + "\n" for row in table).encode()
+    return "".join("\t".join(_cell(cell) for cell in row) + "\n" for row in table).encode(errors="replace")
 
 
 def _cell(value: object) -> str:

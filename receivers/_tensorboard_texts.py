@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from eventbus import Event
 from eventbus.artifacts import ArtifactFile, ArtifactLogged, DatasetLogged, ModelLogged
+from eventbus.errors import BlobError
 from eventbus.media import TableLogged
 from eventbus.tracking import (
     AlertRaised,
@@ -94,9 +96,36 @@ def _dataset(event: DatasetLogged) -> Text:
     return Text("datasets", shown, event.step or 0)
 
 
+def list_in(data: bytes) -> list[Any]:
+    """Return the list that JSON holds.
+
+    Raises:
+        BlobError: It is no JSON, or no list.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BlobError(f"{len(data)} bytes are no JSON") from error
+    if not isinstance(found, list):
+        raise BlobError(f"{len(data)} bytes of JSON are no list")
+    return cast("list[Any]", found)
+
+
+def table_in(data: bytes) -> list[list[Any]]:
+    """Return the rows that JSON holds.
+
+    Raises:
+        BlobError: It is no JSON, or no list of lists.
+    """
+    rows = list_in(data)
+    if not all(isinstance(row, list) for row in rows):
+        raise BlobError(f"{len(data)} bytes of JSON are no table")
+    return rows
+
+
 def _shown(cell: Any, event: TableLogged) -> object:
     match cell:
-        case {"file": int(index)} if len(cell) == 1 and index < len(event.files):
+        case {"file": int(index)} if len(cell) == 1 and 0 <= index < len(event.files):
             file = event.files[index]
             return f"{file.caption or file.media_type} (file {index})"
         case None:

@@ -83,7 +83,7 @@ from receivers._tensorboard_file import FILE_PREFIX, KEPT, EventFile, cut_back, 
 from receivers._tensorboard_formats import NS_PER_SECOND, Formats, chunks, numbers_of, overflows
 from receivers._tensorboard_plugins import graph_of_onnx, hparams, layout, mesh
 from receivers._tensorboard_projector import CONFIG, store_embedding
-from receivers._tensorboard_texts import MAX_ROWS, TEXTS, Text, file_list, shown_table
+from receivers._tensorboard_texts import MAX_ROWS, TEXTS, Text, file_list, shown_table, table_in
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerRun
 
 SOUNDS = frozenset({"audio/wav", "audio/wave", "audio/x-wav", "audio/vnd.wave"})
@@ -301,7 +301,7 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
             self._keep(envelope)
 
     def _store_table(self, event: TableLogged, envelope: Envelope[Event]) -> None:
-        rows = self._json_of(event)
+        rows = self._rows_of(event)
         self._add_text(shown_table(event, rows), envelope)
         if len(rows) > MAX_ROWS or event.files:
             self._keep(envelope)
@@ -317,11 +317,10 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
         if files:
             self.counts[f"kept as a file: {envelope.event.event_name}"] += 1
 
-    def _json_of(self, event: TableLogged) -> list[Any]:
-        data = self._read(event.rows, event)
+    def _rows_of(self, event: TableLogged) -> list[list[Any]]:
         try:
-            return [] if data is None else json.loads(data)
-        except ValueError:
+            return table_in(self.blobs.read(event.rows))
+        except BlobError:
             self._miss(event)
             return []
 

@@ -216,6 +216,39 @@ def test_payloads_that_are_not_what_they_should_be_stop_nothing(tmp_path: Path) 
     assert config(tmp_path) == ["e:00000"]
 
 
+@pytest.mark.parametrize("data", [b"5", b"null", b"[5]", b'{"a": 1}', b"[" * 100_000], ids=lambda data: data[:9])
+def test_json_that_is_no_table_stops_nothing(tmp_path: Path, data: bytes) -> None:
+    store = store_of(tmp_path)
+    matrix = floats(store, [1, 1], bytes(4))
+    labelled = EmbeddingLogged(key="e", matrix=matrix, labels=store.put(data), header=["name"])
+    table = TableLogged(key="r", columns=["a"], rows=store.put(data), num_rows=1)
+
+    written = write(tmp_path, [labelled, table, LAST])
+
+    assert written.counts == {"payload missing: EmbeddingLogged": 1, "payload missing: TableLogged": 1}
+    assert config(tmp_path) == ["e:00000"]
+    assert {"r/text_summary", "last/text_summary"} == rows(tmp_path).keys()
+
+
+def test_half_a_character_stops_nothing(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    half = store.put(b'[["\\ud800"]]')
+    labelled = EmbeddingLogged(key="e", matrix=floats(store, [1, 1], bytes(4)), labels=half, header=["name"])
+
+    write(tmp_path, [labelled, TableLogged(key="r", columns=["a"], rows=half, num_rows=1)])
+
+    assert "| ? |" in str(rows(tmp_path)["r/text_summary"].value)
+    assert (tmp_path / RUN_FOLDER / "00000/e/metadata.tsv").read_text() == "name\n?\n"
+
+
+def test_a_cell_names_no_file_from_the_end(tmp_path: Path) -> None:
+    data = store_of(tmp_path).put(b'[[{"file": -1}], [{"file": 1}]]')
+
+    write(tmp_path, [TableLogged(key="r", columns=["a"], rows=data, num_rows=2)])
+
+    assert "| {'file': -1} |\n| {'file': 1} |" in str(rows(tmp_path)["r/text_summary"].value)
+
+
 def test_sizes_that_nothing_has_stop_nothing(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     sizes: dict[str, JsonValue] = {"width": 1 << 40, "height": -1, "channels": 1 << 70}
