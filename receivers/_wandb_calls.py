@@ -6,6 +6,7 @@ Each call becomes one record in the SDK's file, which proves that it is stored.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from base64 import b64encode
 from functools import partial
@@ -20,7 +21,7 @@ from receivers._files import put_file
 from receivers._kept import KeptFile, kept_files
 from receivers._names import escape, relative_path, shorten
 from receivers._wandb_proof import Proof
-from receivers._wandb_rows import OURS, STEP, is_named, public, storable
+from receivers._wandb_rows import OURS, STEP, is_named, is_single, public, storable
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -36,15 +37,22 @@ MAX_NAME = 128
 MAX_METADATA = 100
 """Keys in an artifact's metadata; more stand one level deeper."""
 
+MAX_WAIT = 10 * 365 * 86400.0
+"""Seconds that an alert waits at most: "never again" in the form of a number that the SDK can count with."""
+
+_MIN_WAIT = 0.001  # the SDK takes 0 for its own default, a minute
+_DRIVE = re.compile(r"^([a-zA-Z]):")
 _OPERATIONS = ("min", "max", "mean", "last", "first", "copy", "none")
 _WRITTEN_BY_SDK = frozenset(
     {
         *("config.yaml", "wandb-summary.json", "wandb-metadata.json", "wandb-history.jsonl", "wandb-events.jsonl"),
-        *("output.log", "requirements.txt", "conda-environment.yaml", "diff.patch"),
+        *("output.log", "requirements.txt", "conda-environment.yaml", "diff.patch", "media"),
     }
 )
 _RESERVED = ("job", "run_table", "wandb-")
 _BEST = {"maximize": "max", "minimize": "min", None: "last"}
+
+_logger = logging.getLogger("trackbus.worker")
 
 
 class Calls:
@@ -66,7 +74,7 @@ class Calls:
         self._folder = folder
 
     def make(self, number: int, envelope: Envelope[Event]) -> Proof | None:
-        """Make the call that a record asks for.
+        """Make the call that a record asks for; what the SDK refuses is kept as files of the run, and counted.
 
         Args:
             number: The record's row.
@@ -75,6 +83,15 @@ class Calls:
         Returns:
             What proves that it is stored; None where nothing came of it, which is counted.
         """
+        try:
+            return self._made(number, envelope)
+        except OSError:
+            raise  # the disk's fault, not the record's: it is tried again
+        except Exception as error:  # noqa: BLE001 - border: the SDK judges what others have logged
+            last = keep_refused(self._sdk, self._run, envelope, self._blobs, self._counts, error=error)
+            return self._place(number) if is_single(envelope.event) else Proof("files", (last,)) if last else None
+
+    def _made(self, number: int, envelope: Envelope[Event]) -> Proof | None:
         match envelope.event:
             case MetricDefined() as event:
                 return self._define(event)
@@ -83,7 +100,8 @@ class Calls:
                 self._run.summary.update(values)
                 return Proof("summary", tuple(values))
             case AlertRaised() as event:
-                self._run.alert(event.title, event.text, event.level, event.wait_seconds)
+                wait = max(_MIN_WAIT, min(event.wait_seconds, MAX_WAIT))  # so NaN is the least, too
+                self._run.alert(event.title, event.text, event.level, wait)
                 return Proof("alert", (event.title,))
             case ArtifactLogged() as event if is_named(event):
                 if isinstance(event, ModelLogged) and event.registered_name and not self._run.url:
@@ -111,7 +129,7 @@ class Calls:
 
     def _keep(self, envelope: Envelope[Event]) -> Proof | None:
         """Keep a record as files of the run."""
-        last = keep(self._run, kept_files(envelope, self._blobs, self._counts), self._counts)
+        last = keep_record(self._run, envelope, self._blobs, self._counts)
         if last and not isinstance(envelope.event, ArtifactLogged):
             self._counts[f"kept as a file: {envelope.event.event_name}"] += 1
         return Proof("files", (last,)) if last else None
@@ -125,11 +143,23 @@ class Calls:
             self._add(artifact, folder, file, event)
         aliases = [self._changed(alias, re.sub(r"[/:]", "-", alias)) for alias in event.aliases]
         tags = [self._changed(tag, re.sub(r"[^-\w ]", "-", tag).strip()) for tag in event.tags]
-        add_artifact(self._run, artifact, aliases, [tag for tag in tags if tag], is_input=event.is_input)
-        return Proof("artifact", (name, artifact._client_id))  # noqa: SLF001 - what tells it from the next of its name
+        return self._publish(artifact, aliases, [tag for tag in tags if tag], is_input=event.is_input)
+
+    def _place(self, number: int) -> Proof:
+        """Log an empty artifact in the place of what was refused: the run's artifacts and alerts are counted."""
+        return self._publish(self._sdk.Artifact(f"refused-{number}", "refused"), [], [])
+
+    def _publish(self, artifact: Any, aliases: Sequence[str], tags: Sequence[str], *, is_input: bool = False) -> Proof:
+        add_artifact(self._run, artifact, aliases, tags, is_input=is_input)
+        # The id tells it from the next of its name.
+        return Proof("artifact", (artifact.name, artifact._client_id))  # noqa: SLF001
 
     def _add(self, artifact: Any, folder: Path, file: ArtifactFile, event: ArtifactLogged) -> None:
         """Add a file to an artifact: the SDK would look up a reference, and hold a whole file in memory."""
+        path = self._changed(file.path, relative_path(_DRIVE.sub(r"\1-", file.path)))
+        if path in artifact.manifest.entries:
+            self._counts["artifact path taken"] += 1
+            return
         said: dict[str, Any] = {"ref": file.reference, "digest": file.reference}
         if file.blob is not None:
             try:
@@ -137,10 +167,10 @@ class Calls:
             except BlobError:
                 self._counts[f"payload missing: {event.event_name}"] += 1
                 return
-            placed = put_file(folder, KeptFile(relative_path(file.path), source), self._counts)
+            placed = put_file(folder, KeptFile(path, source), self._counts)
             said = {"digest": _md5(placed), "size": file.blob.size, "local_path": str(placed), "skip_cache": True}
         entries = import_module(f"{self._sdk.__name__}.sdk.artifacts.artifact_manifest_entry")
-        artifact.manifest.add_entry(entries.ArtifactManifestEntry(path=file.path, **said))
+        artifact.manifest.add_entry(entries.ArtifactManifestEntry(path=path, **said))
 
     def _spelled(self, event: ArtifactLogged) -> tuple[str, str]:
         """Return an artifact's name and type as W&B takes them."""
@@ -186,18 +216,41 @@ def add_artifact(
 
 
 def keep(run: Run, files: Iterable[KeptFile], counts: Counter[str]) -> str:
-    """Add files to the run's own, and return the path of the last one; empty for none."""
+    """Add files to the run's own, copied, and return the path of the last one; empty for none."""
     last, folder = "", Path(run.settings.files_dir)
     for file in files:
-        path = put_file(folder, _beside_the_sdks(file, counts), counts)
+        path = put_file(folder, file, counts)
         run.save(str(path), base_path=str(folder), policy="now", glob=False)
         last = path.relative_to(folder).as_posix()
     return last
 
 
+def keep_record(run: Run, envelope: Envelope[Event], blobs: BlobReader, counts: Counter[str]) -> str:
+    """Keep a record as files of the run, and return the path of the last one; empty for none."""
+    return keep(run, [_beside_the_sdks(file, counts) for file in kept_files(envelope, blobs, counts)], counts)
+
+
+def keep_refused(
+    sdk: Any, run: Run, envelope: Envelope[Event], blobs: BlobReader, counts: Counter[str], *, error: Exception
+) -> str:
+    """Keep as files of the run what the SDK has refused, and return the path of the last one; empty for none.
+
+    Raises:
+        wandb.CommError: That was the error: the server is away, and the record may be good.
+    """
+    if isinstance(error, sdk.errors.CommError):
+        raise error
+    name = envelope.event.event_name
+    _logger.warning("%s is refused by the SDK, and kept as a file: %s", name, error)
+    counts[f"refused by W&B: {name}"] += 1
+    if last := keep_record(run, envelope, blobs, counts):
+        counts[f"kept as a file: {name}"] += 1
+    return last
+
+
 def _beside_the_sdks(file: KeptFile, counts: Counter[str]) -> KeptFile:
     """Return the file, in a folder of ours where the SDK would write its own over it."""
-    if file.path not in _WRITTEN_BY_SDK:
+    if file.path.partition("/")[0] not in _WRITTEN_BY_SDK:
         return file
     counts["renamed file"] += 1
     return file._replace(path=f"kept/{file.path}")

@@ -8,7 +8,6 @@ that names them is recorded.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +31,7 @@ from eventbus.media import (
 from receivers._arrays import grids, rows
 from receivers._files import put_file
 from receivers._kept import KeptFile, kept_files, suffix_of
-from receivers._wandb_calls import add_artifact, internal_artifact, keep
+from receivers._wandb_calls import add_artifact, internal_artifact, keep_refused
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from eventbus import Envelope, Event
     from eventbus.blobs import BlobReader
     from receivers._wandb_run import Run
-
-_logger = logging.getLogger("trackbus.worker")
 
 MAX_BINS = 512
 """Bins of a histogram that the SDK accepts."""
@@ -89,11 +86,12 @@ class Fields:
         except BlobError:
             self._counts[f"payload missing: {name}"] += 1
         except Exception as error:  # noqa: BLE001 - border: the SDK judges files; counted, and kept as a file
-            _logger.warning("%s %r is refused by the SDK, and kept as a file: %s", name, key, error)
-            self._counts[f"refused by W&B: {name}"] += 1
-            keep(self._run, kept_files(envelope, self._blobs, self._counts), self._counts)
-            self._counts[f"kept as a file: {name}"] += 1
+            self.refuse(envelope, error)
         return {}
+
+    def refuse(self, envelope: Envelope[Event], error: Exception) -> None:
+        """Keep as a file what the SDK has refused."""
+        keep_refused(self._sdk, self._run, envelope, self._blobs, self._counts, error=error)
 
     def _made(self, key: str, envelope: Envelope[Event]) -> dict[str, Any]:
         match envelope.event:

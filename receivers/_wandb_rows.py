@@ -102,8 +102,7 @@ class Change:
     @property
     def is_single(self) -> bool:
         """Whether doing it twice would leave two: an alert, an artifact with a name."""
-        event = self.call and self.call.event
-        return isinstance(event, AlertRaised) or (isinstance(event, ArtifactLogged) and is_named(event))
+        return self.call is not None and is_single(self.call.event)
 
     def rest(self) -> dict[str, float]:
         """Return what stands in the row beside the line: its step and the time at which it was logged."""
@@ -142,6 +141,11 @@ def changes(rows: Sequence[Row], counts: Counter[str]) -> list[Change]:
 def is_named(event: ArtifactLogged) -> bool:
     """Tell whether an artifact is one for W&B too, rather than plain files of the run: whether it has a kind."""
     return bool(event.kind) or isinstance(event, ModelLogged)
+
+
+def is_single(event: Event) -> bool:
+    """Tell whether an event is an alert or an artifact with a name."""
+    return isinstance(event, AlertRaised) or (isinstance(event, ArtifactLogged) and is_named(event))
 
 
 def _change(row: Row, counts: Counter[str]) -> Change:

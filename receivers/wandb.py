@@ -18,7 +18,7 @@ row of the metrics of their step |
 | charts' arrangement, datasets, the run above | the config's `trackbus.charts`, `.datasets`, `.parent` |
 | definitions of metrics, summary, alerts | W&B's own; the x-axis is `global_step` where none was named |
 | artifacts, models | artifacts; a model is registered when a run ends online |
-| artifacts without a kind | files of the run |
+| artifacts without a kind | files of the run; below `kept/` where the SDK writes files of that name itself |
 | tags | the config's `trackbus.tags`, and the run's tags as `key=value` where W&B's 64 characters suffice |
 | how it ended | exit code 0 finished, 1 failed, 255 killed; the config's `trackbus.status` and `.reason` |
 | NaN, infinities | as they are in the history; as the words `NaN`, `Infinity`, `-Infinity` in the config |
@@ -178,18 +178,25 @@ class WandBSink(Sink[WandBConfig]):
         if any(isinstance(value, Envelope) for value in change.line.values()):
             run.log({}, step=change.number, commit=False)  # the SDK names files by the step that it was told last
             with TemporaryDirectory(prefix=STAGED, dir=Path(run.settings.sync_file).parent) as folder:
-                run.log(self._fields(run, change, Path(folder)), step=change.number, commit=True)
+                self._log_fields(run, change, Path(folder))
         else:
             run.log(change.line | change.rest(), step=change.number, commit=True)
         self._line = change.number
         self._proofs.expect(Proof("history"), change.number)
 
-    def _fields(self, run: Run, change: Change, folder: Path) -> dict[str, Any]:
+    def _log_fields(self, run: Run, change: Change, folder: Path) -> None:
         fields = Fields(_sdk(), run, self.blobs, self.counts, number=change.number, folder=folder)
-        line: dict[str, Any] = {}
-        for key, value in change.line.items():
-            line |= fields.of(key, value) if isinstance(value, Envelope) else {key: value}
-        return line | change.rest()
+        records = {key: value for key, value in change.line.items() if isinstance(value, Envelope)}
+        line = {key: value for key, value in change.line.items() if key not in records} | change.rest()
+        made: dict[str, Any] = {}
+        for key, envelope in records.items():
+            made |= fields.of(key, envelope)
+        try:
+            run.log(made | line, step=change.number, commit=True)
+        except Exception as error:  # noqa: BLE001 - border: the SDK judges values once more as it records them
+            for envelope in records.values():
+                fields.refuse(envelope, error)
+            run.log(line, step=change.number, commit=True)
 
     def _call(self, run: Run, number: int, envelope: Envelope[Event]) -> None:
         folder = Path(run.settings.sync_file).parent / ARTIFACTS

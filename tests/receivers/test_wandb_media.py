@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from readback import WandbRun, read_wandb_runs
 from servers.wandb_server import WandBServer
+from wandb.errors import CommError
+from wandb.sdk.artifacts.artifact_manifests.artifact_manifest_v1 import ArtifactManifestV1
 
 from eventbus import Envelope, Event, EventBus, Origin, Scope
 from eventbus.artifacts import ArtifactFile, ArtifactLogged, DatasetLogged, ModelLogged
@@ -664,6 +666,87 @@ def test_artifacts_get_names_that_wandb_takes(converted: tuple[WandbRun, Counter
     assert (run.files["deep/a.bin"], run.files["b.txt"]) == (bytes(1000), b"text")
     assert counts["model not registered"] == 1  # nothing is registered offline
     assert counts["renamed in an artifact"] == 4
+
+
+def test_what_the_sdk_refuses_of_one_record_stops_none(tmp_path: Path) -> None:
+    """A definition and a picture that it refuses are files; an alert that waits for ever, and odd paths, it gets."""
+    given = Given(tmp_path)
+    paths = ("a", "a", "../x", "/x", "C:x", "deep/b")
+    files = [ArtifactFile(path=path, blob=given.blob(str(index).encode())) for index, path in enumerate(paths)]
+    image = given.file("image/png", png(PIXELS))
+    run, counts = store(
+        tmp_path,
+        [
+            MetricDefined(name="a*b"),
+            *(AlertRaised(title=f"wait {wait}", text="x", wait_seconds=wait) for wait in (inf, -inf, nan, 0.0, 5.0)),
+            given.artifact(files=files),
+            MetricsLogged(values={"loss": 1.0}, step=1),
+            ImagesLogged(key="k" * 250, step=1, files=[image]),
+            MetricsLogged(values={"loss": 2.0}, step=2),
+        ],
+    )
+
+    assert [row["loss"] for row in run.rows if "loss" in row] == [1.0, 2.0]
+    assert [title for title, *_ in run.alerts] == ["wait inf", "wait -inf", "wait nan", "wait 0.0", "wait 5.0"]
+    assert sorted(run.artifacts[-1].files) == ["C-x", "_x2e__x2e__x2f_x", "_x2f_x", "a", "deep/b"]
+    assert json.dumps("a*b") in next(str(body) for path, body in run.files.items() if "MetricDefined" in path)
+    assert png(PIXELS) in run.files.values()
+    assert counts == {
+        "refused by W&B: MetricDefined": 1, "kept as a file: MetricDefined": 1, "artifact path taken": 1,
+        "renamed in an artifact": 3, "refused by W&B: ImagesLogged": 1, "kept as a file: ImagesLogged": 1,
+    }  # fmt: skip
+
+
+def test_a_refused_artifact_keeps_its_place_when_rows_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may not come twice is counted in the files: so a refused artifact stands there as an empty one."""
+    monkeypatch.setattr(ArtifactManifestV1, "add_entry", _refuse)
+    rows = plan([Given(tmp_path).artifact(), AlertRaised(title="once", text="x")])
+    for again in (True, False):
+        sink = WandBSink(WandBConfig(), tmp_path)
+        sink.open(INFO, Position(0))
+        sink.write(rows)
+        assert sink.close(None if again else RunStatus.FINISHED) == Position(2, "2")
+
+    runs = read_wandb_runs(tmp_path / "wandb")
+    assert [title for run in runs for title, *_ in run.alerts] == ["once"]
+    assert [one.name for run in runs for one in run.artifacts] == ["refused-1"]
+    assert b"text" in runs[0].files.values()
+
+
+def test_a_server_that_is_away_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = WandBSink(WandBConfig(), tmp_path)
+    sink.open(INFO, Position(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb.Run, "define_metric", _away)
+        with pytest.raises(CommError):
+            sink.write(plan([MetricDefined(name="loss")]))
+    sink.write(plan([MetricDefined(name="loss")]))
+
+    assert (sink.close(RunStatus.FINISHED).row, sink.counts) == (1, Counter())
+
+
+def _refuse(*_: object) -> None:
+    raise ValueError("no such path")
+
+
+def _away(*_: object, **__: object) -> None:
+    raise CommError("no connection")
+
+
+def test_files_of_the_run_leave_the_sdks_names_alone(tmp_path: Path) -> None:
+    given = Given(tmp_path)
+    names = ("config.yaml/x", "media", "output.log", "deep/media")
+    files = [ArtifactFile(path=name, blob=given.blob(name.encode())) for name in names]
+    picture = ImagesLogged(key="p", step=1, files=[given.file("image/png", png(PIXELS))])
+    run, counts = store(tmp_path, [ArtifactLogged(key="files", files=files), picture])
+
+    placed = ("kept/config.yaml/x", "kept/media", "kept/output.log", "deep/media")
+    assert [run.files[path] for path in placed] == [name.encode() for name in names]
+    assert (run.rows[-1]["p"]["_type"], counts) == ("image-file", {"renamed file": 3})
+    (folder,) = tmp_path.glob("wandb/offline-run-*/files")
+    assert {path.stat().st_nlink for path in folder.rglob("*") if path.is_file()} == {1}  # no links into the store
 
 
 UNITS = 24
