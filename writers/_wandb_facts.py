@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from eventbus.errors import BadInputError
 from eventbus.tracking import TagsDeleted
@@ -14,7 +15,7 @@ from writers._mode import nowhere
 from writers._runs import runs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from eventbus import Receipt
@@ -115,12 +116,12 @@ class RunFacts(LookAlike):
 
     @tags.setter
     def tags(self, tags: Sequence[str]) -> None:
-        if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
-            self.tracking.intake.bad.note("tags", BadInputError(f"tags={shown(tags)} are no list of texts"))
+        given = self._labels(tags)
+        if given is None:
             return
-        gone = [tag for tag in self._tags if tag not in tags]
-        self.add_tags(tags)
-        self._tags = tuple(tags)
+        gone = [tag for tag in self._tags if tag not in given]
+        self.add_tags(given)
+        self._tags = given
         if gone:
             self.tracking.publish([TagsDeleted(keys=gone)], gone)
 
@@ -130,7 +131,7 @@ class RunFacts(LookAlike):
         Raises:
             BadInputError: One can't be recorded, and bad input raises.
         """
-        new = dict.fromkeys(tag for tag in tags if tag not in self._tags)
+        new = dict.fromkeys(tag for tag in self._labels(tags) or () if tag not in self._tags)
         self._tags = (*self._tags, *new)
         return self.tracking.set_tags(dict.fromkeys(new, ""))
 
@@ -176,6 +177,19 @@ class RunFacts(LookAlike):
     def settings(self) -> dict[str, Any]:
         """What is known of the run, by the names of W&B's settings."""
         return {"run_id": self.id, "run_name": self.name, "run_group": self.group, "run_tags": self.tags, **self._facts}
+
+    def _labels(self, tags: object) -> tuple[str, ...] | None:
+        """Return labels; those that are none and do not raise are counted, and none.
+
+        Raises:
+            BadInputError: They are no labels, and bad input raises.
+        """
+        if isinstance(tags, Iterable) and not isinstance(tags, str):
+            several = tuple(cast("Iterable[Any]", tags))
+            if all(isinstance(tag, str) for tag in several):
+                return several
+        self.tracking.intake.bad.note("tags", BadInputError(f"tags={shown(tags)} are no list of texts"))
+        return None
 
     @property
     def _bus(self) -> Bus:

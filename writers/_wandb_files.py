@@ -177,20 +177,20 @@ class RunFiles(RunFacts):
             exclude_fn: Tells of a path, or of a path and the root, whether the file is left out.
 
         Returns:
-            The artifact; None if there is no such file.
+            The artifact; None if there is no such file, or bad input was counted.
 
         Raises:
             BadInputError: A file can't be logged, and bad input raises.
         """
-        top = path_of(root or ".")
-        files = [path for path in sorted(top.rglob("*")) if path.is_file()]
-        wanted = [path for path in files if _says(include_fn, path, top) and not _says(exclude_fn, path, top)]
-        if not wanted:
+        try:
+            top = path_of(root or ".")
+            files = [path for path in sorted(top.rglob("*")) if path.is_file()]
+            wanted = [path for path in files if _says(include_fn, path, top) and not _says(exclude_fn, path, top)]
+            code = _code(name or safe_name(f"source-{self.project or self.id}"), top, wanted)
+        except BadInputError as error:
+            self.tracking.intake.bad.note("log_code", error)
             return None
-        code = Artifact(name or safe_name(f"source-{self.project or self.id}"), "code")
-        for path in wanted:
-            code.add_file(path, path.relative_to(top).as_posix())
-        return self.log_artifact(code)
+        return self.log_artifact(code) if wanted else None
 
     def link_artifact(self, artifact: Any, target_path: str, aliases: list[str] | None = None) -> None:
         """Refuse by name: no event links what lies at a server.
@@ -303,6 +303,13 @@ class RunFiles(RunFacts):
 
     def _refuse(self, method: str) -> None:
         self.tracking.intake.bad.note(method, BadInputError(f"{method} is not supported: {_ADVICE[method]}"))
+
+
+def _code(name: str, top: Path, paths: Sequence[Path]) -> Artifact:
+    code = Artifact(name, "code")
+    for path in paths:
+        code.add_file(path, path.relative_to(top).as_posix())
+    return code
 
 
 def _made(artifact: Artifact, files: list[ArtifactFile]) -> ArtifactLogged:

@@ -20,6 +20,7 @@ from eventbus.media import (
 )
 from writers._arrays import array_of, kept_array, package
 from writers._histogram import histogram
+from writers._keys import shown
 from writers._sounds import gif, wav
 from writers._wandb_media import Media, as_figure, checked_path, comes_from, extension_of, is_path, one_of, plain
 
@@ -244,15 +245,14 @@ class Histogram:
     def __init__(self, sequence: Any = None, np_histogram: Any = None, num_bins: int = 64) -> None:
         if np_histogram is None:
             values = array_of("Histogram", sequence)
-            counted = package("numpy").histogram(_finite(values), bins=num_bins)
+            counted = _binned(_finite(values), num_bins)
         else:
             values, counted = None, np_histogram
         sums = {} if values is None else _sums(values)
         self.fields: dict[str, Any] = {**histogram("Histogram", np_histogram=counted), **sums}
         self.histogram: list[float] = self.fields["counts"]
         self.bins: list[float] = [self.fields["low"], *self.fields["limits"]]
-        if len(self.histogram) > MAX_BINS:
-            raise BadInputError(f"Histogram has {len(self.histogram)} bins, W&B takes {MAX_BINS}: pass fewer")
+        _check_bins(len(self.histogram))
 
     def logged(self, key: str, step: int | None, store: BlobStore) -> list[HistogramLogged]:
         """Return the event."""
@@ -348,6 +348,20 @@ def _finite(values: Any) -> Any:
     if not finite.size:
         raise BadInputError("Histogram has no finite value to count")
     return finite
+
+
+def _binned(values: Any, num_bins: Any) -> tuple[Any, Any]:
+    if isinstance(num_bins, int):
+        _check_bins(num_bins)  # before there is memory for them
+    try:
+        return package("numpy").histogram(values, bins=num_bins)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"num_bins={shown(num_bins)} of Histogram: {error}") from error
+
+
+def _check_bins(number: int) -> None:
+    if number > MAX_BINS:
+        raise BadInputError(f"Histogram has {number} bins, W&B takes {MAX_BINS}: pass fewer")
 
 
 def _sums(values: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from eventbus._codec import encode
 from eventbus.errors import BadInputError, MissingExtraError
 from writers._arrays import array_of
 from writers._keys import shown
-from writers._values import MAX_DEPTH
+from writers._values import MAX_DEPTH, json_value
 from writers._wandb_image import Image
 from writers._wandb_kinds import Histogram, Plotly, Values
 from writers._wandb_media import Media, Several, comes_from
@@ -54,7 +55,8 @@ def parted(data: Any, intake: Intake) -> Parted:
     except BadInputError as error:
         intake.bad.note("data", error)
         return {}, _NOTHING, _NOTHING
-    return _sorted(flat, intake)
+    numbers, texts, others = _sorted(flat, intake)
+    return _without_json(numbers, texts, intake), texts, others
 
 
 def more_than_json(values: Any, intake: Intake) -> tuple[Any, dict[str, Loggable]]:
@@ -101,6 +103,9 @@ def recorded(key: str, make: Callable[[], Sequence[TrackingEvent]], intake: Inta
     except ValidationError as error:
         intake.bad.note(key, BadInputError(f"{shown(key)} can't be recorded: {error.errors()[0]['msg']}"))
         return ()
+    except RecursionError:
+        intake.bad.note(key, BadInputError(f"{shown(key)} contains itself, or is nested too deep: flatten it"))
+        return ()
     except BadInputError as error:
         intake.bad.note(key, error)
         return ()
@@ -145,12 +150,31 @@ def _sorted(flat: dict[Any, Any], intake: Intake) -> Parted:
     return numbers, texts, others
 
 
+def _without_json(numbers: dict[Any, Any], texts: dict[Any, str], intake: Intake) -> dict[Any, Any]:
+    """Take out what W&B keeps as JSON: lists that are not all numbers become texts; None is left out, and counted.
+
+    None never raises: a script that logs it runs with W&B, where it is a cell that says nothing.
+    """
+    left = dict[Any, Any]()
+    for key, value in numbers.items():
+        if value is None:
+            intake.bad.count(key, BadInputError(f"{shown(key)} is None: leave it out, or log float('nan')"))
+        elif isinstance(value, list | tuple):
+            try:
+                texts[key] = json.dumps(json_value(key, value), ensure_ascii=False)
+            except BadInputError as error:
+                intake.bad.note(key, error)
+        else:
+            left[key] = value
+    return left
+
+
 def _several(values: Sequence[Any]) -> Loggable | None:
     if _are_numbers(values):
         return Values(values)
     found = [loggable(one) for one in values]
     if not any(found):
-        return None  # a list of texts, say: the intake refuses it by name
+        return None  # a list of texts, say
     media = [one for one in found if isinstance(one, Media)]
     if len(media) < len(found):
         raise BadInputError("a list holds other things than media of one kind: log each under its own key")
@@ -171,10 +195,11 @@ def _foreign(value: Any) -> Loggable | None:
     return Values(value) if size <= BINS_OF_ARRAY else Histogram(value, num_bins=BINS_OF_ARRAY)
 
 
-def _are_numbers(value: Any) -> bool:
+def _are_numbers(value: Any, depth: int = 0) -> bool:
     """Tell whether a value is a number, or a list of numbers, nested or not."""
     if isinstance(value, list | tuple):
-        return bool(cast("Sequence[Any]", value)) and all(map(_are_numbers, cast("Sequence[Any]", value)))
+        several = cast("Sequence[Any]", value) if depth <= MAX_DEPTH else ()  # it may contain itself
+        return bool(several) and all(_are_numbers(one, depth + 1) for one in several)
     return isinstance(value, int | float) or getattr(value, "shape", None) == ()
 
 

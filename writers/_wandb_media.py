@@ -19,7 +19,7 @@ from eventbus.media import (
 )
 from writers._arrays import array_of
 from writers._keys import shown
-from writers._values import json_value
+from writers._values import MAX_DEPTH, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -218,20 +218,23 @@ def media_type(kind: str, extension: str) -> str:
     return known or "application/octet-stream"
 
 
-def plain(key: object, value: Any) -> JsonValue:
+def plain(key: object, value: Any, depth: int = 0) -> JsonValue:
     """Return numbers, texts and arrays, nested in lists and dicts, as JSON has them.
 
     Raises:
         BadInputError: They are nested too deep.
     """
+    if depth > MAX_DEPTH:
+        raise BadInputError(f"{shown(key)} is nested deeper than {MAX_DEPTH} levels, or contains itself: flatten it")
     if isinstance(value, dict):
         items = cast("dict[Any, Any]", value).items()
-        return {str(name): plain(key, one) for name, one in items}
+        return {str(name): plain(key, one, depth + 1) for name, one in items}
     if isinstance(value, list | tuple):
-        return [plain(key, one) for one in cast("Sequence[Any]", value)]
+        return [plain(key, one, depth + 1) for one in cast("Sequence[Any]", value)]
     if getattr(value, "shape", ()) != ():
-        return plain(key, array_of(key, value).tolist() if comes_from(value, "torch") else value.tolist())
-    return json_value(key, value)
+        inside = array_of(key, value).tolist() if comes_from(value, "torch") else value.tolist()
+        return plain(key, inside, depth + 1)  # arrays of objects hold whatever they like
+    return json_value(key, value, depth)
 
 
 def _kept(store: BlobStore, source: bytes | Path) -> Blob:

@@ -131,9 +131,11 @@ def counted_tensor(tensor: Any) -> Histogram:
     """Return how a tensor's finite values are distributed. They are counted where it is.
 
     Raises:
-        BadInputError: It has none.
+        BadInputError: It has none, or it is complex: no order tells its bins apart.
     """
     found = tensor.detach()
+    if found.is_complex():
+        raise BadInputError("the tensor is complex: log a Histogram of torch.view_as_real(tensor)")
     total, zeros = found.numel(), 0
     if found.is_sparse:
         found = found.coalesce().values()

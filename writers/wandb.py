@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 from enum import Enum
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from eventbus._fork import held_by_forks
@@ -124,7 +125,8 @@ class WandBWriter(RunFiles):
             data: By key: numbers, texts, `Image`, `Table`, `Histogram` and the other data types, ours or the SDK's; a
                 list of media of one kind; a drawing of matplotlib (a picture), a figure of plotly, a DataFrame (a
                 table), an array of more than 32 numbers (a histogram of 32 bins), a list or an array of fewer (as they
-                are). A nested dict is flattened, its keys joined by '.'.
+                are), any other list (a text: its JSON). A nested dict is flattened, its keys joined by '.'. None is
+                left out and counted, whatever bad input does.
             step: Where on your own axis: an integer from 0; the writer's own count goes on from it.
             commit: Whether the step is complete; by default it is where none is given.
 
@@ -194,7 +196,7 @@ class WandBWriter(RunFiles):
             wait_duration: Seconds in which an alert of the same title is not sent again; a minute by default.
 
         Raises:
-            BadInputError: The title, the text or the level can't be recorded, and bad input raises.
+            BadInputError: The title, the text, the level or the wait can't be recorded, and bad input raises.
         """
         events = recorded("alert", lambda: [_alert(title, text, level, wait_duration)], self.tracking.intake)
         return self.tracking.publish(events, title)
@@ -356,4 +358,6 @@ def _alert(title: Any, text: Any, level: Any, wait: Any) -> AlertRaised:
         raise BadInputError(f"the text of alert {shown(title)} is of type {type(text).__name__}: use a str")
     seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
     waits = ALERT_WAIT if seconds is None else number("wait_duration", seconds)
+    if not isfinite(waits):
+        raise BadInputError(f"wait_duration is {waits}: use seconds, or a timedelta")
     return AlertRaised(title=check_key(title), text=text, level=AlertLevel[named].value, wait_seconds=waits)

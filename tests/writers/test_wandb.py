@@ -58,8 +58,8 @@ def test_steps_are_counted_as_wandb_does(
 def test_a_refused_call_is_no_step(bus: EventBus, stored: Stored) -> None:
     writer = WandBWriter()
 
-    with pytest.raises(BadInputError, match="'loss' is of type NoneType"):
-        writer.log({"note": "text", "loss": None})
+    with pytest.raises(BadInputError, match="'loss' is of type complex"):
+        writer.log({"note": "text", "loss": 1j})
     writer.log({"loss": 1.0})
 
     assert [one.event.step for one in stored(MetricsLogged)] == [0]
@@ -69,8 +69,7 @@ def test_a_refused_call_is_no_step(bus: EventBus, stored: Stored) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"table": ["a", 2]}, "'table' is of type list"),
-        ({"a": {"b": None}}, "'a.b' is of type NoneType"),
+        ({"a": {"b": 1j}}, "'a.b' is of type complex"),
         ({"a": {1: 2.0}}, "key 1 is of type int: use a str"),
         ({"_step": 1}, "key '_step' is one that W&B keeps for itself"),
         ({"note": "x" * 900_001}, "'note' takes 900006 bytes"),
@@ -93,6 +92,41 @@ def test_data_that_contain_themselves_are_refused(bus: EventBus) -> None:
     writer = WandBWriter(on_bad_input="count")
     assert writer.log(endless).refused == LEFT_OUT
     assert writer.bad_inputs == {"data": 1}
+
+
+def test_none_is_left_out_and_counted_whatever_bad_input_does(bus: EventBus, stored: Stored) -> None:
+    writer = WandBWriter()
+
+    writer.log({"loss": 1.0, "a": {"b": None}})
+    assert writer.log({"loss": None}).refused == LEFT_OUT
+    writer.log({"loss": 2.0})
+
+    assert [one.event for one in stored(MetricsLogged)] == [
+        MetricsLogged(values={"loss": 1.0}, step=0),
+        MetricsLogged(values={"loss": 2.0}, step=2),
+    ]
+    assert writer.bad_inputs == {"a.b": 1, "loss": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["a", "b"], '["a", "b"]'),
+        (("über", 2, None), '["über", 2, null]'),
+        ([{"name": "a", "score": 0.5}], '[{"name": "a", "score": 0.5}]'),
+        ([], "[]"),
+    ],
+)
+def test_a_list_that_is_not_all_numbers_is_a_text_of_json(
+    bus: EventBus, stored: Stored, value: Any, expected: str
+) -> None:
+    writer = WandBWriter()
+
+    writer.log({"loss": 1.0, "xs": value}, step=3)
+
+    assert [one.event for one in stored(TextLogged)] == [TextLogged(key="xs", text=expected, step=3)]
+    assert [one.event for one in stored(MetricsLogged)] == [MetricsLogged(values={"loss": 1.0}, step=3)]
+    assert writer.bad_inputs == {}
 
 
 def test_bad_input_is_counted_and_the_rest_is_logged(bus: EventBus, stored: Stored) -> None:

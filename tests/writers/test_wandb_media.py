@@ -38,6 +38,8 @@ StoredOn = Callable[..., list[Envelope[Any]]]
 Logged = Callable[..., Any]
 
 PIXELS = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
 
 
 @pytest.fixture
@@ -404,6 +406,10 @@ def test_everything_of_a_call_shares_its_step(bus: EventBus, stored_on: StoredOn
         (lambda: ours.Plotly({"data": []}), r"Plotly\(dict\) is no figure"),
         (lambda: ours.Histogram([float("nan")]), "no finite value"),
         (lambda: ours.Histogram(range(600), num_bins=600), "600 bins, W&B takes 512"),
+        (lambda: ours.Histogram([1.0], num_bins=10**15), "1000000000000000 bins, W&B takes 512"),
+        (lambda: ours.Histogram([1.0], num_bins=0), "num_bins=0 of Histogram"),
+        (lambda: ours.Histogram([1.0], num_bins="x"), "num_bins='x' of Histogram"),  # type: ignore[arg-type] - on purpose
+        (lambda: ours.Object3D({"type": "lidar/beta", "points": ENDLESS}), "'points' is nested deeper than 20 levels"),
         (lambda: ours.Table(["a"], data=[[1, 2]]), "a row of 2 cells does not fit"),
         (lambda: ours.Table(log_mode="SOMETIMES"), "log_mode='SOMETIMES' is not known"),
     ],
@@ -436,10 +442,24 @@ def test_what_can_not_be_logged_is_refused_or_counted(bus: EventBus, stored_on: 
         WandBWriter().log({"chart": Broken()})
 
     writer = WandBWriter(on_bad_input="count")
-    writer.log({"mixed": mixed, "gone": gone, "texts": ["a"], "": ours.Html("<p>"), "loss": 1.0})
+    writer.log({"mixed": mixed, "gone": gone, "object": object(), "": ours.Html("<p>"), "loss": 1.0})
     assert writer.log({"mixed": mixed}).refused == LEFT_OUT
-    assert writer.bad_inputs == {"mixed": 2, "gone": 1, "texts": 1, "": 1}
+    assert writer.bad_inputs == {"mixed": 2, "gone": 1, "object": 1, "": 1}
     assert [one.event for one in stored_on(bus, MetricsLogged)] == [MetricsLogged(values={"loss": 1.0}, step=0)]
+
+
+def test_what_contains_itself_is_refused_or_counted(bus: EventBus, stored_on: StoredOn) -> None:
+    data = {"table": ours.Table(["a"], data=[[ENDLESS]]), "list": ENDLESS}
+
+    for key, value in data.items():
+        with pytest.raises(BadInputError, match=key if key == "list" else "'cell' is nested deeper than 20 levels"):
+            WandBWriter().log({key: value})
+
+    writer = WandBWriter(on_bad_input="count")
+    writer.log({"loss": 1.0, **data})
+    writer.summary.update({"summed": ENDLESS})
+    assert writer.bad_inputs == {"table": 1, "list": 1, "summed": 1}
+    assert len(stored_on(bus, MetricsLogged)) == 1
 
 
 def test_numbers_are_recorded_where_there_is_no_room_for_a_picture(bus: EventBus, stored_on: StoredOn) -> None:

@@ -261,6 +261,12 @@ def test_saved_files_are_saved_again_at_the_end_if_they_changed(bus: EventBus, e
         (lambda run: run.log_artifact(__file__, aliases=3), "aliases=3 is no list of texts"),
         (lambda run: run.define_metric("loss", summary=["min"]), "use a str such as 'min,max'"),
         (lambda run: setattr(run, "tags", 3), "tags=3 are no list of texts"),
+        (lambda run: run.add_tags("text"), "tags='text' are no list of texts"),
+        (lambda run: run.add_tags(None), "tags=None are no list of texts"),
+        (lambda run: run.log_code(5), "5 is no path"),
+        (lambda run: run.log_code(__file__.rpartition("/")[0], name="a b"), "artifact name 'a b'"),
+        (lambda run: run.alert("t", "x", wait_duration=float("inf")), "wait_duration is inf: use seconds"),
+        (lambda run: run.alert("t", "x", wait_duration=float("nan")), "wait_duration is nan: use seconds"),
         (lambda run: run.watch(torch.nn.Linear(1, 1), idx="x"), "idx='x': use the number"),
         (lambda run: run.watch(3), "'int' is no model of torch"),
         (lambda run: run.watch(torch.nn.Linear(1, 1), log="everything"), "log='everything' is not known"),
@@ -365,6 +371,16 @@ def test_sparse_gradients_count_their_zeros(bus: EventBus, events: Events) -> No
 
     [gradient] = events(HistogramLogged)
     assert (gradient.num, gradient.counts[0], gradient.counts[32], gradient.counts[63]) == (20.0, 1.0, 18.0, 1.0)
+
+
+def test_complex_parameters_are_counted_as_left_out(bus: EventBus, events: Events) -> None:
+    run, model = WandBWriter(), torch.nn.Linear(1, 1, dtype=torch.complex64)
+    run.watch(model, log="parameters", log_freq=1)
+
+    model(torch.ones(1, 1, dtype=torch.complex64))
+
+    assert run.bad_inputs == {"parameters/weight": 1, "parameters/bias": 1}
+    assert events(HistogramLogged) == []
 
 
 # ------------------------------------------------------------------------------------------------------ init, module
