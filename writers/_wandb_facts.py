@@ -178,7 +178,7 @@ class RunFacts(LookAlike):
         """What is known of the run, by the names of W&B's settings."""
         return {"run_id": self.id, "run_name": self.name, "run_group": self.group, "run_tags": self.tags, **self._facts}
 
-    def _labels(self, tags: object) -> tuple[str, ...] | None:
+    def _labels(self, tags: Any) -> tuple[str, ...] | None:
         """Return labels; those that are none and do not raise are counted, and none.
 
         Raises:
@@ -188,7 +188,7 @@ class RunFacts(LookAlike):
             several = tuple(cast("Iterable[Any]", tags))
             if all(isinstance(tag, str) for tag in several):
                 return several
-        self.tracking.intake.bad.note("tags", BadInputError(f"tags={shown(tags)} are no list of texts"))
+        self.tracking.intake.bad.note("tags", BadInputError(f"tags={shown(cast('object', tags))} are no list of texts"))
         return None
 
     @property

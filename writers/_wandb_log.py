@@ -161,7 +161,7 @@ def _without_json(numbers: dict[Any, Any], texts: dict[Any, str], intake: Intake
             intake.bad.count(key, BadInputError(f"{shown(key)} is None: leave it out, or log float('nan')"))
         elif isinstance(value, list | tuple):
             try:
-                texts[key] = json.dumps(json_value(key, value), ensure_ascii=False)
+                texts[key] = json.dumps(json_value(key, cast("Sequence[Any]", value)), ensure_ascii=False)
             except BadInputError as error:
                 intake.bad.note(key, error)
         else:
