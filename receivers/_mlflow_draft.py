@@ -37,6 +37,7 @@ from receivers._rows import Row
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
+MAX_DATASET_NAME, MAX_DIGEST = 500, 36
 MAX_REQUEST_BYTES = 900_000  # MLflow refuses 1 000 000
 FIELD_BYTES = 150  # names and layout of an entry's fields in a request
 
@@ -163,7 +164,8 @@ class Draft:
                 yield point
 
     def _add_linked(self, event: LinkedMetricsLogged, row: Row) -> None:
-        link = {"dataset_name": event.dataset_name, "dataset_digest": event.dataset_digest}
+        name, digest = dataset_id(event.dataset_name or "", event.dataset_digest or "")
+        link = {"dataset_name": name or None, "dataset_digest": digest or None}
         points = [point._replace(**link) for point in self._points(event, row.envelope)]
         if event.model is None:
             self.metrics += points
@@ -249,6 +251,11 @@ class Draft:
 def as_text(value: object) -> str:
     """Return a value as MLflow shows it; lists and dicts are JSON."""
     return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def dataset_id(name: str, digest: str) -> tuple[str, str]:
+    """Return a dataset's name and digest as MLflow takes them, the same ones wherever it is named."""
+    return shorten(name, MAX_DATASET_NAME), shorten(digest, MAX_DIGEST)
 
 
 def mlflow_path(name: str) -> str:

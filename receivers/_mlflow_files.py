@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 SLOWEST = 4_000_000
 """Bytes per second at which a file is stored at the slowest; whatever takes longer hangs."""
 
-_TAKEN = (FileExistsError, NotADirectoryError, IsADirectoryError)
+SPARE = "taken"
+"""Folder for files whose path runs through another file."""
+
+LEFT_BEHIND = ".mlflow-"
+"""What the names of the folders begin with in which files are laid out."""
+
+YOUNG_SECONDS = 60
+"""A folder this young may be one that another process has made, and not locked yet."""
+
+TAKEN = (FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 class RunFiles:
@@ -46,7 +56,7 @@ class RunFiles:
         self.counts = counts
         self._take_time = take_time
 
-    def put(self, path: str, source: Path | bytes, spare: str = "taken") -> str:
+    def put(self, path: str, source: Path | bytes, spare: str = SPARE) -> str:
         """Store a file; where its path runs through another file, it goes to a folder for such.
 
         Args:
@@ -61,7 +71,7 @@ class RunFiles:
             self.counts["renamed file"] += 1
         try:
             self._put(safe, source)
-        except _TAKEN:
+        except TAKEN:
             self.counts["artifact path taken"] += 1
             safe = f"{spare}/{file_name(path)}"
             self._put(safe, source)
@@ -80,7 +90,11 @@ class RunFiles:
     def has(self, path: str) -> bool:
         """Tell whether the run has such a file."""
         found = self._client.list_artifacts(self._run_id, posixpath.dirname(path) or None)
-        return path in [file.path for file in found]
+        return path in [file.path for file in found if not file.is_dir]
+
+    def find(self, path: str) -> str | None:
+        """Return where a file is that was put under a path: there, or in the folder for such; None for nowhere."""
+        return next((one for one in (path, f"{SPARE}/{file_name(path)}") if self.has(one)), None)
 
     def read(self, path: str, read: Callable[[Path], Any]) -> Any:
         """Return what is in one of the run's files.
@@ -96,18 +110,52 @@ class RunFiles:
     def folder(self) -> Generator[Path]:
         """Lend an empty folder on the file system of the blobs; what is in it goes with it."""
         self._workspace.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".mlflow-", dir=self._workspace) as top:
+        with TemporaryDirectory(prefix=LEFT_BEHIND, dir=self._workspace) as top, _held(Path(top)):
             yield Path(top)
+
+    def remove_left_behind(self) -> None:
+        """Remove the folders of processes that were killed: nobody holds their lock."""
+        for folder in self._workspace.glob(f"{LEFT_BEHIND}*"):
+            with suppress(OSError):  # another process holds it, or was faster
+                if time.time() - folder.stat().st_mtime > YOUNG_SECONDS:
+                    with _held(folder, alone=True):
+                        shutil.rmtree(folder)
+
+
+@contextmanager
+def _held(folder: Path, *, alone: bool = False) -> Generator[None]:
+    """Hold a folder, which the system lets go of when the process ends, however it does.
+
+    Raises:
+        BlockingIOError: Another one holds it, and it is to be held alone.
+    """
+    import fcntl  # noqa: PLC0415 - not on Windows, where nothing but the import of this module is promised
+
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(held)
 
 
 def lay(place: Path, source: Path | bytes) -> Path:
-    """Lay a file out under a name of its own, and return it. It may be another name of the source: never change it."""
+    """Lay a file out under a name of its own, and return it. It may be another name of the source: never change it.
+
+    Raises:
+        FileExistsError: There is one already, which may be another name of a payload.
+        NotADirectoryError: Its path runs through one.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, bytes):
-        place.write_bytes(source)
+        with place.open("xb") as file:
+            file.write(source)
         return place
     try:
         os.link(source, place)
+    except FileExistsError:
+        raise
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, place)
+        with source.open("rb") as whole, place.open("xb") as copy:
+            shutil.copyfileobj(whole, copy)
     return place

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from eventbus.errors import BlobError
-from receivers._mlflow_draft import MAX_PARAM_LENGTH
-from receivers._mlflow_files import RunFiles, lay
-from receivers._names import escape, relative_path
+from receivers._json import as_json
+from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, as_tags
+from receivers._mlflow_files import TAKEN, RunFiles, lay
+from receivers._names import escape, relative_path, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from eventbus.artifacts import ModelLogged
@@ -33,8 +35,12 @@ DEFAULT_URI = "MLFLOW_TRACKING_URI"
 MLMODEL = "MLmodel"
 """The file that says what a folder of MLflow's holds."""
 
+REFERENCES = "trackbus.references.json"
+"""The file that says which files of a model lie elsewhere."""
+
 _OWN_ID = re.compile(r"m-[0-9a-f]{32}")
 _REFUSED_IN_NAMES = r"[/:.%\"']"
+_REFUSED_IN_REGISTRY = r"[/:]"
 _THERE = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
 
 
@@ -119,23 +125,30 @@ class Models:
         self._outputs[model_id] = step
 
     def _create(self, event: ModelLogged, mark: str, params: Mapping[str, str]) -> Any:
-        about = event.metadata
-        tags = cast("dict[str, str]", about.get("tags") or {})
-        name = escape(event.key, _REFUSED_IN_NAMES)
-        if name != event.key:
-            self._files.counts["renamed key"] += 1
+        kind = event.metadata.get("model_type")
+        name = self._named(event.key, _REFUSED_IN_NAMES)
         return self._client.create_logged_model(
             self._experiment,
             name,
             self._run_id,
-            {**tags, MODEL_TAG: mark, f"{MODEL_TAG}.name": event.key},
+            {**_tags_of(event), MODEL_TAG: mark, f"{MODEL_TAG}.name": event.key},
             {key: value[:MAX_PARAM_LENGTH] for key, value in {**event.params, **params}.items()},
-            about.get("model_type"),
+            kind if isinstance(kind, str) else None,
         )
+
+    def _named(self, name: str, refused: str) -> str:
+        """Return a name as MLflow takes it; another one is counted."""
+        safe = shorten(escape(name, refused), MAX_KEY_LENGTH)
+        if safe != name:
+            self._files.counts["renamed key"] += 1
+        return safe
 
     def _fill(self, model: Any, event: ModelLogged) -> None:
         with self._files.folder() as top:
-            laid = [self._lay(top / relative_path(file.path), file.blob) for file in event.files]
+            elsewhere = {file.path: file.reference for file in event.files if file.blob is None}
+            if elsewhere:
+                lay(top / REFERENCES, as_json(elsewhere).encode())
+            laid = [self._lay(top / relative_path(file.path), file.blob) for file in event.files if file.blob]
             if (top / MLMODEL).is_file():
                 self._sign(top, model)
             self._files.expect(sum(file.blob.size for file in event.files if file.blob is not None))
@@ -147,6 +160,9 @@ class Models:
             lay(place, self._blobs.path(blob))
         except BlobError:
             self._files.counts["payload missing: ModelLogged"] += 1
+            return False
+        except TAKEN:
+            self._files.counts["artifact path taken"] += 1
             return False
         return True
 
@@ -160,8 +176,9 @@ class Models:
         described.save(str(place))
 
     def _register(self, model: Any, event: ModelLogged, mark: str) -> None:
-        name, refused = event.registered_name, import_module("mlflow.exceptions").MlflowException
-        tags = {**cast("dict[str, str]", event.metadata.get("tags") or {}), MODEL_TAG: mark}
+        name = self._named(event.registered_name, _REFUSED_IN_REGISTRY)
+        refused = import_module("mlflow.exceptions").MlflowException
+        tags = {**as_tags(_tags_of(event)), MODEL_TAG: mark}
         try:
             self._client.create_registered_model(name)
         except refused as error:
@@ -221,3 +238,9 @@ class Models:
         self.find(name)
         if self._known is not None:
             self._known[name] = model_id
+
+
+def _tags_of(event: ModelLogged) -> dict[str, str]:
+    """Return a model's labels: whoever logged it may have put something else in their place."""
+    given = event.metadata.get("tags")
+    return {key: str(value) for key, value in given.items()} if isinstance(given, Mapping) else {}

@@ -6,7 +6,7 @@ import json
 import posixpath
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from receivers._mlflow_draft import MAX_TAG_LENGTH, artifact_path, own_tag
 
@@ -77,7 +77,7 @@ class Tables:
     def replace(self, path: str, table: Table) -> None:
         """Store a table as it is."""
         stored = self._files.put(path, _parquet(table) if path.endswith(".parquet") else _json(table))
-        listed = json.loads(self._tags.get(LISTED_TAG, "[]"))
+        listed = _listed(self._tags.get(LISTED_TAG, "[]"))
         entry = {"path": stored, "type": "table"}
         if entry in listed:
             return
@@ -90,11 +90,21 @@ class Tables:
         """Return the table that is stored, an empty one where there is none: its mark comes first."""
         if self._last is not None and self._last[0] == path:
             return self._last[1]
-        return self._files.read(path, _read) if self._files.has(path) else Table([], [])
+        stored = self._files.find(path)
+        return Table([], []) if stored is None else self._files.read(stored, _read)
 
     def _set_tag(self, name: str, value: str) -> None:
         self._set(name, value)
         self._tags[name] = value
+
+
+def _listed(tag: str) -> list[Any]:
+    """Return the tables that a tag lists; none where somebody else wrote something else there."""
+    try:
+        listed = json.loads(tag)
+    except (ValueError, RecursionError):
+        return []
+    return cast("list[Any]", listed) if isinstance(listed, list) else []
 
 
 def joined(first: Table, second: Table) -> Table:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import math
 from collections import deque
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,11 +25,12 @@ from eventbus.media import (
 from eventbus.tracking import ChartsArranged, LinkedMetricsLogged, TextLogged
 from receivers._json import as_json
 from receivers._kept import identity, kept_files, suffix_of
-from receivers._mlflow_draft import in_ms, mlflow_path
+from receivers._mlflow_draft import dataset_id, in_ms, mlflow_path
 from receivers._mlflow_files import RunFiles
 from receivers._mlflow_models import Models
 from receivers._mlflow_tables import Table, Tables, stem
-from receivers._names import escape
+from receivers._mlflow_uri import is_refusal
+from receivers._names import escape, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +57,17 @@ _KEPT = (TensorLogged, MeshLogged, EmbeddingLogged, GraphLogged, ChartsArranged)
 
 MAX_WAITING = 10_000
 """Numbers that are kept in memory until their model comes: those that name it, and those of its step."""
+
+MAX_PIXELS = 16_000_000
+"""Of a larger picture there is no small twin: to make it takes 4 bytes and more of the worker's memory per pixel."""
+
+DATASET_LENGTHS = (65_535, 1_048_575, 16_777_215)
+"""Characters that MLflow takes of a dataset's source, schema and profile; a longer one, cut, would be no JSON."""
+
+MAX_USE_KEY, MAX_USE_TAG = 255, 500
+"""The same of a label of its use."""
+
+_logger = logging.getLogger("trackbus.worker")
 
 _PLAIN_DETAILS = {"width", "height", "channels"}
 
@@ -98,16 +112,29 @@ class Uploads:
             if isinstance(event, LinkedMetricsLogged):
                 points += self._linked(event.model or "", upload.points)
                 continue
-            put = next((self._storers[cls] for cls in type(event).__mro__ if cls in self._storers), self._keep)
-            try:
-                put(event, upload)
-            except BlobError:
-                self._files.counts[f"payload missing: {event.event_name}"] += 1
+            self._store(event, upload)
             if isinstance(event, ModelLogged):
                 points += self._models.link_steps([one for one in self._recent if one.step == (event.step or 0)])
                 if event.key in self._waiting:
                     points += self._linked(event.key, self._waiting.pop(event.key))
         return points
+
+    def _store(self, event: Event, upload: Upload) -> None:
+        """Store one thing; what it holds itself must neither stop what follows nor end the worker."""
+        put = next((self._storers[cls] for cls in type(event).__mro__ if cls in self._storers), self._keep)
+        try:
+            put(event, upload)
+        except BlobError:
+            self._files.counts[f"payload missing: {event.event_name}"] += 1
+        except Exception as error:  # border: MLflow, Pillow and pandas judge what the event holds
+            if not is_refusal(error, self._client.tracking_uri) or not self._takes_more():
+                raise
+            self._files.counts[f"refused by MLflow: {event.event_name}"] += 1
+            _logger.warning("MLflow refuses a %s: %s: %s", event.event_name, type(error).__name__, error)
+
+    def _takes_more(self) -> bool:
+        """Tell whether the run is there and takes what it is given: MLflow refuses all of a deleted one."""
+        return self._client.get_run(self._run_id).info.lifecycle_stage == "active"
 
     def link(self, points: Sequence[Point]) -> list[Point]:
         """Link numbers with the models of their steps, and remember them for those that follow."""
@@ -137,10 +164,11 @@ class Uploads:
         self._files.put(path, text.encode(), "text/taken")
 
     def _keep(self, event: Event, upload: Upload) -> None:
-        if isinstance(event, _KEPT):
-            self._files.counts[f"kept as a file: {event.event_name}"] += 1
-        for path, source in kept_files(upload.row.envelope, self._blobs, self._files.counts):
+        kept = kept_files(upload.row.envelope, self._blobs, self._files.counts)
+        for path, source in kept:
             self._files.put(path, source)
+        if kept and isinstance(event, _KEPT):
+            self._files.counts[f"kept as a file: {event.event_name}"] += 1
 
     # --- pictures -------------------------------------------------------------------------------------------
 
@@ -172,7 +200,7 @@ class Uploads:
         path = self._blobs.path(file.blob)
         try:
             whole, small = _both_sizes(path, is_png=file.media_type == "image/png")
-        except (ImportError, OSError, ValueError):  # Pillow is missing, or can't read it
+        except Exception:  # noqa: BLE001 - border: Pillow is missing, or judges the picture: counted, and kept as it is
             self._files.counts["no small picture"] += 1
             return self._files.put(f"{name}{suffix_of(file)}", path)
         stored = self._files.put(f"{name}.png", whole)
@@ -205,17 +233,19 @@ class Uploads:
 
     def _log_dataset(self, event: DatasetLogged) -> None:
         entities = import_module("mlflow.entities")
-        dataset = entities.Dataset(
-            event.key,
-            event.digest,
-            event.source_type or "local",
-            event.source or "{}",
-            event.data_schema or None,
-            event.profile or None,
+        given = (event.source, event.data_schema, event.profile)
+        source, schema, profile = (
+            text if len(text) <= most else "" for text, most in zip(given, DATASET_LENGTHS, strict=True)
         )
+        name, digest = dataset_id(event.key, event.digest)
         tags = {**event.tags, **({CONTEXT_TAG: event.context} if event.context else {})}
         tags |= {ROLE_TAG: event.role} if event.role != "input" else {}
-        marks = [entities.InputTag(key, value) for key, value in tags.items()]
+        cut = {shorten(key, MAX_USE_KEY): value[:MAX_USE_TAG] for key, value in tags.items()}
+        if (name, digest, source, schema, profile, cut) != (event.key, event.digest, *given, tags):
+            self._files.counts["cut dataset"] += 1
+        kind = event.source_type or "local"
+        dataset = entities.Dataset(name, digest, kind, source or "{}", schema or None, profile or None)
+        marks = [entities.InputTag(key, value) for key, value in cut.items()]
         self._client.log_inputs(self._run_id, [entities.DatasetInput(dataset, marks)])
 
     def _set_tag(self, name: str, value: str) -> None:
@@ -232,10 +262,11 @@ def _both_sizes(path: Path, *, is_png: bool) -> tuple[Path | bytes, bytes]:
 
     Raises:
         ImportError: Pillow is not installed.
-        OSError: It can't read the picture, or not write it so.
-        ValueError: The same.
+        Exception: Pillow, which has many, can't read it or not write it so; ValueError where it is too large.
     """
     with import_module("PIL.Image").open(path) as picture:
+        if math.prod(picture.size) > MAX_PIXELS:
+            raise ValueError("decoded it would take too much memory")
         small = import_module("mlflow.tracking.multimedia").compress_image_size(picture)
         return path if is_png else _encoded(picture, "PNG"), _encoded(small, "WEBP")
 
@@ -249,7 +280,7 @@ def _encoded(picture: Any, form: str) -> bytes:
 def _with_file(cell: Any, files: Sequence[Mapping[str, str]]) -> Any:
     """Put what names a file into a cell that is one."""
     match cell:
-        case {"file": int(index)} if len(cell) == 1 and index < len(files):
+        case {"file": int(index)} if len(cell) == 1 and 0 <= index < len(files):
             return files[index]
         case _:
             return cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ JUDGED = range(400, 500)
 
 PASSING = (*NOT_AUTHORISED, 408, 409, 425, 429, 499)
 """Those of them that another try may change."""
+
+REFUSALS = (400, 413, 414, 422, 431)
+"""Those of them that judge what the request holds."""
 
 LOST_CONNECTIONS = ("OperationalError", "InterfaceError")
 """What SQLAlchemy calls the errors of a database that is away, locked or full."""
@@ -83,6 +87,26 @@ def _kind(error: Exception, at_server: bool) -> type[TrackbusError]:  # noqa: FB
         return NotAuthorisedError
     away = _is_away_server(error, status) if at_server else _is_away_database(error)
     return TrackerUnavailableError if away or is_environment(error) else MLflowError
+
+
+def is_refusal(error: Exception, uri: str) -> bool:
+    """Tell whether an error judges what was to be stored, so that another try ends the same: else it is to be raised.
+
+    The tracker must have answered so itself, or the error must be one of code that reads the content. What a system
+    or a database says, and what `redacting` calls the store's fault, is never a refusal; nor is an error of ours.
+    """
+    if isinstance(error, TrackbusError) or _kind(error, is_server(uri)) is not MLflowError:
+        return False
+    chain = list(causes(error))
+    if any(isinstance(one, sqlite3.Error) for one in chain):
+        return False
+    if (status := _status(error)) is not None:
+        return status in REFUSALS
+    return not any(isinstance(one, (ImportError, MemoryError)) or _is_systems(one) for one in chain)
+
+
+def _is_systems(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno not in (None, errno.ENAMETOOLONG)
 
 
 def _status(error: Exception) -> int | None:

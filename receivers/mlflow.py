@@ -40,10 +40,14 @@ What MLflow can't hold is stored as it can, and counted:
 * `cut param`, `cut tag`: over 6000 or 8000 characters.
 * `param changed`: see above.
 * `artifact path taken`: a file's path runs through an earlier file; it is stored under `taken/`, a text `text/taken/`.
+  Of two files of a model under one path the first stays; such a model is FAILED.
 * `kept as a file: <event>`: a tensor, mesh, graph, embedding or arrangement of charts.
 * `payload missing: <event>`: a file that the event names can't be had; the rest is stored. A model is FAILED then.
+* `cut dataset`: a digest over 36 characters, a name over 500 or a label over 500 is cut; a source, schema or profile
+  that is too long is left out.
+* `refused by MLflow: <event>`: what it holds itself makes MLflow refuse it; the worker's log says why.
 * `unknown model`: numbers of a model that did not come; they are stored without it.
-* `no small picture`: Pillow can't read a picture; it is stored as it is.
+* `no small picture`: Pillow can't read a picture, or it has over 16 million pixels; it is stored as it is.
 * `table not listed`: MLflow's page shows some hundred tables of a run; this one is stored, and not among them.
 * `unsupported <event>`: not stored: a kind of your own.
 * `twin removed`: an empty second run, which a slow server made after we had given the request up; it is in the bin.
@@ -124,6 +128,7 @@ class MLflowSink(Sink[MLflowConfig]):
         self._running = self._found.info.status == "RUNNING" and self._found.info.lifecycle_stage == "active"
         self._draft = Draft(self.counts, self._found.data.params, self._found.data.tags)
         files = RunFiles(self._client, self._found.info.run_id, self.workspace, self.counts, self._go_on_for)
+        files.remove_left_behind()
         self._uploads = Uploads(self._client, self._found, files, self.blobs)
         return self._row
 

@@ -1,6 +1,9 @@
 """Files, pictures, tables, models and nested runs in MLflow: once, however often they come, and whatever breaks off."""
 
+import io
 import json
+import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,12 +11,14 @@ from typing import Any
 
 import pytest
 from mlflow_content import content_of
+from mlflow_stores import put_mlflow_store
 from one_of_each import MLMODEL, one_of_each
+from PIL import Image
 from readback import raw_mlflow
 
-from eventbus.artifacts import ArtifactFile, ArtifactLogged, ModelLogged
+from eventbus.artifacts import ArtifactFile, ArtifactLogged, DatasetLogged, ModelLogged
 from eventbus.blobs import FOLDER, Blob, BlobStore
-from eventbus.media import ImagesLogged, MediaFile, TableLogged
+from eventbus.media import Array, ImagesLogged, MediaFile, TableLogged, TensorLogged
 from eventbus.tracking import (
     LinkedMetricsLogged,
     MetricsLogged,
@@ -23,7 +28,8 @@ from eventbus.tracking import (
     TagsSet,
     TextLogged,
 )
-from receivers._mlflow_files import SLOWEST
+from receivers._mlflow_files import SLOWEST, YOUNG_SECONDS, _held, lay
+from receivers._mlflow_uri import MLflowError, is_refusal
 from receivers.abc import Position, Row, RunInfo, TrackerUnavailableError
 from receivers.mlflow import MLflowConfig, MLflowSink
 from receivers.testing import make_rows, make_run
@@ -43,7 +49,7 @@ def _environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("workspace")
+    return put_mlflow_store(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture
@@ -181,6 +187,7 @@ def test_a_payload_that_is_missing_is_counted_and_stops_nothing(
     events = [
         ImagesLogged(key="i", files=[MediaFile(blob=MISSING, media_type="image/png")]),
         TableLogged(key="t", columns=["n"], rows=MISSING, num_rows=1),
+        TensorLogged(key="x", tensor=Array(blob=MISSING, dtype="float32", shape=[1])),
         ArtifactLogged(key="a", files=[lost, whole]),
         ModelLogged(key="m", files=[lost, *model(blobs).files]),
         TextLogged(key="after.txt", text="after", is_file=True),
@@ -188,7 +195,7 @@ def test_a_payload_that_is_missing_is_counted_and_stops_nothing(
     sink = write(workspace, run, make_rows(events))
 
     found = content(workspace, run)
-    kinds = ("ImagesLogged", "TableLogged", "ArtifactLogged", "ModelLogged")
+    kinds = ("ImagesLogged", "TableLogged", "TensorLogged", "ArtifactLogged", "ModelLogged")
     assert sink.counts == {f"payload missing: {kind}": 1 for kind in kinds}
     assert (found["files"]["there"], found["files"]["after.txt"]) == (b"there", b"after")
     assert [(one["status"], one["files"]) for one in found["models"]] == [(3, ["data/weights"])]  # FAILED
@@ -221,6 +228,177 @@ def test_numbers_of_a_model_that_never_comes_are_stored_and_counted(
     assert sink.counts == {"unknown model": 2}
     assert [metric[0] for metric in found["metrics"]] == ["a", "b", "c", "d"]
     assert [metric[0] for metric in found["models"][0]["metrics"]] == ["a", "d"]
+
+
+# ----------------------------------------------------------------------------------------------------- refused
+def registered(workspace: Path) -> dict[str, list[str]]:
+    """Names of registered models and the keys of their versions' tags."""
+    found: dict[str, list[str]] = {row["name"]: [] for row in raw_mlflow(workspace / "mlflow.db", "registered_models")}
+    for row in raw_mlflow(workspace / "mlflow.db", "model_version_tags"):
+        found[row["name"]].append(row["key"])
+    return found
+
+
+def test_models_are_stored_whatever_they_say_of_themselves(workspace: Path, blobs: BlobStore, run: RunInfo) -> None:
+    weights = ArtifactFile(path="w", blob=blobs.put(b"first"))
+    described = model(blobs).files
+    events = [
+        model(blobs, "listed", registered_name="registry/a:b", metadata={"tags": ["x"], "model_type": 5}),
+        model(blobs, "tagged", registered_name="tagged", metadata={"tags": {"b!": 1}}),
+        ModelLogged(key="far", files=[*described, ArtifactFile(path="w", reference="s3://bucket/w")]),
+        ModelLogged(key="twice", files=[*described, weights, ArtifactFile(path="w", blob=blobs.put(b"second"))]),
+        model(blobs, "unnamed", registered_name=" "),
+        TextLogged(key="after.txt", text="after", is_file=True),
+    ]
+    sink = write(workspace, run, make_rows(events))
+
+    assert sink.counts == {"renamed key": 1, "artifact path taken": 1, "refused by MLflow: ModelLogged": 1}
+    found = content(workspace, run)
+    assert {one["name"]: (one["status"], one["files"]) for one in found["models"]} == {
+        "listed": (2, ["data/weights"]),
+        "tagged": (2, ["data/weights"]),
+        "far": (2, ["data/weights", "trackbus.references.json"]),
+        "twice": (3, ["data/weights", "w"]),  # FAILED
+        "unnamed": (2, ["data/weights"]),
+    }
+    assert found["files"]["after.txt"] == b"after"
+    names = registered(workspace)
+    assert (names["registry_x2f_a_x3a_b"], sorted(names["tagged"])) == (
+        ["trackbus.model"],
+        ["b_x21_", "trackbus.model"],
+    )
+    assert blobs.read(weights.blob or MISSING) == b"first"
+
+
+def test_a_dataset_is_cut_to_what_mlflow_takes_and_counted(workspace: Path, run: RunInfo) -> None:
+    digest, long = "0" * 64, "x" * 70_000
+    events = [
+        DatasetLogged(key="d", digest=digest, source=long, data_schema="{}", profile="p", tags={"k" * 300: "v" * 600}),
+        LinkedMetricsLogged(values={"a": 1.0}, dataset_name="d", dataset_digest=digest),
+    ]
+    sink = write(workspace, run, make_rows(events))
+
+    assert sink.counts == {"cut dataset": 1}
+    ((told, tags),) = content(workspace, run)["datasets"]
+    assert (told["name"], told["digest"][:16], len(told["digest"])) == ("d", digest[:16], 36)
+    assert (told["dataset_source"], told["dataset_schema"], told["dataset_profile"]) == ("{}", "{}", "p")
+    assert [(len(key), value) for key, value in tags.items()] == [(255, "v" * 500)]
+
+
+def test_pictures_that_pillow_refuses_are_kept_without_a_small_one(
+    workspace: Path, blobs: BlobStore, run: RunInfo
+) -> None:
+    large = io.BytesIO()
+    Image.new("1", (5000, 4000)).save(large, format="PNG")
+    bomb = large.getvalue().replace((5000).to_bytes(4) + (4000).to_bytes(4), b"\0\0\xff\xff" * 2)
+    broken = large.getvalue()[:8] + b"\0" * 30
+    files = [MediaFile(blob=blobs.put(data), media_type="image/odd") for data in (large.getvalue(), bomb, broken)]
+    sink = write(workspace, run, make_rows([ImagesLogged(key="i", files=files, step=1)]))
+
+    assert sink.counts == {"no small picture": 3}
+    assert len([path for path in content_paths(workspace, run) if path.startswith("images/")]) == 3
+
+
+def content_paths(workspace: Path, run: RunInfo) -> list[str]:
+    (uri,) = (row["artifact_uri"] for row in raw_mlflow(workspace / "mlflow.db", "runs") if run.name in row["name"])
+    top = Path(uri.removeprefix("file://"))
+    return [path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file()]
+
+
+def test_tables_are_stored_whatever_is_in_them_and_beside_them(
+    workspace: Path, blobs: BlobStore, run: RunInfo, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells = blobs.put(b'[[{"file": -1}], [{"file": 1}]]')
+    file = MediaFile(blob=blobs.put(b"f"), media_type="text/plain")
+    write(workspace, run, make_rows([TagsSet(values={"mlflow.loggedArtifacts": "x"})]))
+    rows = [
+        TableLogged(key="cells.json", columns=["f"], rows=cells, num_rows=2, files=[file], is_file=True),
+        TableLogged(key="bad.json", columns=["f"], rows=blobs.put(b"no JSON"), num_rows=2, is_file=True),
+        TextLogged(key="t", text="t", is_file=True),
+        table(blobs, 1, key="t/t.json"),
+        table(blobs, 9, key="other.json"),
+        table(blobs, 2, key="t/t.json"),
+    ]
+    with caplog.at_level(logging.WARNING, "trackbus.worker"):
+        sink = write(workspace, run, make_rows(rows, first=2))
+
+    assert sink.counts == {"artifact path taken": 2, "refused by MLflow: TableLogged": 1}
+    assert caplog.messages[0].startswith("MLflow refuses a TableLogged: JSONDecodeError: ")
+    files = content(workspace, run)["files"]
+    assert files["cells.json"] == {"columns": ["f"], "data": [[{"file": -1}], [{"file": 1}]]}
+    assert files["taken/t_x2f_t.json"] == {"columns": ["n"], "data": [[1], [2]]}
+
+
+def test_a_run_that_is_deleted_refuses_no_event(workspace: Path, blobs: BlobStore, run: RunInfo) -> None:
+    rows = make_rows([DatasetLogged(key="d", digest="1"), model(blobs, "late", registered_name=" ")])
+    sink = opened(workspace, run)
+    sink.write(rows[:1])
+    sink._client.delete_run(sink.tracker_run.id)
+
+    with pytest.raises(MLflowError):
+        sink.write(rows)
+
+    assert sink.counts == {}
+    write(workspace, run, rows[:1])  # it is restored
+
+
+@pytest.mark.parametrize("at", ["log_inputs", "log_artifact", "create_registered_model"])
+def test_an_event_is_sent_again_while_the_tracker_is_away(
+    workspace: Path, blobs: BlobStore, run: RunInfo, at: str
+) -> None:
+    text = TextLogged(key="t", text="t", is_file=True)
+    rows = make_rows([DatasetLogged(key="d", digest="1"), text, model(blobs, registered_name="away")])
+    sink = breaking(opened(workspace, run), at, 1)
+
+    with pytest.raises(TrackerUnavailableError):
+        sink.write(rows)
+
+    assert sink.counts == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (ValueError("a cell"), True),
+        (OSError("not a picture"), True),
+        (OSError(36, "the path is too long"), True),
+        (PermissionError(13, "not yours"), False),
+        (OSError(28, "the disk is full"), False),
+        (ConnectionResetError("gone"), False),
+        (ImportError("no pandas"), False),
+        (TrackerUnavailableError("away"), False),
+    ],
+)
+@pytest.mark.parametrize("uri", ["sqlite:///a.db", "http://tracker"])
+def test_a_refusal_is_what_another_try_would_not_change(error: Exception, uri: str, *, refused: bool) -> None:
+    assert is_refusal(error, uri) is refused
+
+
+def test_a_payload_is_never_written_to(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    lay(tmp_path / "laid", tmp_path / "a")
+
+    with pytest.raises(FileExistsError):
+        lay(tmp_path / "laid", tmp_path / "b")
+    with pytest.raises(FileExistsError):
+        lay(tmp_path / "laid", b"c")
+
+    assert (tmp_path / "a").read_text() == "a"
+
+
+def test_folders_of_workers_that_were_killed_are_removed(workspace: Path, run: RunInfo) -> None:
+    dead, held, young = (workspace / f".mlflow-{name}" for name in ("dead", "held", "young"))
+    for folder in (dead, held, young):
+        folder.mkdir()
+        (folder / "file").touch()
+    for folder in (dead, held):
+        os.utime(folder, (0, young.stat().st_mtime - 2 * YOUNG_SECONDS))
+
+    with _held(held):
+        opened(workspace, run).close(None)
+
+    assert [folder.is_dir() for folder in (dead, held, young)] == [False, True, True]
 
 
 # ---------------------------------------------------------------------------------------------------- the rest
