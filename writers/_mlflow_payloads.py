@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from pydantic import ValidationError
 
+from eventbus.abc import RefusedError
 from eventbus.artifacts import ArtifactFile, ArtifactLogged, DatasetLogged, ModelLogged
-from eventbus.errors import BadInputError, MissingExtraError
+from eventbus.errors import BadInputError, MissingExtraError, TrackbusError
 from eventbus.media import FigureLogged, HtmlLogged, MediaFile
 from eventbus.tracking import LinkedMetricsLogged, TagsDeleted
 from writers._artifacts import artifact_path, files_of, path_of
@@ -77,6 +78,12 @@ def publish(
             fault = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(map(str, fault["loc"]))
             to.intake.bad.note(name, BadInputError(f"{shown(name)}: {where}: {fault['msg']}"))
+        except (TrackbusError, RefusedError):
+            raise
+        except Exception as error:  # border: matplotlib, Pillow, pandas and the caller's own objects run here
+            if isinstance(error, OSError) and error.errno is not None:
+                raise RefusedError(f"a payload can't be written: {error.strerror}") from error
+            to.intake.bad.note(name, BadInputError(f"{shown(name)}: {type(error).__name__}: {error}"))
         return []
 
     return to.publish_kept(checked, name, time_ns, name=name)
@@ -142,11 +149,18 @@ def _link(to: TrackingWriter, name: str, given: object, check: Callable[[object]
 
 def log_batch(to: TrackingWriter, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]) -> Receipt:
     """Log numbers, parameters and tags together: MLflow's entities, or tuples of their fields."""
-    receipts = [_log_point(to, *_fields(one, *_POINT)) for one in metrics]
-    for entries, log in ((params, to.log_params), (tags, to.set_tags)):
-        if entries:
-            receipts.append(log(dict(_fields(one, "key", "value") for one in entries)))
-    return next((one for one in receipts if one.refused), receipts[-1] if receipts else to.flush())
+    points = _all_fields(to, "metric", metrics, _POINT)
+    values = [dict(_all_fields(to, kind, given, _POINT[:2])) for kind, given in (("param", params), ("tag", tags))]
+    if to.intake.bad.on_bad_input == "raise":  # what is bad raises before anything is logged
+        for key, value, _time, step in ((*point, None, None)[:4] for point in points):
+            to.intake.metrics({key: value}, step)
+        to.intake.params(values[0])
+        to.intake.tags(values[1])
+    receipts = [_log_point(to, *point) for point in points]
+    receipts += [log(one) for log, one in zip((to.log_params, to.set_tags), values, strict=True) if one]
+    if not receipts:
+        return to.publish([], [*metrics, *params, *tags])
+    return next((one for one in receipts if one.refused), receipts[-1])
 
 
 def _log_point(
@@ -156,7 +170,19 @@ def _log_point(
     return log_metrics(to, {key: value}, step, timestamp, model, None if name is None else DatasetName(name, digest))
 
 
-def _fields(entity: Any, *names: str) -> tuple[Any, ...]:
+def _all_fields(to: TrackingWriter, kind: str, entities: Iterable[Any], names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return the fields of entities, key and value first; what is none is bad input."""
+    found: list[tuple[Any, ...]] = []
+    for one in entities:
+        fields = _fields(one, names)
+        if len(_POINT[:2]) <= len(fields) <= len(names) and isinstance(fields[0], str):
+            found.append(fields)
+        else:
+            to.intake.bad.note(kind, BadInputError(f"{shown(one)} is no {kind}: pass one of MLflow's, or a tuple"))
+    return found
+
+
+def _fields(entity: Any, names: Sequence[str]) -> tuple[Any, ...]:
     if isinstance(entity, tuple | list):
         return tuple(cast("Sequence[Any]", entity))
     return tuple(getattr(entity, name, None) for name in names)
@@ -187,7 +213,7 @@ def log_dict(to: TrackingWriter, dictionary: object, artifact_file: str) -> Rece
         body = _serialized(artifact_file, dictionary)
     except MissingExtraError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         to.intake.bad.note(artifact_file, BadInputError(f"{shown(artifact_file)}: {error}"))
         return to.publish([], artifact_file)
     return log_text(to, body, artifact_file)
@@ -324,11 +350,12 @@ def log_inputs(
 
 def log_dataset_inputs(to: TrackingWriter, datasets: Sequence[Any], models: Sequence[Any]) -> Receipt:
     """Log what MLflow's client calls inputs: datasets with tags, one of which is their context."""
-    uses: list[tuple[Any, str | None, Mapping[str, object]]] = []
-    for given in datasets:
-        tags = {tag.key: tag.value for tag in given.tags}
-        uses.append((given.dataset, tags.pop(CONTEXT_TAG, None), tags))
-    return log_inputs(to, uses, models)
+    return log_inputs(to, map(_use, datasets), models)
+
+
+def _use(given: Any) -> tuple[Any, str | None, Mapping[str, object]]:
+    tags = {tag.key: tag.value for tag in given.tags}
+    return given.dataset, tags.pop(CONTEXT_TAG, None), tags
 
 
 def log_outputs(to: TrackingWriter, models: Iterable[Any]) -> Receipt:

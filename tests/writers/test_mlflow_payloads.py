@@ -141,6 +141,63 @@ def test_where_bad_input_is_counted_nothing_raises(bus: EventBus, stored: Stored
     assert writer.bad_inputs == {"/no/such/file": 1, "k": 1, "d.json": 1, "run_id": 1}
 
 
+LOOP: list[Any] = []
+LOOP.append(LOOP)
+
+
+class Drawing:
+    """What a package draws: it raises what it likes."""
+
+    def savefig(self, file: io.BytesIO, **options: Any) -> None:
+        raise ZeroDivisionError("an axis of no length")
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda writer: writer.log_figure(Drawing(), "f.png"), "f.png"),
+        (lambda writer: writer.log_table({"a": [LOOP]}, "t.json"), "t.json"),
+        (lambda writer: writer.client.log_batch("run-1", metrics=[("a",)]), "metric"),
+        (lambda writer: writer.client.log_batch("run-1", params=[("a",)], tags=[("b", 1, 2)]), "param"),
+        (lambda writer: writer.client.log_inputs("run-1", [5]), "dataset"),
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_whatever_a_package_or_an_object_raises_is_bad_input(
+    call: Callable[[Any], Any], name: str, bus: EventBus, stored: Stored
+) -> None:
+    with pytest.raises(BadInputError):
+        call(MLflowWriter())
+    counting = MLflowWriter(on_bad_input="count")
+
+    assert call(counting).refused == LEFT_OUT
+    assert counting.bad_inputs[name] == 1
+
+
+def test_a_batch_that_raises_has_logged_nothing(bus: EventBus, stored: Stored) -> None:
+    for batch in (
+        {"metrics": [("a", 1.0), ("b", "no number")]},
+        {"metrics": [("a", 1.0)], "tags": [("t" * 1000, 1)]},
+        {"metrics": [("a", 1.0), ("b", 1.0, None, -1)]},
+    ):
+        with pytest.raises(BadInputError):
+            MLflowWriter().client.log_batch("run-1", **batch)
+
+    assert stored(MetricsLogged) == []
+
+
+def test_a_full_or_missing_folder_for_temporary_files_raises_nothing(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("mlflow.sklearn")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    writer = MLflowWriter()
+
+    receipts = [writer.log_stream(io.BytesIO(b"abc"), "a.bin"), writer.log_model(object(), "net", flavor="sklearn")]
+
+    assert {one.refused for one in receipts} == {"a payload can't be written: No such file or directory"}
+
+
 def test_an_experiment_is_the_job_and_the_wish_is_kept(bus: EventBus, stored: Stored) -> None:
     assert MLflowWriter().set_experiment("mine").name == "hello"
     assert [one.event.values for one in stored(TagsSet)] == [{"experiment": "mine"}]
