@@ -116,10 +116,9 @@ class RunFiles:
     def remove_left_behind(self) -> None:
         """Remove the folders of processes that were killed: nobody holds their lock."""
         for folder in self._workspace.glob(f"{LEFT_BEHIND}*"):
-            with suppress(OSError):  # another process holds it, or was faster
+            with suppress(OSError), _held(folder, alone=True):  # else another process holds it, or was faster
                 if time.time() - folder.stat().st_mtime > YOUNG_SECONDS:
-                    with _held(folder, alone=True):
-                        shutil.rmtree(folder)
+                    shutil.rmtree(folder)
 
 
 @contextmanager

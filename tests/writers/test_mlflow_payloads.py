@@ -175,13 +175,14 @@ def test_whatever_a_package_or_an_object_raises_is_bad_input(
 
 
 def test_a_batch_that_raises_has_logged_nothing(bus: EventBus, stored: Stored) -> None:
+    client: Any = MLflowWriter().client
     for batch in (
         {"metrics": [("a", 1.0), ("b", "no number")]},
         {"metrics": [("a", 1.0)], "tags": [("t" * 1000, 1)]},
         {"metrics": [("a", 1.0), ("b", 1.0, None, -1)]},
     ):
         with pytest.raises(BadInputError):
-            MLflowWriter().client.log_batch("run-1", **batch)
+            client.log_batch("run-1", **batch)
 
     assert stored(MetricsLogged) == []
 
