@@ -28,7 +28,8 @@ sites, it is `<run id>/_combined`. What the SDK's writer makes of the same calls
 What is kept is a file below `_files` in the run's folder. Counted are `kept as a file: <event>`,
 `payload missing: <event>`, `link of metrics left out`, `boxes left out` (of a picture), `float32 overflow` (a finite
 number over 3.4e38 becomes infinite), `renamed folder` (a name in `add_scalars` or of a session that would have left the
-run's folder, is too long for one, or belongs to other files there) and `unsupported <event>`.
+run's folder, is too long for one, or belongs to other files there), `refused by TensorBoard: <event>` (what it holds
+itself fits into no record; it is kept) and `unsupported <event>`.
 
 The position is the length of every file. When the run is opened again each file is cut back to its
 acknowledged length, files that were not acknowledged are deleted, and what follows goes into a new file: a
@@ -222,6 +223,9 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
             store(event, envelope)
         except BlobError:
             self._miss(event)
+        except (LookupError, TypeError, ValueError):  # what it holds itself fits into no record of TensorBoard's
+            self.counts[f"refused by TensorBoard: {event.event_name}"] += 1
+            self._keep(envelope)
 
     # --- numbers --------------------------------------------------------------------------------------------
 

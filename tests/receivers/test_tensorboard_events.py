@@ -268,6 +268,22 @@ def test_sizes_that_nothing_has_stop_nothing(tmp_path: Path) -> None:
     assert {"p", "s", "last/text_summary"} == rows(tmp_path).keys()
 
 
+def test_a_shape_that_no_mesh_has_is_kept_and_counted(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    made = write(
+        tmp_path,
+        [
+            MeshLogged(key="flat", vertices=floats(store, [6], np.zeros(6, "<f4").tobytes())),
+            MetricsLogged(values={"after": 1.0}),
+        ],
+    )
+
+    assert made.counts["refused by TensorBoard: MeshLogged"] == 1
+    assert made.counts["kept as a file: MeshLogged"] == 1
+    assert [name for name in kept(tmp_path) if "flat" in name]
+    assert "after" in rows(tmp_path)
+
+
 def test_of_several_pictures_those_that_are_there_are_shown(tmp_path: Path) -> None:
     events = one_of_each(store_of(tmp_path))
     pictures = events["ImagesLogged"]
