@@ -130,6 +130,8 @@ class Uploads:
             if not is_refusal(error, self._client.tracking_uri) or not self._takes_more():
                 raise
             self._files.counts[f"refused by MLflow: {event.event_name}"] += 1
+            path = f"refused/{event.event_name}/{identity(upload.row.envelope)}.json"
+            self._files.put(path, as_json(event.__dict__).encode())
             _logger.warning("MLflow refuses a %s: %s: %s", event.event_name, type(error).__name__, error)
 
     def _takes_more(self) -> bool:

@@ -45,7 +45,8 @@ What MLflow can't hold is stored as it can, and counted:
 * `payload missing: <event>`: a file that the event names can't be had; the rest is stored. A model is FAILED then.
 * `cut dataset`: a digest over 36 characters, a name over 500 or a label over 500 is cut; a source, schema or profile
   that is too long is left out.
-* `refused by MLflow: <event>`: what it holds itself makes MLflow refuse it; the worker's log says why.
+* `refused by MLflow: <event>`: what it holds itself makes MLflow refuse it: an artifact below `refused/` says what it
+  held, the worker's log why.
 * `unknown model`: numbers of a model that did not come; they are stored without it.
 * `no small picture`: Pillow can't read a picture, or it has over 16 million pixels; it is stored as it is.
 * `table not listed`: MLflow's page shows some hundred tables of a run; this one is stored, and not among them.

@@ -327,6 +327,8 @@ def test_tables_are_stored_whatever_is_in_them_and_beside_them(
     assert sink.counts == {"artifact path taken": 2, "refused by MLflow: TableLogged": 1}
     assert caplog.messages[0].startswith("MLflow refuses a TableLogged: JSONDecodeError: ")
     files = content(workspace, run)["files"]
+    (refused,) = [body for path, body in files.items() if path.startswith("refused/TableLogged/")]
+    assert refused["key"] == "bad.json"
     assert files["cells.json"] == {"columns": ["f"], "data": [[{"file": -1}], [{"file": 1}]]}
     assert files["taken/t_x2f_t.json"] == {"columns": ["n"], "data": [[1], [2]]}
 
