@@ -279,11 +279,17 @@ class Values:
 
 
 def _sixteen_bits(samples: Any) -> Any:
-    """Return samples as the library stores them that W&B's SDK uses: the full scale is 32768, rounded down."""
+    """Return samples as the library stores them that W&B's SDK uses: the full scale is 32768, rounded down.
+
+    Raises:
+        BadInputError: They are integers of a type whose full scale nobody knows; the SDK refuses them too.
+    """
     array, numpy = array_of("Audio", samples), package("numpy")
     if array.dtype.kind == "f":
         return numpy.floor(numpy.nan_to_num(array) * 32768).clip(-32768, 32767).astype("int16")
-    return array >> 16 if array.dtype == numpy.int32 else array
+    if array.dtype not in (numpy.int16, numpy.int32):
+        raise BadInputError(f"Audio: samples of {array.dtype} have no full scale: pass floats from -1 to 1, or int16")
+    return (array >> 16).astype("int16") if array.dtype == numpy.int32 else array
 
 
 def check_file_type(options: dict[str, Any]) -> str | None:

@@ -397,6 +397,7 @@ def test_everything_of_a_call_shares_its_step(bus: EventBus, stored_on: StoredOn
         (lambda: ours.Image(PIXELS, masks={"m": [1]}), "mask 'm' is no dict"),
         (lambda: ours.Image(PIXELS, caption=3), "caption=3 is of type int"),  # type: ignore[arg-type] - on purpose
         (lambda: ours.Audio([0.0]), "samples have no rate"),
+        (lambda: ours.Audio([0, 1000, -1000], 8000), "samples of int64 have no full scale"),
         (lambda: ours.Video(np.zeros((3, 3, 4, 8)), format="mp4"), "pixels are encoded as GIF, not as mp4"),
         (lambda: ours.Video(np.zeros((3, 3, 4, 8))), "format is None"),
         (lambda: ours.Object3D(np.zeros((3, 5))), "points are n x 3, n x 4 or n x 6"),

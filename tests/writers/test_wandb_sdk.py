@@ -203,10 +203,11 @@ def test_histograms_scenes_and_charts_are_what_wandb_stores(sdk: Any, bus: Event
         assert json.loads(read(mine, bus, kind, stored_on)) == json.loads(Path(real._path).read_text())
 
 
-def test_a_sound_is_what_wandb_stores(sdk: Any, bus: EventBus, stored_on: StoredOn) -> None:
+@pytest.mark.parametrize(("dtype", "loudest"), [("f8", 1.1), ("f4", 0.5), ("i2", 30_000), ("i4", 2**30)])
+def test_a_sound_is_what_wandb_stores(sdk: Any, bus: EventBus, stored_on: StoredOn, dtype: str, loudest: float) -> None:
     import soundfile
 
-    samples = 1.1 * np.sin(np.linspace(0, 20, 400)).reshape(200, 2)
+    samples = (loudest * np.sin(np.linspace(0, 20, 400))).reshape(200, 2).astype(dtype)
 
     theirs, rate = soundfile.read(sdk.Audio(samples, 8000)._path, dtype="int16")
     found, same = soundfile.read(
