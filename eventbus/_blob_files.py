@@ -176,13 +176,21 @@ def linked(path: Path, target: Path, wanted: os.stat_result | None = None) -> bo
     return True
 
 
+def age(stamp: float) -> float:
+    """Return how old a file's time stamp is, seconds.
+
+    Files know the wall clock alone. When it jumps they look older or younger: nothing may be lost by that.
+    """
+    return time.time() - stamp
+
+
 def renew(path: Path, found: os.stat_result) -> None:
     """Let a blob count as new, if it has come long ago, without changing a time that its owner sees.
 
     Raises:
         OSError: It is gone.
     """
-    if time.time() < found.st_ctime + RENEW_SECONDS:
+    if age(found.st_ctime) < RENEW_SECONDS:
         return
     again = path.with_name(f"{_DRAFT}{os.getpid()}-{secrets.token_hex(8)}")
     again.hardlink_to(path)
@@ -207,14 +215,13 @@ def sizes(folder: Path) -> Iterator[int]:
 
 def clean(folder: Path) -> None:
     """Remove what killed processes have left half made, and notes on blobs that are gone."""
-    now = time.time()
     for entry in _entries(folder):
         with suppress(OSError):
-            age = now - entry.stat(follow_symlinks=False).st_ctime
-            path, is_old_part = Path(entry.path), entry.name.startswith(_PART) and age > PART_SECONDS
+            seconds = age(entry.stat(follow_symlinks=False).st_ctime)
+            path, is_old_part = Path(entry.path), entry.name.startswith(_PART) and seconds > PART_SECONDS
             if entry.name.startswith(_DRAFT):
-                _remove_if_unlocked(path, age)
-            elif entry.name.startswith(_GONE) and age > DRAFT_SECONDS:  # its remover was killed: the next one decides
+                _remove_if_unlocked(path, seconds)
+            elif entry.name.startswith(_GONE) and seconds > DRAFT_SECONDS:  # its remover was killed: the next one decides
                 path.rename(path.with_name(entry.name.removeprefix(_GONE)))
             elif is_old_part or (entry.name.endswith(_NOTE) and not Path(entry.path.removesuffix(_NOTE)).exists()):
                 path.unlink()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from eventbus._blob_files import age
 from receivers._mlflow_draft import artifact_path
 from receivers._names import file_name
 
@@ -117,7 +117,7 @@ class RunFiles:
         """Remove the folders of processes that were killed: nobody holds their lock."""
         for folder in self._workspace.glob(f"{LEFT_BEHIND}*"):
             with suppress(OSError), _held(folder, alone=True):  # else another process holds it, or was faster
-                if time.time() - folder.stat().st_mtime > YOUNG_SECONDS:
+                if age(folder.stat().st_mtime) > YOUNG_SECONDS:
                     shutil.rmtree(folder)
 
 

@@ -239,4 +239,5 @@ class Runs:
 
 
 def _now_ms() -> int:
-    return time.time_ns() // NS_PER_MILLISECOND
+    now_ns = time.time_ns()
+    return now_ns // NS_PER_MILLISECOND

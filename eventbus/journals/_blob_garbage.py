@@ -11,7 +11,6 @@ import logging
 import re
 import secrets
 import sqlite3
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -60,12 +59,11 @@ def collect(folder: Path, journal: Path) -> BlobUsage:
     Returns:
         What was removed; nothing where a file of the journal can't be read.
     """
-    before = time.time() - KEEP_SECONDS
     kept = blob_files.kept(folder)
     old = [
         _Old(str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         for path, found in kept
-        if found.st_ctime < before
+        if blob_files.age(found.st_ctime) > KEEP_SECONDS
     ]
     try:
         needed = _needed(folder / NAMES, journal) if old else set[str]()

@@ -120,8 +120,13 @@ def measured_by_the_wall_clock(source: str) -> list[int]:
     return [node.lineno for node in sums if any(is_wall_clock(one) for one in ast.walk(node))]
 
 
+AGES = ROOT / "eventbus/_blob_files.py"
+"""Says how old a file is, in one place: files know no other clock."""
+
+
 def test_the_wall_clock_stamps_and_never_measures() -> None:
     files = [file for room in ("eventbus", "writers", "receivers") for file in sorted((ROOT / room).rglob("*.py"))]
-    assert [(file.name, lines) for file in files if (lines := measured_by_the_wall_clock(file.read_text()))] == []
+    found = {file: len(lines) for file in files if (lines := measured_by_the_wall_clock(file.read_text()))}
+    assert found == {AGES: 1}
     assert any(is_wall_clock(node) for file in files for node in ast.walk(ast.parse(file.read_text())))
     assert measured_by_the_wall_clock("began = time.time()\nif time.time() - began > 3: pass") == [2, 2]

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import mlflow
@@ -145,7 +145,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def theirs(tmp_path_factory: pytest.TempPathFactory, given: Path) -> Iterator[Path]:
     """The store that the real mlflow fills; a copy of it as it was before lies beside it."""
     folder = tmp_path_factory.mktemp("theirs")
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     try:
         experiment = mlflow.create_experiment("job", (folder / "artifacts").as_uri())
@@ -155,7 +154,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, given: Path) -> Iterator[Pa
         log_everything(mlflow, given, experiment_id=experiment)
         yield folder
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(cast("Any", None))  # as if it had never been set: the variable counts again
 
 
 @pytest.fixture(scope="module")
