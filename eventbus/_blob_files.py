@@ -221,7 +221,9 @@ def clean(folder: Path) -> None:
             path, is_old_part = Path(entry.path), entry.name.startswith(_PART) and seconds > PART_SECONDS
             if entry.name.startswith(_DRAFT):
                 _remove_if_unlocked(path, seconds)
-            elif entry.name.startswith(_GONE) and seconds > DRAFT_SECONDS:  # its remover was killed: the next one decides
+            elif (
+                entry.name.startswith(_GONE) and seconds > DRAFT_SECONDS
+            ):  # its remover was killed: the next one decides
                 path.rename(path.with_name(entry.name.removeprefix(_GONE)))
             elif is_old_part or (entry.name.endswith(_NOTE) and not Path(entry.path.removesuffix(_NOTE)).exists()):
                 path.unlink()
