@@ -112,26 +112,28 @@ def note_digest(path: Path, digest: str) -> None:
         OSError: It can't be written.
     """
     note = note_path(path)
-    with draft(note) as (half, fd):
+    with draft(note) as fd:
         os.write(fd, digest.encode())
-        os.replace(half, note)  # noqa: PTH105 - as quick as can be: large sets of files come here
 
 
 @contextmanager
-def draft(path: Path) -> Generator[tuple[Path, int]]:
-    """Open a file beside a blob's place, to be filled and renamed; what is not renamed is removed.
+def draft(path: Path) -> Generator[int]:
+    """Open a file beside a blob's place to be filled: then it takes that place, or it is removed if that fails.
 
     Raises:
         OSError: It can't be made: the folder that holds the store is gone, say.
     """
     half = path.with_name(f"{_DRAFT}{os.getpid()}-{secrets.token_hex(8)}")
-    fd = create(half)
+    fd, is_whole = create(half), False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield half, fd
+        yield fd
+        os.replace(half, path)  # noqa: PTH105 - as quick as can be: it is done ten times a second beside a training
+        is_whole = True
     finally:
-        with suppress(OSError):
-            half.unlink()
+        if not is_whole:
+            with suppress(OSError):
+                half.unlink()
         os.close(fd)
 
 
@@ -151,7 +153,8 @@ def make_folders(path: Path) -> None:
     A store among other people's temporary files is nobody else's business.
     """
     folder = path.parent.parent
-    folder.mkdir(0o777 if folder.name == FOLDER else 0o700, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(0o777 if folder.name == FOLDER else 0o700, exist_ok=True)
     path.parent.mkdir(exist_ok=True)
 
 

@@ -37,9 +37,8 @@ def bring_along(store: BlobStore, blob: Blob, source: BlobReader) -> None:
     path, target = source.path(blob), files.place(folder, blob.name)
     store.admit(blob.size)
     try:
-        with Source(path) as original, files.draft(target) as (half, fd):
+        with Source(path) as original, files.draft(target) as fd:
             original.check(copy(original.fd, fd, blob.size))
-            half.replace(target)
     except OSError as error:
         raise refusal(error) from error
     store.note(target, blob.size)

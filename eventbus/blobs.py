@@ -148,9 +148,8 @@ class BlobStore(BlobReader):
             return blob
         try:
             self.admit(blob.size)
-            with files.draft(path) as (half, fd):
+            with files.draft(path) as fd:
                 files.write_at(fd, data, 0)
-                os.replace(half, path)  # noqa: PTH105 - called ten times a second beside a training
         except OSError as error:
             raise refusal(error) from error
         self.note(path, blob.size)
@@ -192,14 +191,13 @@ class BlobStore(BlobReader):
         return blob
 
     def _copy(self, source: Source, target: Path) -> None:
-        with files.draft(target) as (half, fd):
+        with files.draft(target) as fd:
             if clone(source.fd, fd):
                 copied = os.fstat(fd).st_size
             else:
                 self._check_room(fd, source.size)
                 copied = copy(source.fd, fd, source.size)
             source.check(copied)
-            os.replace(half, target)  # noqa: PTH105 - as above
 
     def has(self, blob: Blob) -> bool:
         """Tell whether a blob is there; then it counts as new, and is not removed before its event is there."""

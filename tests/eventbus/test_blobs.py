@@ -183,7 +183,9 @@ def test_drafts_of_dead_writers_are_removed_and_those_of_living_ones_stay(store:
     path = files.place(store.folder, blob.name)
     abandoned = path.with_name(".draft-1-abc")
     abandoned.write_bytes(b"half")
-    with files.draft(path) as (half, _):
+    with files.draft(path) as fd:
+        (half,) = {*path.parent.glob(".draft-*")} - {abandoned}
+        files.write_at(fd, b"12345", 0)
         files.clean(store.folder)
         assert abandoned.exists()  # too young: its writer may not have locked it yet
         files.DRAFT_SECONDS, seconds = -1.0, files.DRAFT_SECONDS
@@ -194,6 +196,7 @@ def test_drafts_of_dead_writers_are_removed_and_those_of_living_ones_stay(store:
         assert half.exists()
         assert not abandoned.exists()
     assert everything(store) == [blob.name]
+    assert store.read(blob) == b"12345"
 
 
 @pytest.mark.parametrize("damage", [b"1234X", b"1234", b"123456"])
