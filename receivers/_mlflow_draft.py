@@ -116,7 +116,7 @@ class Draft:
         self._known_params = dict(params)
         self._changed = {name for name in tags if name.startswith(f"{OWN_TAGS}param.")}
         self._keys: dict[str, str] = {}
-        self._seen: set[tuple[str, float | None, int, int]] = set()
+        self._seen: set[tuple[str, float | None, int, int, str | None]] = set()
         self._adders: dict[type[Event], Callable[[Any, Row], None]] = {
             MetricsLogged: lambda event, row: self.metrics.extend(self._points(event, row.envelope)),
             LinkedMetricsLogged: self._add_linked,
@@ -153,10 +153,11 @@ class Draft:
 
     def _points(self, event: MetricsLogged, envelope: Envelope[Event]) -> Iterator[Point]:
         time_ms, step = in_ms(envelope.time_ns), event.step or 0
+        model = event.model if isinstance(event, LinkedMetricsLogged) else None  # MLflow keeps a point for each of them
         for name, value in event.values.items():
             full_name = name if event.main_tag is None else f"{event.main_tag}/{name}"
             point = Point(self._key(full_name), self._finite(value), time_ms, step)
-            identity = (point.key, None if math.isnan(value) else point.value, time_ms, step)
+            identity = (point.key, None if math.isnan(value) else point.value, time_ms, step, model)
             if identity in self._seen:
                 self._counts["merged"] += 1
             else:

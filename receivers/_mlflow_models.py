@@ -167,13 +167,17 @@ class Models:
         return True
 
     def _sign(self, top: Path, model: Any) -> None:
-        """Write into a copy of the model's description which model of which run it is."""
-        place = top / MLMODEL
-        described = import_module("mlflow.models").Model.load(str(place))
-        described.run_id, described.model_id = self._run_id, model.model_id
-        described.model_uuid, described.artifact_path = model.model_id, model.artifact_location
-        place.unlink()  # it may be another name of the blob
-        described.save(str(place))
+        """Write into a copy of the model's description which model of which run it is; one that is none stays."""
+        place, signed = top / MLMODEL, top / f".{MLMODEL}"
+        try:
+            described = import_module("mlflow.models").Model.load(str(place))
+            described.run_id, described.model_id = self._run_id, model.model_id
+            described.model_uuid, described.artifact_path = model.model_id, model.artifact_location
+            described.save(str(signed))
+            signed.replace(place)  # never written in place: it may be another name of the blob
+        except Exception:  # noqa: BLE001 - border: MLflow takes apart what others have saved; the model is stored as it is
+            signed.unlink(missing_ok=True)
+            self._files.counts["unreadable MLmodel"] += 1
 
     def _register(self, model: Any, event: ModelLogged, mark: str) -> None:
         name = self._named(event.registered_name, _REFUSED_IN_REGISTRY)

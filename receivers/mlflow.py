@@ -43,6 +43,7 @@ What MLflow can't hold is stored as it can, and counted:
   Of two files of a model under one path the first stays; such a model is FAILED.
 * `kept as a file: <event>`: a tensor, mesh, graph, embedding or arrangement of charts.
 * `payload missing: <event>`: a file that the event names can't be had; the rest is stored. A model is FAILED then.
+* `unreadable MLmodel`: the description of a model that is none; the model is stored as it is.
 * `cut dataset`: a digest over 36 characters, a name over 500 or a label over 500 is cut; a source, schema or profile
   that is too long is left out.
 * `refused by MLflow: <event>`: what it holds itself makes MLflow refuse it: an artifact below `refused/` says what it

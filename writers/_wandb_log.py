@@ -51,7 +51,7 @@ def parted(data: Any, intake: Intake) -> Parted:
     if _NUMBERS.issuperset(map(type, given.values())):  # the usual case, and four times as fast
         return given, _NOTHING, _NOTHING
     try:
-        flat = dict(_flat(given))
+        flat = _once(_flat(given), intake)
     except BadInputError as error:
         intake.bad.note("data", error)
         return {}, _NOTHING, _NOTHING
@@ -207,6 +207,16 @@ def _single(value: Any) -> Any:
     """Return the one value of an array that has no more, as W&B does."""
     shape = getattr(value, "shape", ())
     return value.reshape(()) if shape != () and set(shape) == {1} else value
+
+
+def _once(items: Iterator[tuple[Any, Any]], intake: Intake) -> dict[Any, Any]:
+    """Put flat keys together; of one that stands there twice, nested and dotted, the later value stays, counted."""
+    flat = dict[Any, Any]()
+    for key, value in items:
+        if key in flat:
+            intake.bad.count(key, BadInputError(f"{shown(key)} stands twice in one call: the later value is logged"))
+        flat[key] = value
+    return flat
 
 
 def _flat(data: dict[Any, Any], above: str = "", depth: int = 0) -> Iterator[tuple[Any, Any]]:

@@ -13,6 +13,7 @@ from zlib import crc32
 import pytest
 from mlflow_content import content_of
 from mlflow_stores import put_mlflow_store
+from msgspec.structs import replace
 from one_of_each import MLMODEL, one_of_each
 from PIL import Image
 from readback import raw_mlflow
@@ -238,6 +239,34 @@ def registered(workspace: Path) -> dict[str, list[str]]:
     for row in raw_mlflow(workspace / "mlflow.db", "model_version_tags"):
         found[row["name"]].append(row["key"])
     return found
+
+
+def test_a_description_that_is_none_leaves_the_model_as_it_is(tmp_path: Path, run: RunInfo) -> None:
+    workspace = put_mlflow_store(tmp_path)
+    blobs = BlobStore(workspace / FOLDER)
+    odd = ArtifactFile(path="MLmodel", blob=blobs.put(b"[5, \xff"))
+    weights = ArtifactFile(path="w", blob=blobs.put(b"weights"))
+    sink = write(workspace, run, make_rows([ModelLogged(key="odd", files=[odd, weights])]))
+
+    assert sink.counts == {"unreadable MLmodel": 1}
+    (found,) = raw_mlflow(workspace / "mlflow.db", "logged_models")
+    assert (found["name"], found["status"]) == ("odd", 2)  # READY
+    folder = Path(found["artifact_location"].removeprefix("file://"))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"MLmodel": b"[5, \xff", "w": b"weights"}
+
+
+def test_equal_numbers_of_two_models_are_two(tmp_path: Path, run: RunInfo) -> None:
+    workspace = put_mlflow_store(tmp_path)
+    blobs = BlobStore(workspace / FOLDER)
+    linked = [LinkedMetricsLogged(values={"acc": 1.0}, model=name) for name in ("one", "two")]
+    rows = make_rows([model(blobs, "one"), model(blobs, "two"), *linked])
+    moment = rows[0].envelope.time_ns
+    sink = write(workspace, run, [row._replace(envelope=replace(row.envelope, time_ns=moment)) for row in rows])
+
+    assert sink.counts == {}
+    names = {row["model_id"]: row["name"] for row in raw_mlflow(workspace / "mlflow.db", "logged_models")}
+    points = raw_mlflow(workspace / "mlflow.db", "logged_model_metrics")
+    assert sorted((names[row["model_id"]], row["metric_name"]) for row in points) == [("one", "acc"), ("two", "acc")]
 
 
 def test_models_are_stored_whatever_they_say_of_themselves(workspace: Path, blobs: BlobStore, run: RunInfo) -> None:

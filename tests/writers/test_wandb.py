@@ -11,6 +11,8 @@ from eventbus import Envelope, Event, EventBus, Scope
 from eventbus.errors import BadInputError
 from eventbus.tracking import ConfigUpdated, MetricsLogged, RunFinished, TextLogged
 from writers import WandBWriter
+from writers._intake import Intake
+from writers._wandb_log import parted
 from writers._writer import LEFT_OUT
 from writers.wandb import WandBConfig
 
@@ -236,3 +238,10 @@ def test_methods_are_called_as_wandbs() -> None:
 
 def arguments(function: Callable[..., object]) -> list[tuple[str, object]]:
     return [(one.name, one.default) for one in inspect.signature(function).parameters.values()]
+
+
+def test_a_key_that_stands_twice_in_a_call_is_counted() -> None:
+    numbers, _, _ = parted({"a.b": 2.0, "a": {"b": 3.0}, "c": 1.0}, intake := Intake())
+
+    assert numbers == {"a.b": 3.0, "c": 1.0}
+    assert intake.bad.counts == {"a.b": 1}
