@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -356,7 +357,7 @@ def test_failures_while_a_run_is_opened_put_nothing_aside(tmp_path: Path) -> Non
 def test_a_tracker_that_is_down_puts_nothing_aside(tmp_path: Path, error: Exception) -> None:
     class DownSink(DyingSink):
         def _fail(self) -> None:
-            raise error
+            raise copy(error)  # the parameter lives on, and would keep every frame of its tracebacks alive
 
     tested = consumer(tmp_path)
     log_all(tmp_path, [metric(0, poison=True)])
