@@ -187,7 +187,7 @@ def _opened(key: object, path: str | PathLike[str]) -> Any:
     try:
         with image.open(path) as opened:
             return _pixels_of(opened)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
         raise BadInputError(f"{shown(key)} is no file with a picture that can be read: {error}") from error
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from eventbus.tracking import SummaryUpdated, TrackingEvent
-from writers._wandb_log import kept, more_than_json
+from writers._wandb_log import more_than_json, publish_with
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -116,7 +117,7 @@ class WandBConfig(Settings):
     def _set(self, values: Any) -> Receipt:
         events = self._tracking.intake.config(values)
         for event in events:
-            self._items.update(event.values)
+            self._items.update(deepcopy(event.values))  # what is read back may be changed by whoever reads it
         return self._tracking.publish(events, values)
 
 
@@ -146,11 +147,11 @@ class WandBSummary(Settings):
         plain, others = more_than_json(values, intake)
         events: list[TrackingEvent] = []
         for event in intake.config(plain):
-            self._items.update(event.values)
+            self._items.update(deepcopy(event.values))
             events.append(SummaryUpdated(values=event.values))
         if not others:
             return self._tracking.publish(events, values)
-        return self._tracking.publish_kept(lambda store: [*events, *kept(others, None, store, intake)], values)
+        return publish_with(self._tracking, others, None, events)
 
 
 def mapping(values: Mapping[str, Any] | Namespace) -> Mapping[str, Any]:

@@ -136,7 +136,7 @@ def _file(given: Any) -> tuple[Path, str, dict[str, JsonValue]]:
     try:
         with image.open(path) as picture:
             return path, extension_of(path), _size(picture)
-    except OSError as error:
+    except (OSError, SyntaxError, image.DecompressionBombError) as error:
         raise BadInputError(f"{shown(str(given))} is no picture that Pillow can read: {error}") from error
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from eventbus import Scope
 from eventbus._codec import encode
+from eventbus.abc import RefusedError
 from eventbus.errors import BadInputError, MissingExtraError
 from writers._arrays import array_of
 from writers._keys import shown
@@ -22,10 +23,12 @@ from writers._wandb_table import Table, table_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from eventbus import Receipt
     from eventbus.blobs import BlobStore
     from eventbus.tracking import TrackingEvent
     from writers._intake import Intake
     from writers._wandb_media import Loggable
+    from writers._writer import TrackingWriter
 
 BINS_OF_ARRAY = 32
 """In so many bins W&B counts an array that is logged as it is; one of no more values it keeps as a list."""
@@ -87,6 +90,25 @@ def kept(others: dict[str, Loggable], step: int | None, store: BlobStore, intake
         for key, value in others.items()
         for event in recorded(key, lambda value=value, key=key: value.logged(key, step, store), intake)
     ]
+
+
+def publish_with(
+    to: TrackingWriter, others: dict[str, Loggable], step: int | None, events: list[TrackingEvent]
+) -> Receipt:
+    """Publish one call's events, and those whose payloads are to be kept.
+
+    Raises:
+        BadInputError: A payload can't be recorded, and bad input raises.
+    """
+
+    def make(store: BlobStore) -> list[TrackingEvent]:
+        try:
+            return [*events, *kept(others, step, store, to.intake)]
+        except RefusedError:  # no room for a picture: the rest is recorded all the same
+            to.publish(events, others)
+            raise
+
+    return to.publish_kept(make, others)
 
 
 def recorded(key: str, make: Callable[[], Sequence[TrackingEvent]], intake: Intake) -> Sequence[TrackingEvent]:

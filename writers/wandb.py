@@ -13,7 +13,6 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from eventbus._fork import held_by_forks
-from eventbus.abc import RefusedError
 from eventbus.errors import BadInputError
 from eventbus.tracking import AlertRaised, MetricDefined, RunStatus, TrackingEvent
 from writers._keys import check_key, shown
@@ -26,7 +25,7 @@ from writers._wandb_files import RunFiles
 from writers._wandb_image import Image
 from writers._wandb_init import Sessions
 from writers._wandb_kinds import Audio, Histogram, Html, Molecule, Object3D, Plotly, Video
-from writers._wandb_log import kept, parted, recorded
+from writers._wandb_log import parted, publish_with, recorded
 from writers._wandb_table import Table
 from writers._wandb_watch import Watch
 
@@ -36,9 +35,7 @@ if TYPE_CHECKING:
 
     from eventbus import Receipt, Scope
     from eventbus._bus import Bus
-    from eventbus.blobs import BlobStore
     from writers._intake import OnBadInput
-    from writers._wandb_media import Loggable
 
 __all__ = [
     "AlertLevel",
@@ -147,7 +144,7 @@ class WandBWriter(RunFiles):
             for one in metrics:  # without a call: this is every call's path
                 self._last.update(one.values)
         if others:
-            return self._publish_with(others, position, events)
+            return publish_with(self.tracking, others, position, events)
         return self.tracking.publish(events, data)
 
     def define_metric(
@@ -268,18 +265,6 @@ class WandBWriter(RunFiles):
         self._leave()
         if error is not None:
             self.tracking.finish(*outcome(error))
-
-    def _publish_with(self, others: dict[str, Loggable], step: int, events: list[TrackingEvent]) -> Receipt:
-        """Publish one call's events, and those whose payloads are to be kept."""
-
-        def make(store: BlobStore) -> list[TrackingEvent]:
-            try:
-                return [*events, *kept(others, step, store, self.tracking.intake)]
-            except RefusedError:  # no room for a picture: the numbers are recorded all the same
-                self.tracking.publish(events, others)
-                raise
-
-        return self.tracking.publish_kept(make, others)
 
     def _leave(self) -> None:
         self.is_finished = True

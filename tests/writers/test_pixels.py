@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import image as torchs
 
 from eventbus import EventBus
 from eventbus.errors import BadInputError
-from writers import SummaryWriter
+from writers import SummaryWriter, wandb
 from writers._pixels import Picture, figure_picture, picture_of, tiled
 
 RANDOM = np.random.default_rng(7)
@@ -116,6 +116,16 @@ def test_figures_are_drawn_and_closed() -> None:
 def test_what_is_no_picture_is_refused(data: Any, dataformats: str, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         picture_of("image", data, dataformats)
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (100, 100)).save(path := tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+
+    with pytest.raises(BadInputError, match="decompression bomb"):
+        picture_of("image", path, "HWC")
+    with pytest.raises(BadInputError, match="decompression bomb"):
+        wandb.Image(path)
 
 
 def test_what_is_no_figure_is_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from eventbus import Envelope, Event, EventBus, Scope
 from eventbus.errors import BadInputError
-from eventbus.tracking import ConfigUpdated, MetricsLogged, RunFinished, TextLogged
+from eventbus.tracking import ConfigUpdated, MetricsLogged, RunFinished, SummaryUpdated, TextLogged
 from writers import WandBWriter
 from writers._intake import Intake
 from writers._wandb_log import parted
@@ -191,6 +191,18 @@ def test_a_configuration_that_can_not_be_recorded_is_refused(bus: EventBus, stor
         config.update([1])  # type: ignore[arg-type] - on purpose
 
     assert (stored(ConfigUpdated), config.as_dict()) == ([], {})
+
+
+def test_what_is_read_back_of_a_configuration_is_not_what_was_published(bus: EventBus, stored: Stored) -> None:
+    run = WandBWriter()
+
+    run.config.model = {"width": 8}
+    run.config.model["width"] = 16
+    run.summary["best"] = {"loss": 0.5}
+    run.summary["best"]["loss"] = 0.25
+
+    assert [one.event.values for one in stored(ConfigUpdated)] == [{"model": {"width": 8}}]
+    assert [one.event.values for one in stored(SummaryUpdated)] == [{"best": {"loss": 0.5}}]
 
 
 # ----------------------------------------------------------------------------------------------------- the run's end

@@ -12,6 +12,7 @@ import torch
 
 from eventbus import Envelope, EventBus
 from eventbus.artifacts import ArtifactLogged, ModelLogged
+from eventbus.blobs import BlobQuota
 from eventbus.errors import BadInputError, NoBusError
 from eventbus.media import HistogramLogged, ImagesLogged
 from eventbus.tracking import (
@@ -88,6 +89,19 @@ def test_the_summary_is_what_was_logged_last_and_what_was_set(bus: EventBus, eve
         _ = run.summary.worst
     with pytest.raises(BadInputError, match="values by key are logged, not list"):
         run.summary.update([1])  # type: ignore[arg-type] - on purpose
+
+
+def test_a_picture_without_room_takes_nothing_along(tmp_path: Path, stored_on: StoredOn) -> None:
+    with EventBus(tmp_path / "small", blob_quota=BlobQuota(one=10)).background() as bus:
+        run = WandBWriter()
+        receipts = [
+            run.log({"loss": 1.0, "picture": wandb.Image([[0, 255]])}),
+            run.summary.update({"best": 0.5, "picture": wandb.Image([[0, 255]])}),
+        ]
+
+        assert all(receipt.refused and "BlobQuota" in receipt.refused for receipt in receipts)
+        found = [[one.event.values for one in stored_on(bus, kind)] for kind in (MetricsLogged, SummaryUpdated)]
+    assert found == [[{"loss": 1.0}], [{"best": 0.5}]]
 
 
 def test_metrics_are_defined(bus: EventBus, events: Events) -> None:
