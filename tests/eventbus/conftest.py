@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -57,19 +56,6 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
         with suppress(OSError):
             child.kill()
         child.communicate(timeout=10)
-
-
-@pytest.fixture
-def wait_until() -> Callable[..., None]:
-    """Waits for a condition, with a bound."""
-
-    def wait(condition: Callable[[], object], seconds: float = 20.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    return wait
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
+from waiting import wait_until
 
 from eventbus import EventBus, Origin, Scope
 from eventbus import _blob_files as files
@@ -187,7 +187,7 @@ def stored_by_all(workspace: Path) -> None:
 @pytest.mark.usefixtures("all_old")
 @pytest.mark.parametrize("delivered", [True, False])
 def test_a_trimmed_partition_takes_its_blobs_along_but_no_undelivered_events(
-    tmp_path: Path, wait_until: Callable[[Callable[[], object]], None], *, delivered: bool
+    tmp_path: Path, *, delivered: bool
 ) -> None:
     store = BlobStore(tmp_path / "blobs")
     old = store.put(b"old")
@@ -207,9 +207,7 @@ def test_a_trimmed_partition_takes_its_blobs_along_but_no_undelivered_events(
 
 
 @pytest.mark.usefixtures("all_old")
-def test_near_its_bound_what_is_delivered_makes_room(
-    tmp_path: Path, wait_until: Callable[[Callable[[], object]], None]
-) -> None:
+def test_near_its_bound_what_is_delivered_makes_room(tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "blobs")
     append(tmp_path, *(store.put(b"%d" % number) for number in range(10)))
     stored_by_all(tmp_path)

@@ -14,6 +14,7 @@ from threading import Thread
 
 import anyio
 import pytest
+from waiting import wait_until
 
 from eventbus import EventBus, Scope
 from eventbus._bus import Bus
@@ -57,15 +58,9 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Let the caretaker look again and again until it is so; False if it never is."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        upkeep.ring()
-        Flag().wait(0.01)
-    return True
+def wait_for_bound(met: Callable[[], object]) -> None:
+    """Let the caretaker look again and again until it is so."""
+    wait_until(lambda: upkeep.ring() or met())
 
 
 def small_bus(folder: Path, *, full_timeout: float = 0.2) -> EventBus:
@@ -81,7 +76,7 @@ def look(bus: EventBus) -> None:
     """Let the caretaker measure once more."""
     bound = journal_of(bus)._bound
     bound.used = -1
-    assert wait_until(lambda: bound.used >= 0)
+    wait_for_bound(lambda: bound.used >= 0)
 
 
 def fill(bus: EventBus) -> int:
@@ -119,9 +114,9 @@ def test_other_partitions_count_too(tmp_path: Path) -> None:
         (tmp_path / "journal" / "other").mkdir()
         foreign = tmp_path / "journal" / "other" / "0-aa-0.db"
         foreign.write_bytes(b"\0" * SMALL)
-        assert wait_until(lambda: bus.publish(EVENT).refused == BOUND_REACHED)
+        wait_for_bound(lambda: bus.publish(EVENT).refused == BOUND_REACHED)
         foreign.unlink()
-        assert wait_until(lambda: bus.publish(EVENT).refused is None)
+        wait_for_bound(lambda: bus.publish(EVENT).refused is None)
 
 
 def test_it_is_said_once_until_there_is_room(tmp_path: Path) -> None:
@@ -131,12 +126,12 @@ def test_it_is_said_once_until_there_is_room(tmp_path: Path) -> None:
         for episode in (1, 2):
             ballast = tmp_path / "journal" / "local" / f"ballast-{episode}"
             ballast.write_bytes(b"\0" * SMALL)
-            assert wait_until(lambda: bus.publish(EVENT).refused is not None)
+            wait_for_bound(lambda: bus.publish(EVENT).refused is not None)
             for _ in range(5):
                 look(bus)
-            assert wait_until(lambda episode=episode: len(said) == episode)
+            wait_for_bound(lambda episode=episode: len(said) == episode)
             ballast.unlink()
-            assert wait_until(lambda: bus.publish(EVENT).refused is None)
+            wait_for_bound(lambda: bus.publish(EVENT).refused is None)
     assert said == [JournalFilled(reason=BOUND_REACHED)] * 2
 
 
@@ -157,7 +152,7 @@ def test_a_caller_waits_for_room_once(tmp_path: Path) -> None:
 
     with small_bus(tmp_path, full_timeout=0.5).background() as bus:
         (tmp_path / "journal" / "local" / "ballast").write_bytes(b"\0" * SMALL)
-        assert wait_until(lambda: journal_of(bus)._bound.refusal is not None)
+        wait_for_bound(lambda: journal_of(bus)._bound.refusal is not None)
         assert took() >= 0.5
         assert min(took() for _ in range(20)) < 0.1
 
@@ -175,7 +170,7 @@ def test_a_caller_that_waits_goes_on_when_there_is_room(tmp_path: Path) -> None:
     with small_bus(tmp_path, full_timeout=30).background() as bus:
         journal_of(bus)._bound.make_room = make_room
         ballast.write_bytes(b"\0" * SMALL)
-        assert wait_until(lambda: journal_of(bus)._bound.refusal is not None)
+        wait_for_bound(lambda: journal_of(bus)._bound.refusal is not None)
         asked.set()
         assert bus.publish(EVENT).refused is None
     assert bus.report().refused == {}
@@ -187,7 +182,7 @@ def test_a_caller_that_waits_goes_on_when_there_is_room(tmp_path: Path) -> None:
 async def test_the_bus_s_own_loop_never_waits(tmp_path: Path) -> None:
     async with small_bus(tmp_path, full_timeout=30) as bus:
         (tmp_path / "journal" / "local" / "ballast").write_bytes(b"\0" * SMALL)
-        assert await anyio.to_thread.run_sync(lambda: wait_until(lambda: journal_of(bus)._bound.refusal is not None))
+        await anyio.to_thread.run_sync(lambda: wait_for_bound(lambda: journal_of(bus)._bound.refusal is not None))
         since = time.monotonic()
         assert bus.publish(EVENT).refused == BOUND_REACHED
         assert time.monotonic() - since < 15
@@ -199,12 +194,12 @@ def test_a_full_journal_takes_no_relayed_batch(tmp_path: Path) -> None:
     with small_bus(tmp_path).background() as bus:
         ballast = tmp_path / "journal" / "local" / "ballast"
         ballast.write_bytes(b"\0" * SMALL)
-        assert wait_until(lambda: journal_of(bus)._bound.refusal is not None)
+        wait_for_bound(lambda: journal_of(bus)._bound.refusal is not None)
         batch = relayed(foreign_header(), [1], first=1, last=1)
         with pytest.raises(RefusedError, match="bound"):
             anyio.run(bus.journal.append, batch)
         ballast.unlink()
-        assert wait_until(lambda: journal_of(bus)._bound.refusal is None)
+        wait_for_bound(lambda: journal_of(bus)._bound.refusal is None)
         assert anyio.run(bus.journal.append, batch) == 1
 
 
@@ -244,9 +239,9 @@ def test_a_disk_that_fills_up_is_survived(small_disk: Path, strength: str) -> No
         taken = [bus.publish(EVENT).wait(20).seq for _ in range(20)]
         other = use_up(small_disk)
         refused = [bus.publish(EVENT) for _ in range(3000)]
-        assert wait_until(lambda: len(said) == 1)
+        wait_for_bound(lambda: len(said) == 1)
         other.unlink()
-        assert wait_until(lambda: bus.publish(EVENT).refused is None)
+        wait_for_bound(lambda: bus.publish(EVENT).refused is None)
         taken += [bus.publish(EVENT).wait(20).seq for _ in range(20)]
         records = anyio.run(bus.journal.read, {}, 100_000)
     report = bus.report()
@@ -267,7 +262,7 @@ def test_what_a_full_disk_cannot_take_is_told_to_handlers_all_the_same(small_dis
         other = use_up(small_disk)
         for _ in range(2000):
             bus.publish(EVENT)
-        assert wait_until(lambda: bool(said))
+        wait_for_bound(lambda: bool(said))
         assert bus.publish(RunFinished(status="FINISHED")).refused  # not even this one
         other.unlink()
 
@@ -291,7 +286,7 @@ def test_a_folder_that_was_deleted_raises_nothing_and_is_made_again(tmp_path: Pa
             receipts.append(bus.publish(EVENT))
             return bool(list(tmp_path.glob("run/journal/*/*.db")))
 
-        assert wait_until(is_back)
+        wait_for_bound(is_back)
         receipts.append(bus.publish(EVENT))
     taken = [one.seq for one in receipts if not one.refused]
     assert taken == sorted(set(taken))
@@ -304,7 +299,7 @@ def test_a_durable_event_in_a_deleted_folder_is_said_to_be_lost(tmp_path: Path) 
         shutil.rmtree(tmp_path / "run")
         lost = bus.publish(EVENT)
         assert lost.wait(20).refused
-        assert wait_until(lambda: bus.publish(EVENT).wait(20).refused is None)  # in another partition
+        wait_for_bound(lambda: bus.publish(EVENT).wait(20).refused is None)  # in another partition
         assert lost.wait(20).refused
     assert sum(bus.report().lost.values()) >= 1
 
@@ -313,7 +308,7 @@ def test_threads_that_publish_beside_the_one_that_waits_are_not_held(tmp_path: P
     """The wait is outside of every lock: reading and the loop go on."""
     with small_bus(tmp_path, full_timeout=2).background() as bus:
         (tmp_path / "journal" / "local" / "ballast").write_bytes(b"\0" * SMALL)
-        assert wait_until(lambda: journal_of(bus)._bound.refusal is not None)
+        wait_for_bound(lambda: journal_of(bus)._bound.refusal is not None)
         waiting = Thread(target=bus.publish, args=(EVENT,))
         waiting.start()
         assert bus.publish(RunFinished(status="FINISHED"), scope=Scope.LOCAL).refused is None

@@ -14,6 +14,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+from waiting import until
 
 from eventbus import Envelope, Event, EventBus, Origin, Overflow, Receipt, Relay, Scope, Topic
 from eventbus._bus import Bus
@@ -70,12 +71,6 @@ async def quick_bus(**deadlines: float) -> AsyncIterator[Bus]:
     with anyio.fail_after(10):
         async with Bus(lambda: MemoryJournal(origin), policy) as bus:
             yield bus
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does: nothing announces it to the loop."""
-    while not condition():  # noqa: ASYNC110 - see above
-        await anyio.sleep(0.001)
 
 
 def numbers(events: list[Counted]) -> list[int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from eventbus import EventBus
 from eventbus.journals import _partition as files
@@ -22,16 +22,6 @@ def caretakers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == NAME]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    """Look until it is so; False if it never is."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        threading.Event().wait(0.01)
-    return True
-
-
 def open_bus(workspace: Path) -> EventBus:
     bus = EventBus(workspace)
     bus.open()
@@ -39,7 +29,7 @@ def open_bus(workspace: Path) -> EventBus:
 
 
 def test_there_is_one_for_all_buses_and_it_ends_with_the_last(tmp_path: Path) -> None:
-    assert wait_until(lambda: not caretakers())
+    wait_until(lambda: not caretakers())
     for _ in range(3):  # it comes back
         buses = [open_bus(tmp_path / str(number)) for number in range(3)]
         assert len(caretakers()) == 1
@@ -47,7 +37,7 @@ def test_there_is_one_for_all_buses_and_it_ends_with_the_last(tmp_path: Path) ->
             bus.close()
         assert len(caretakers()) == 1
         buses[0].close()
-        assert wait_until(lambda: not caretakers())
+        wait_until(lambda: not caretakers())
 
 
 def test_a_thread_that_is_about_to_end_misses_no_newcomer(tmp_path: Path) -> None:
@@ -56,7 +46,7 @@ def test_a_thread_that_is_about_to_end_misses_no_newcomer(tmp_path: Path) -> Non
         bus.publish(MetricsLogged(values={"loss": 1.0}))
         assert len([one for one in caretakers() if one.is_alive()]) == 1
         bus.close()
-    assert wait_until(lambda: not caretakers())
+    wait_until(lambda: not caretakers())
 
 
 def test_the_log_is_moved_into_the_file(tmp_path: Path) -> None:
@@ -66,7 +56,7 @@ def test_the_log_is_moved_into_the_file(tmp_path: Path) -> None:
     for number in range(200):
         bus.publish(MetricsLogged(values={"loss": float(number)}))
     try:
-        assert wait_until(lambda: path.stat().st_size > before + 5000, CHECKPOINT_SECONDS + SYNC_SECONDS + 5)
+        wait_until(lambda: path.stat().st_size > before + 5000, CHECKPOINT_SECONDS + SYNC_SECONDS + 5)
     finally:
         bus.close()
     assert not path.with_name(f"{path.name}-wal").exists()

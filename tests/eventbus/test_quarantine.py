@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from waiting import wait_until
 
 from eventbus import EventBus, Origin, Scope
 from eventbus._codec import decode
@@ -27,7 +28,6 @@ from eventbus.journals.consumer import ConsumerFile
 from eventbus.tracking import MetricsLogged
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
-Wait = Callable[..., None]
 
 EVENTS = 1500
 
@@ -313,20 +313,20 @@ def forget_pages(bus: EventBus) -> None:
     bus.journal._own.connection.execute("PRAGMA shrink_memory").fetchall()
 
 
-def damage_own(bus: EventBus, wait: Wait) -> Path:
+def damage_own(bus: EventBus) -> Path:
     path = own_file(bus)
-    wait(lambda: path.stat().st_size > 20_000)  # checkpointed
+    wait_until(lambda: path.stat().st_size > 20_000)  # checkpointed
     overwrite(path, 8 * 1024, os.urandom(path.stat().st_size - 8 * 1024))
     log = quarantine.wal_path(path)
     overwrite(log, 40, os.urandom(log.stat().st_size - 40))
     return path
 
 
-def test_an_append_that_meets_damage_goes_on_in_another_partition(bus: EventBus, wait_until: Wait) -> None:
+def test_an_append_that_meets_damage_goes_on_in_another_partition(bus: EventBus) -> None:
     told: list[HealthEvent] = []
     bus.subscribe(HealthEvent, told.append)
     publish(bus, *range(1, 1001))
-    path = damage_own(bus, wait_until)
+    path = damage_own(bus)
     forget_pages(bus)
     old = bus.origin
 
@@ -346,10 +346,10 @@ def test_an_append_that_meets_damage_goes_on_in_another_partition(bus: EventBus,
     assert bus.report().refused == {}
 
 
-def test_a_consumer_that_meets_damage_has_the_partition_given_up(bus: EventBus, wait_until: Wait) -> None:
+def test_a_consumer_that_meets_damage_has_the_partition_given_up(bus: EventBus) -> None:
     """The writer itself may never look at the damaged pages again."""
     publish(bus, *range(1, 1001))
-    path = damage_own(bus, wait_until)
+    path = damage_own(bus)
 
     bus.journal.suspect({str(path): "damaged"})
 
@@ -359,7 +359,7 @@ def test_a_consumer_that_meets_damage_has_the_partition_given_up(bus: EventBus, 
     assert [one.seq for one in read(bus.workspace)] == list(range(1, 1003))
 
 
-def test_a_partition_that_is_deleted_while_it_is_written_is_saved(bus: EventBus, wait_until: Wait) -> None:
+def test_a_partition_that_is_deleted_while_it_is_written_is_saved(bus: EventBus) -> None:
     publish(bus, *range(1, 301))
     path = own_file(bus)
     shutil.rmtree(path.parent)
@@ -378,7 +378,7 @@ def test_a_partition_that_is_deleted_while_it_is_written_is_saved(bus: EventBus,
     assert quarantined(bus.workspace, "site-1")[0].lost == 0
 
 
-def test_a_disk_that_damages_everything_is_not_filled_with_partitions(bus: EventBus, wait_until: Wait) -> None:
+def test_a_disk_that_damages_everything_is_not_filled_with_partitions(bus: EventBus) -> None:
     assert isinstance(bus.journal, SqliteJournal)
     publish(bus, 1)
     bus.journal._own.give_up("damaged")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
+from waiting import wait_until
 
 from eventbus import Event, EventBus, Relay, Scope
 from eventbus.abc import Consumer, ConsumerStatistics, Feed
 from eventbus.health import HEALTH, HealthEvent, WorkerLost
-from eventbus.journals._caretaker import CHECKPOINT_SECONDS, upkeep
+from eventbus.journals._caretaker import upkeep
 from eventbus.tracking import TRACKING, MetricsLogged
 
 pytestmark = pytest.mark.anyio
@@ -42,13 +41,6 @@ class Idler(Consumer):
 
     def statistics(self) -> ConsumerStatistics:
         return ConsumerStatistics(dropped={"torn": 2}, dropped_by_site={"site-1": 2}, state="idle")
-
-
-def wait_until(met: Callable[[], bool], seconds: float = 10 * CHECKPOINT_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "it did not come"
-        threading.Event().wait(0.01)
 
 
 def metric(step: int) -> MetricsLogged:

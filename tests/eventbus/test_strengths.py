@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from waiting import wait_until
 
 from eventbus import EventBus, Receipt, Scope
 from eventbus.errors import BusStateError, ConfigurationError, NotSyncedError, SubscriptionError
@@ -164,15 +165,6 @@ def durable(folder: Path) -> EventBus:
     return EventBus(folder, strength="durable")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    deadline = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return True
-        deadline.wait(0.01)
-    return condition()
-
-
 @pytest.mark.anyio
 async def test_the_loop_runs_while_the_disk_is_awaited(tmp_path: Path, disk: Disk) -> None:
     with anyio.fail_after(20):
@@ -232,7 +224,7 @@ def test_a_sync_comes_by_itself_after_a_while_or_many_events(tmp_path: Path, dis
     with EventBus(tmp_path).background() as bus:
         journal = bus.journal
         bus.publish(EVENT)
-        assert wait_until(lambda: disk.calls == 1)
+        wait_until(lambda: disk.calls == 1)
         assert disk.calls * SYNC_SECONDS < 20
         disk.free.clear()
         for _ in range(SYNC_EVENTS):
@@ -253,7 +245,7 @@ def test_what_a_failed_sync_covered_counts_as_lost_for_ever(tmp_path: Path, disk
         assert {one.refused for one in answers} == {"the disk failed a sync: Input/output error"}
         assert [one.seq for one in answers] == [one.seq for one in failed]
 
-        assert wait_until(lambda: bus.publish(EVENT).wait(20).refused is None)  # in another file
+        wait_until(lambda: bus.publish(EVENT).wait(20).refused is None)  # in another file
         assert [one.wait(20).refused for one in failed] == [one.refused for one in answers]
         assert {one.wait(20).refused for one in before} == {None}
         last = bus.publish(EVENT).wait(20)

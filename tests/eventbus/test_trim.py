@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import wait_until
 
 from eventbus import EventBus, Origin, Relay, Scope
 from eventbus._conformance import foreign_header, relayed
@@ -270,7 +270,7 @@ def test_a_relay_sends_nothing_again_after_both_ends_were_trimmed(tmp_path: Path
 
 
 # -------------------------------------------------------------------------------------------------- on a bus
-def test_a_bus_tells_what_was_trimmed(tmp_path: Path, wait_until: Callable[[Callable[[], object]], None]) -> None:
+def test_a_bus_tells_what_was_trimmed(tmp_path: Path) -> None:
     write_rolls(tmp_path, 100, 200, 300)
     store(tmp_path, {KEY: 300})
     told: list[HealthEvent] = []

@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 from readback import read_jsonl
+from waiting import wait_until
 
 from eventbus import EventBus
 from eventbus.tracking import TRACKING
@@ -150,13 +151,6 @@ def until_ready(trainer: subprocess.Popen[bytes], seconds: float = 60.0) -> None
     assert trainer.stdout is not None
     os.set_blocking(trainer.stdout.fileno(), False)
     wait_until(lambda: trainer.stdout.read() == b"ready\n", seconds)  # type: ignore[union-attr] - as above
-
-
-def wait_until(met: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
 
 
 def ended(trainer: subprocess.Popen[bytes]) -> int:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from _pytest.mark.structures import ParameterSet
 from readback import read_jsonl, read_mlflow, read_tensorboard, read_wandb
+from waiting import until
 
 from eventbus import EventBus, Report
 from eventbus.tracking import TRACKING
@@ -27,12 +28,6 @@ WAY_OUT = "put it back as it was, or remove it together with jsonl.lock"
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-async def until(met: Callable[[], bool], seconds: float = 60.0) -> None:
-    with anyio.fail_after(seconds):
-        while not met():  # noqa: ASYNC110 - nobody tells when it is so
-            await anyio.sleep(0.02)
 
 
 def log(bus: EventBus, first: int, count: int = COUNT) -> None:

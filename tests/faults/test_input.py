@@ -83,10 +83,10 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_bytes_are_refused_at_once(body: bytes) -> None:
     assert decode(SOUND, ORIGIN, 1)
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(DecodeError):
         decode(body, ORIGIN, 1)
-    assert time.perf_counter() - began < REFUSED_SECONDS
+    assert time.thread_time() - began < REFUSED_SECONDS
 
 
 def test_of_two_values_of_one_key_the_last_counts() -> None:

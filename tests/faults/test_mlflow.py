@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from readback import MlflowRun, read_jsonl, read_mlflow, read_mlflow_runs, read_tensorboard
 from servers.http_proxy import HttpProxy
 from servers.mlflow_server import MLflowServer
+from waiting import until
 
 from eventbus import EventBus, Report
 from eventbus.tracking import TRACKING
@@ -133,12 +134,6 @@ def metrics(server: MLflowServer, run: MlflowRun) -> list[tuple[int | None, floa
     """The points of a run in the order of storing; names are those of one test's run."""
     rows = [row for row in read_mlflow(server.store) if row.kind == "metric" and row.run == run.name]
     return [(row.step, float(row.value)) for row in rows]
-
-
-async def until(met: Callable[[], bool], seconds: float = 90.0) -> None:
-    with anyio.fail_after(seconds):
-        while not met():  # noqa: ASYNC110 - nobody tells when it is so
-            await anyio.sleep(0.05)
 
 
 def worker_log(workspace: Path) -> str:

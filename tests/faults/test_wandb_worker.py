@@ -4,13 +4,14 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from servers.wandb_server import ServerRun, WandBServer
+from waiting import wait_until
 
 from eventbus import EventBus, Receipt
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged
@@ -81,13 +82,6 @@ def open_bus(workspace: Path, run: str = "exp") -> EventBus:
     return EventBus(workspace, site="site-1", job="job", run=run, drain_timeout=90)
 
 
-def until(condition: Callable[[], object], timeout: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-
-
 def processes(workspace: Path, program: str) -> list[int]:
     """The worker's processes whose command line has a word in it."""
     found = marked_processes(str(workspace / "cursors" / "wandb.db"))
@@ -129,7 +123,7 @@ def test_kills_leave_no_trace(tmp_path: Path, server: WandBServer, programs: tup
         for _ in range(3):
             training.log(200).wait_delivered(60)
             training.log(200)
-            until(lambda: processes(tmp_path, CORE))
+            wait_until(lambda: processes(tmp_path, CORE))
             time.sleep(moments.uniform(0, 0.5))
             killed += kill(tmp_path, *programs)
         training.log(100)
@@ -162,7 +156,7 @@ def test_a_server_that_is_down_at_the_start_gets_all_when_it_comes(tmp_path: Pat
             bus.subscribe(TRACKING, receiver)
             training = Training(bus)
             training.log(100)
-            until(lambda: receiver.statistics().failed)
+            wait_until(lambda: receiver.statistics().failed)
             training.log(100)
             assert "TrackerUnavailableError" in str(receiver.statistics().failed)
             later = servers.enter_context(WandBServer(port))
@@ -179,7 +173,7 @@ def test_a_server_that_fails_at_the_end_costs_seconds_and_gets_all_the_next_time
         bus.subscribe(TRACKING, wandb_online())
         training = Training(bus)
         training.log(200).wait_delivered(60)
-        until(server.runs["exp.site-1"].rows)
+        wait_until(server.runs["exp.site-1"].rows)
         server.fault("*", **fault)
         training.log(200)
         start = time.monotonic()
@@ -204,14 +198,14 @@ def test_a_key_that_is_revoked_is_told_and_no_reason_to_hurry(tmp_path: Path, se
         bus.subscribe(TRACKING, receiver)
         training = Training(bus)
         training.log(100).wait_delivered(60)
-        until(lambda: len(server.runs["exp.site-1"].rows()) == 100)
+        wait_until(lambda: len(server.runs["exp.site-1"].rows()) == 100)
         server.fault("*", status=401)
         while not receiver.statistics().failed:
             training.log(1)
             time.sleep(0.2)
         assert "401" in str(receiver.statistics().failed)
         asked, start = sum(server.seen.values()), time.monotonic()
-        until(lambda: time.monotonic() - start > QUIET_SECONDS)
+        wait_until(lambda: time.monotonic() - start > QUIET_SECONDS)
         assert sum(server.seen.values()) - asked < QUIET_SECONDS * 3
         server.heal()
         training.log(100).wait_delivered(90)
@@ -225,10 +219,10 @@ def test_a_run_that_is_deleted_at_the_server_is_counted_and_stops_no_other(tmp_p
         bus.subscribe(TRACKING, receiver)
         training = Training(bus)
         training.log(100).wait_delivered(60)
-        until(lambda: len(server.runs["exp.site-1"].rows()) == 100)
+        wait_until(lambda: len(server.runs["exp.site-1"].rows()) == 100)
         server.delete("exp.site-1")
         training.log(100)
-        until(lambda: receiver.statistics().delivered >= 202)
+        wait_until(lambda: receiver.statistics().delivered >= 202)
     with open_bus(tmp_path).background() as bus:  # the same run goes on, and another one begins
         bus.subscribe(TRACKING, receiver := wandb_online())
         training.bus = bus

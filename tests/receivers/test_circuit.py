@@ -6,7 +6,6 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from readback import read_jsonl
+from waiting import until
 
 from eventbus import EventBus
 from eventbus.health import HEALTH, CircuitClosed, CircuitOpened, HealthEvent, WorkerLost, WorkerRecovered
@@ -94,16 +94,6 @@ class Stage:
 
     def changes(self) -> list[type[HealthEvent]]:
         return [type(one) for one in self.heard]
-
-
-async def until(met: Callable[[], object], seconds: float = 40.0) -> None:
-    def wait() -> None:
-        deadline = time.monotonic() + seconds
-        while not met():
-            assert time.monotonic() < deadline, "it did not come"
-            time.sleep(0.02)
-
-    await anyio.to_thread.run_sync(wait)
 
 
 @pytest.mark.parametrize("at", ["open", "write", "flush", "close"])
@@ -227,7 +217,7 @@ async def test_workers_that_only_die_open_the_circuit(tmp_path: Path) -> None:
         async with stage.bus:
             stage.subscribe()
             stage.publish(10)
-            await until(lambda: CircuitOpened in stage.changes(), 60)
+            await until(lambda: CircuitOpened in stage.changes())
             assert stage.receiver.statistics().state == "circuit open: died: exit code 3"
             assert stage.receiver.statistics().restarts == OPEN_AFTER
     assert stage.changes() == [WorkerLost, CircuitOpened]

@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 from readback import read_jsonl
+from waiting import until
 
 from eventbus import EventBus, Report
 from eventbus._place import place_of
@@ -49,12 +50,6 @@ def overwrite(path: Path, place: int, content: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(place)
         file.write(content)
-
-
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - another process's work wakes nobody
-            await anyio.sleep(0.02)
 
 
 async def run_with_receiver(workspace: Path, journal_dir: Path | None = None) -> Report:

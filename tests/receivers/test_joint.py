@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import anyio.abc
 import anyio.to_thread
 import pytest
 from readback import read_jsonl
+from waiting import until
 
 from eventbus import EventBus, Relay, Scope
 from eventbus.errors import SubscriptionError
@@ -54,12 +54,6 @@ def statuses(home: Path, run: str) -> list[str]:
 
 def workers(home: Path) -> list[int]:
     return marked_processes(str(home / "cursors" / f"{NAME}.db"))
-
-
-async def until(met: Callable[[], bool], seconds: float = 30.0) -> None:
-    with anyio.fail_after(seconds):
-        while not met():  # noqa: ASYNC110 - what another process does wakes nobody
-            await anyio.sleep(0.02)
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
 from readback import read_jsonl
+from waiting import until
 
 from eventbus import EventBus
 from eventbus.tracking import TRACKING, MetricsLogged
@@ -44,16 +44,6 @@ def steps(folder: Path) -> list[int]:
 
 def workers(folder: Path) -> list[int]:
     return marked_processes(str(folder / "cursors" / f"{NAME}.db"))
-
-
-async def until(met: Callable[[], object], seconds: float = 40.0) -> None:
-    def wait() -> None:
-        deadline = time.monotonic() + seconds
-        while not met():
-            assert time.monotonic() < deadline, "it did not come"
-            time.sleep(0.02)
-
-    await anyio.to_thread.run_sync(wait)
 
 
 # --- what a worker says ---------------------------------------------------------------------------------------------

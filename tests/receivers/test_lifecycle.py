@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from readback import read_jsonl
+from waiting import until, wait_until
 
 from eventbus import Event, EventBus
 from eventbus.errors import SubscriptionError
@@ -120,17 +121,6 @@ def statuses(workspace: Path, run: str) -> list[str]:
 
 def workers(workspace: Path) -> list[int]:
     return marked_processes(str(workspace / "cursors" / f"{NAME}.db"))
-
-
-def wait_until(met: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-
-
-async def until(met: Callable[[], bool], seconds: float = 20.0) -> None:
-    await anyio.to_thread.run_sync(wait_until, met, seconds)
 
 
 # --- several processes ----------------------------------------------------------------------------------------------

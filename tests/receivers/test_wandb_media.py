@@ -5,10 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import wave
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
 from math import inf, isfinite, nan
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from readback import WandbRun, read_wandb_runs
 from servers.wandb_server import WandBServer
+from waiting import wait_until
 from wandb.errors import CommError
 from wandb.sdk.artifacts.artifact_manifests.artifact_manifest_v1 import ArtifactManifestV1
 
@@ -187,13 +187,6 @@ def store(
     return read_wandb_runs(workspace / "wandb")[-1], sink.counts
 
 
-def until(condition: Callable[[], object], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
-
-
 def log_everything(api: Any, run: Any, folder: Path) -> None:
     """What a user calls, of the SDK or of its look-alike."""
     folder.mkdir(exist_ok=True)
@@ -246,7 +239,7 @@ def theirs(folder: Path) -> WandbRun:
     folder.mkdir()
     run = wandb.init(mode="offline", project="p", dir=str(folder), reinit="create_new", notes="n", settings=LEAN)
     log_everything(wandb, run, folder)
-    until(lambda: read_wandb_runs(folder / "wandb")[0].exit_code == 0)  # the SDK's process writes on for a moment
+    wait_until(lambda: read_wandb_runs(folder / "wandb")[0].exit_code == 0)  # the SDK's process writes on for a moment
     return read_wandb_runs(folder / "wandb")[0]
 
 
@@ -420,7 +413,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row], lis
     positions = [Position(0)]
     for row in batch[:11]:
         sink.write([row])
-        until(lambda: sink.flush().row == len(positions))
+        wait_until(lambda: sink.flush().row == len(positions))
         positions.append(sink.flush())
     sink.close(None)
     return workspace, batch, positions
@@ -792,10 +785,10 @@ def test_killed_twice_everything_stands_once(tmp_path: Path) -> None:
     cursor = tmp_path / "cursor"
     for row in (1, 100):
         worker = start(tmp_path, stdin=subprocess.PIPE)
-        until(lambda least=row: cursor.exists() and json.loads(cursor.read_text())[0] >= least, timeout=60)
+        wait_until(lambda least=row: cursor.exists() and json.loads(cursor.read_text())[0] >= least)
         worker.kill()
         worker.communicate()
-        until(lambda pid=worker.pid: helper_is_gone(pid))
+        wait_until(lambda pid=worker.pid: helper_is_gone(pid))
     assert start(tmp_path, stdin=subprocess.DEVNULL).wait(90) == 0
 
     runs = read_wandb_runs(tmp_path / "wandb")
@@ -901,7 +894,7 @@ def test_online_what_a_dead_server_lacks_is_sent_when_the_run_goes_on(
         server.fault(endpoint, hang=True)
     model = ModelLogged(key="net", files=[], registered_name="best-net")
     sink.write(plan([*singles(1, given), given.table(), given.artifact(kind=""), model]))
-    until(lambda: sink.flush().row == 11)
+    wait_until(lambda: sink.flush().row == 11)
     position = sink.flush()
     with pytest.raises(TrackerUnavailableError):
         sink.close(RunStatus.FINISHED)

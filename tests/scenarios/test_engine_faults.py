@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import torch
 from jobs.plain import ECHO, WITH_CHILDREN, Ask, job, script, site
 from readback import read_jsonl
+from waiting import wait_until
 
 from receivers import JsonlReceiver
 from training.abc import Answer, Outcome, Patience, Server, Task, Workflow
@@ -368,13 +368,6 @@ def pids(folder: Path) -> list[int]:
     files = [folder / "ws/sites" / name / "pids" for name in ("inside", "outside")]
     wait_until(lambda: all(file.exists() for file in files))
     return [int(pid) for file in files for pid in file.read_text().split() if int(pid) != os.getpid()]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def alive(numbers: list[int]) -> list[int]:

@@ -16,6 +16,7 @@ import pytest
 from mlflow_stores import put_mlflow_store
 from readback import read_jsonl, read_mlflow_runs, read_wandb_runs
 from servers.wandb_server import WandBServer
+from waiting import wait_until
 
 from scenarios.stores import TRACKERS, stored_metrics
 
@@ -73,10 +74,7 @@ def expected() -> list[tuple[int, float]]:
 
 def until_ended(workspace: Path) -> None:
     """Wait until the orphaned workers have told the trackers that the run was killed."""
-    deadline = time.monotonic() + ORPHAN_SECONDS
-    while [run.status for run in read_mlflow_runs(workspace / "mlflow.db")] != ["KILLED"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: [run.status for run in read_mlflow_runs(workspace / "mlflow.db")] == ["KILLED"], ORPHAN_SECONDS)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from eventbus import Envelope, EventBus, Scope
 from eventbus._bus import Bus
@@ -28,14 +29,6 @@ StoredOn = Callable[..., list[Envelope[Any]]]
 WAIT_SECONDS = 30.0
 OFTEN = 0.02
 SELDOM = 1000.0
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what another thread does, bounded."""
-    over = time.monotonic() + WAIT_SECONDS
-    while not is_so():
-        assert time.monotonic() < over, "it never came"
-        threading.Event().wait(0.005)
 
 
 def samplers() -> list[threading.Thread]:
@@ -147,7 +140,7 @@ def test_each_graphics_card_is_read_as_far_as_it_tells() -> None:
 # ------------------------------------------------------------------------------------------- what is logged, and where
 def test_samples_are_numbered_metrics_of_the_writers_run(bus: EventBus, stored_on: StoredOn) -> None:
     with SystemMetrics(TrackingWriter(run="other", scope=Scope.FEDERATED, prefix="mine/"), OFTEN) as metrics:
-        until(lambda: metrics.samples >= 3)
+        wait_until(lambda: metrics.samples >= 3)
     found = stored_on(bus, MetricsLogged)
 
     assert [one.event.step for one in found] == list(range(metrics.samples))
@@ -161,7 +154,7 @@ def test_it_ends_with_the_bus_and_before_the_run_does(stored_on: StoredOn, monke
     monkeypatch.setattr("writers.system.LEAST_SECONDS", 0.0)
     with EventBus(job="hello").background() as bus:
         metrics = SystemMetrics(bus, OFTEN).start()
-        until(lambda: metrics.samples >= 1)
+        wait_until(lambda: metrics.samples >= 1)
     kinds = [type(one.event) for one in stored_on(bus, (MetricsLogged, RunFinished))]
 
     assert kinds == [MetricsLogged] * metrics.samples + [RunFinished]
@@ -173,7 +166,7 @@ def test_a_short_run_has_a_sample(bus: EventBus, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("writers.system.LEAST_SECONDS", 0.0)
 
     with SystemMetrics(bus, SELDOM) as metrics:
-        until(lambda: bool(samplers()))
+        wait_until(lambda: bool(samplers()))
 
     assert metrics.samples == 1
 
@@ -182,7 +175,7 @@ def test_a_run_is_sampled_once_however_often_it_is_switched_on(bus: EventBus) ->
     with SystemMetrics(bus, SELDOM) as first, SystemMetrics(SummaryWriter(), OFTEN) as second:
         assert len(samplers()) == 1
     with SystemMetrics(bus, OFTEN) as third:  # the run is free again
-        until(lambda: third.samples > 0)
+        wait_until(lambda: third.samples > 0)
 
     assert (first.samples <= 1, second.samples) == (True, 0)
 
@@ -190,10 +183,10 @@ def test_a_run_is_sampled_once_however_often_it_is_switched_on(bus: EventBus) ->
 def test_ranks_have_names_of_their_own(stored_on: StoredOn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("writers.system.FIRST_SECONDS", OFTEN)
     with EventBus(rank=3).background() as third, SystemMetrics(third) as of_bus:
-        until(lambda: of_bus.samples > 0)
+        wait_until(lambda: of_bus.samples > 0)
     monkeypatch.setenv("RANK", "1")
     with EventBus().background() as launched, SystemMetrics(launched) as of_launcher:
-        until(lambda: of_launcher.samples > 0)
+        wait_until(lambda: of_launcher.samples > 0)
 
     for bus, prefix in ((third, "system/rank_3/"), (launched, "system/rank_1/")):
         (first, *_) = stored_on(bus, MetricsLogged)
@@ -212,7 +205,7 @@ def test_the_environment_switches_it_on(
         SummaryWriter(run="another")
         SummaryWriter(run="another")
         if seconds:
-            until(lambda: len({one.run for one in stored_on(bus, MetricsLogged)}) > 1)
+            wait_until(lambda: len({one.run for one in stored_on(bus, MetricsLogged)}) > 1)
         running = len(samplers())
 
     assert running == (2 if seconds else 0)

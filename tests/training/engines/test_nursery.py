@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from waiting import wait_until
 
 from training.engines.orders import MAX_DATAGRAM, Ended, Ready, Spawn
 from training.engines.processes import Process, open_nursery
@@ -86,13 +86,6 @@ def ended(control: socket.socket) -> Ended:
     while isinstance(report := msgspec.msgpack.decode(control.recv(MAX_DATAGRAM), type=Ready | Ended), Ready):
         pass
     return report
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:
