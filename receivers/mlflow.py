@@ -3,26 +3,18 @@
 A run is found again by its tag `trackbus.run`, `<run id>@<site>` (`<run id>@` where it holds all sites), in the
 experiment of its group; the tags `trackbus.site` and `trackbus.group` tell the rest.
 
-| Event | In MLflow |
-| --- | --- |
-| MetricsLogged | a metric per key with step (none: 0) and time in ms; `main_tag` becomes `<main_tag>/<key>` |
-| LinkedMetricsLogged | the same, with the id of the model, which may come later, and the dataset |
-| HParamsLogged | params and metrics, below `<run_name>/` where it has one |
-| ParamsLogged | params. The first value stays; a later one is the tag `trackbus.param.<key>` |
-| ConfigUpdated | params named by their dotted path, lists as JSON; a later value as above |
-| SummaryUpdated, MetricDefined | tags `trackbus.summary.<dotted key>`, `trackbus.metric.<name>` |
-| TagsSet, TagsDeleted | tags; the last value counts |
-| AlertRaised | tag `trackbus.alert.<title>`, and an artifact below `alerts/` |
-| TextLogged, a file | an artifact under its path; a later one of the same path replaces it |
-| TextLogged, a tag | an artifact `text/<key>/<step>-<incarnation>-<seq>.txt`: texts of one step all stay |
-| ImagesLogged, FigureLogged | as `log_image` has them: by path, or by key and step with a small twin; captions beside |
-| TableLogged | as `log_table` has it: by path, appended where asked for; else `tables/<key>/...json` |
-| ModelLogged | a logged model, an output of the run, registered where asked for; metrics of its step are linked |
-| DatasetLogged | an input of the run, with its context and tags |
-| ArtifactLogged | plain files at their paths; others below `artifacts/<key>/...` |
-| all others | files, see `receivers._kept` |
-| RunStarted | tags `trackbus.name` and `trackbus.group`; `mlflow.parentRunId` where it is nested |
-| RunFinished | at the end of the run its status FINISHED, FAILED or KILLED, and tag `trackbus.reason` |
+What becomes of each event is told in `receivers.matrix`. In detail:
+
+* A metric has the caller's time in ms; what has no step has step 0. The model that it names may come later, and numbers
+  of a model's own step are linked with it too. Hyperparameters lie below `<run_name>/` where they have one.
+* Of a param, logged or of the configuration (by its dotted path, lists as JSON), the first value stays; a later one is
+  the tag `trackbus.param.<key>`. Of a tag the last value counts.
+* A text or a file under a path replaces an earlier one there; texts of a key are
+  `text/<key>/<step>-<incarnation>-<seq>.txt`, and all stay.
+* Pictures of a key and a step have a small twin, as the page wants it, and captions beside. Rows are appended to a
+  table of the same path where that was asked for. A model is an output of the run.
+* The run has the tags `trackbus.name` and `trackbus.group`, and in the end FINISHED, FAILED or KILLED with the tag
+  `trackbus.reason`.
 
 All of it may come again and is there once: files replace themselves, models and versions are found by the record that
 they were made from (tag `trackbus.model`), and the tag `trackbus.table.<path>` tells where the last rows of a table

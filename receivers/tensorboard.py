@@ -1,29 +1,16 @@
 """TensorBoard: event files, written with tensorboard's own record framing. No torch, no thread.
 
 A run's files lie in `<folder>/<run id>/<site>`, so that is the run's name in TensorBoard; where one run holds all
-sites, it is `<run id>/_combined`. What the SDK's writer makes of the same calls is what stands in them:
+sites, it is `<run id>/_combined`. What the SDK's writer makes of the same calls is what stands in them; what becomes of
+each event is told in `receivers.matrix`. In detail:
 
-| Event | In TensorBoard |
-| --- | --- |
-| MetricsLogged, LinkedMetricsLogged | a scalar per key: float32; step (none: 0) and wall time of the caller |
-| MetricsLogged with `main_tag` | like `add_scalars`: a run `<main_tag>_<key>` per key, tag `main_tag` |
-| StyledMetricsLogged | a tensor of the scalars plugin where `new_style` says so |
-| HParamsLogged | a session in a run of its own, `<run_name>` or the time |
-| ChartsArranged | layout of the custom scalars |
-| HistogramLogged, PrCurveLogged, TensorLogged, MeshLogged | histogram, PR curve, tensor, mesh |
-| EmbeddingLogged | the projector's files: `<step>/<tag>/*`, named in `projector_config.pbtxt` |
-| GraphLogged | graph; a model of ONNX is converted where the package onnx is installed, else kept |
-| ImagesLogged, FigureLogged | PNG, JPEG, GIF, BMP: images, `<key>/<index>` where there are several; others are kept |
-| AudioLogged, VideoLogged | WAV: audio; GIF: images; others are kept |
-| TableLogged | text: the first 100 rows; a longer one, and one with files in it, is kept too |
-| ParamsLogged, TagsSet, TagsDeleted, SummaryUpdated | texts `params`, `tags`, `summary`: a table of key and value |
-| ConfigUpdated | text `config`: a table of dotted key and value |
-| MetricDefined, AlertRaised, DatasetLogged | texts `metrics`, `alerts`, `datasets`: a table |
-| TextLogged | text under its key, a file's text under its path |
-| ArtifactLogged, ModelLogged | kept, and a text `artifacts/<key>` or `models/<key>` that lists the files |
-| HtmlLogged, PlotlyLogged, Object3DLogged, MoleculeLogged | kept |
-| RunStarted | text `run/status`: RUNNING, its name, its group and its parent |
-| RunFinished | text `run/status`, written once, when the run is closed: the status of the run and why |
+* A scalar is float32, or a tensor where the new style was asked for, with the caller's wall time. What has no step has
+  step 0.
+* Metrics of a `main_tag` lie in a run `<main_tag>_<key>` per key under the tag `main_tag`; a session of HParams in a
+  run `<run_name>`, or one that is named by the time.
+* Several pictures of one call are `<key>/<index>`. An embedding is the projector's files `<step>/<tag>/*`, which
+  `projector_config.pbtxt` names.
+* The text `run/status` is RUNNING when a run begins; how it ended is written once, when it is closed.
 
 What is kept is a file below `_files` in the run's folder. Counted are `kept as a file: <event>`,
 `payload missing: <event>`, `link of metrics left out`, `boxes left out` (of a picture), `float32 overflow` (a finite

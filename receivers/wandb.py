@@ -1,27 +1,18 @@
 """Weights & Biases: fills one W&B run per run and site, or one for all sites, offline in files or online at a server.
 
-What was logged stands there as follows:
+What becomes of each event is told in `receivers.matrix`. In detail:
 
-| Event | In W&B |
-| --- | --- |
-| metrics | a row of the history; metrics of one step that follow each other share a row; `main_tag/key` |
-| the user's step | the field `global_step`, the x-axis of all charts; W&B's own step is our row's number |
-| several sites in one run | rows of their own, with each site's own step on the one axis `global_step` |
-| time | `_timestamp`: when it was logged, not when it arrived |
-| text | a field of the history, under its key, also where the key is the path of a file |
-| pictures, figures, sounds, videos, pages, charts, scenes, molecules, tables, histograms | W&B's own values, in the \
-row of the metrics of their step |
-| PR curves, embeddings | tables; an embedding's sprite is a picture |
-| meshes | 3D objects |
-| tensors, graphs, and what the SDK refuses | files of the run |
-| parameters, configuration, hyperparameters | the run's config, merged key by key |
-| charts' arrangement, datasets, the run above | the config's `trackbus.charts`, `.datasets`, `.parent` |
-| definitions of metrics, summary, alerts | W&B's own; the x-axis is `global_step` where none was named |
-| artifacts, models | artifacts; a model is registered when a run ends online |
-| artifacts without a kind | files of the run; below `kept/` where the SDK writes files of that name itself |
-| tags | the config's `trackbus.tags`, and the run's tags as `key=value` where W&B's 64 characters suffice |
-| how it ended | exit code 0 finished, 1 failed, 255 killed; the config's `trackbus.status` and `.reason` |
-| NaN, infinities | as they are in the history; as the words `NaN`, `Infinity`, `-Infinity` in the config |
+* Metrics of one step that follow each other share a row of the history with the pictures and tables of that step; one
+  of a `main_tag` is `main_tag/key`. The user's step is the field `global_step`, the x-axis of all charts whose
+  definition names no other; W&B's own step is our row's number. Sites in one run have rows of their own on the one
+  axis. `_timestamp` is when it was logged, not when it arrived.
+* A text is a field of the history under its key, also where that is the path of a file.
+* Parameters, configuration and hyperparameters are merged into the run's config, key by key.
+* A model is registered when a run ends online. Artifacts without a kind, and what the SDK refuses, are files of the
+  run; an artifact's lies below `kept/` where the SDK writes a file of that name itself.
+* Tags stand in the config's `trackbus.tags`, and among the run's as `key=value` where W&B's 64 characters suffice.
+* Exit code 0 is finished, 1 failed, 255 killed; the config's `trackbus.status` and `.reason` say so too.
+* NaN and infinities are as they are in the history, and the words `NaN`, `Infinity`, `-Infinity` in the config.
 
 The SDK acknowledges nothing. The proof that a row is stored is the SDK's own file on disk, in both modes: it
 survives `kill -9`. Online, a row in that file may not have reached the server yet: what the server lacks is sent
