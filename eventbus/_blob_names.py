@@ -56,11 +56,11 @@ def blobs_in(value: object) -> Iterator[Blob]:
 
 
 def _mentions_blob(annotation: Any, seen: set[Any]) -> bool:
-    if annotation is Blob:
-        return True
     if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
         seen.add(annotation)
-        return any(_mentions_blob(info.annotation, seen) for info in annotation.model_fields.values())
+        return issubclass(annotation, Blob) or any(
+            _mentions_blob(info.annotation, seen) for info in annotation.model_fields.values()
+        )
     return any(_mentions_blob(one, seen) for one in get_args(annotation))
 
 

@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from eventbus import EventBus, Relay, Scope
+from eventbus import Event, EventBus, Part, Relay, Scope
 from eventbus import _blob_carrier as carrying
 from eventbus import _blob_files as files
 from eventbus._blob_carrier import CHUNK_BYTES, BlobCarrier
@@ -103,6 +103,22 @@ def test_every_kind_that_holds_blobs_is_known_to_hold_some() -> None:
     assert {"ImagesLogged", "TableLogged", "TensorLogged", "MeshLogged", "EmbeddingLogged", "GraphLogged"} <= holding
     assert {"ArtifactLogged", "ModelLogged", "HtmlLogged"} <= holding
     assert not {"MetricsLogged", "TextLogged", "ConfigUpdated", "HistogramLogged", "DatasetLogged"} & holding
+
+
+def test_a_kind_of_blob_of_ones_own_is_one() -> None:
+    class Labelled(Blob):
+        pass
+
+    class Page(Part):
+        scans: dict[str, list[Labelled | None]]
+
+    class PagesScanned(Event, topic="pages"):
+        pages: list[Page]
+
+    blob = Labelled(name="c" * 64, size=1)
+    event = PagesScanned(pages=[Page(scans={"front": [None, blob]})])
+    assert may_name_blobs(PagesScanned.event_name)
+    assert blobs_named(encode(event, "pages", Scope.LOCAL, "run", 1))[1] == [blob]
 
 
 # ---------------------------------------------------------------------------------------------------- what crosses
