@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,12 @@ def test_the_quickstart_fills_all_three_trackers(tmp_path: Path) -> None:
         by_key = {key: values for (_, key), values in points.items()}
         assert by_key["train/loss"] == [(step, pytest.approx(1 / (step + 1))) for step in range(100)], tracker
         assert by_key["train/lr"] == [(step, pytest.approx(0.1)) for step in range(100)], tracker
+
+
+def test_the_readme_shows_the_quickstart() -> None:
+    shown = re.search(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert set(shown[1].splitlines()) <= set((EXAMPLES / "quickstart.py").read_text().splitlines())
 
 
 def test_a_script_without_a_loop_logs_from_threads(tmp_path: Path) -> None:
