@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
+from weakref import WeakValueDictionary
 
+from eventbus._fork import held_by_forks
 from eventbus.errors import BadInputError
 from eventbus.tracking import RunStatus
 from writers._keys import check_key, shown
@@ -64,6 +67,7 @@ class ActiveRun:
         info: What is known of it.
         parent: Id of the run that it is nested in; empty for none.
         sampler: What samples the machine until it ends.
+        ends: How often it has ended: it may go on.
     """
 
     def __init__(self, runs: Runs, info: RunInfo, parent: str) -> None:
@@ -71,6 +75,7 @@ class ActiveRun:
         self.info = info
         self.parent = parent
         self.sampler: SystemMetrics | None = None
+        self.ends = 0
 
     @property
     def is_active(self) -> bool:
@@ -79,7 +84,7 @@ class ActiveRun:
 
     def is_of(self, runs: Runs) -> bool:
         """Tell whether it is one of these."""
-        return self._runs is runs
+        return self._runs.shares(runs)
 
     def __enter__(self) -> Self:
         return self
@@ -99,8 +104,29 @@ _started: ContextVar[tuple[ActiveRun, ...]] = ContextVar("trackbus_mlflow_runs",
 """Those started in this context, of any writer: tasks and threads do not end each other's."""
 
 
+@dataclass(eq=False)
+class _Shared:
+    """What the writers know together that have one run of one bus as their own: each module may make one.
+
+    Attributes:
+        known: The runs that were begun, by their ids.
+        is_own_free: Whether no run was started yet that is the writers' own.
+        last: The run that was started last.
+    """
+
+    known: dict[str, ActiveRun] = field(default_factory=dict[str, "ActiveRun"])
+    is_own_free: bool = True
+    last: ActiveRun | None = None
+
+
+_shared: WeakValueDictionary[tuple[int, str], _Shared] = WeakValueDictionary()
+"""By the bus, which what holds the value keeps alive, and the run."""
+
+_shared_lock = held_by_forks(threading.Lock())
+
+
 class Runs:
-    """The runs of one writer: its own, and those started with `start_run`.
+    """The runs of one writer: its own, and those started with `start_run`, here or by a writer of the same own run.
 
     Args:
         own: Logs to its own run, which all writers of the bus share by default.
@@ -109,11 +135,20 @@ class Runs:
     def __init__(self, own: TrackingWriter) -> None:
         self.own = own
         self._book = runs_of(own.bus)
-        self._known: dict[str, ActiveRun] = {}
-        self._writers: dict[str, TrackingWriter] = {}
-        self._is_own_free = True
-        self.last: ActiveRun | None = None
-        self._begun(own.run, own.run, "")
+        self._writers: dict[str, tuple[int, TrackingWriter]] = {}
+        with _shared_lock:
+            self._shared = _shared.setdefault((id(own.bus), own.run), _Shared())
+        if own.run not in self._shared.known:
+            self._begun(own.run, own.run, "")
+
+    @property
+    def last(self) -> ActiveRun | None:
+        """The run that was started last."""
+        return self._shared.last
+
+    def shares(self, others: Runs) -> bool:
+        """Tell whether these are the same runs as another writer's."""
+        return self._shared is others._shared
 
     def active(self) -> ActiveRun | None:
         """Return the innermost run that goes on in this context."""
@@ -125,12 +160,12 @@ class Runs:
         Raises:
             BadInputError: No run of that id was started here.
         """
-        if not isinstance(run_id, str) or run_id not in self._known:
+        if not isinstance(run_id, str) or run_id not in self._shared.known:
             raise BadInputError(
                 f"run_id={shown(run_id)} is no run of this writer: log to its own, to one that its start_run began, "
                 "or name the run where the writer is made: MLflowWriter(run=...)"
             )
-        return self._known[run_id]
+        return self._shared.known[run_id]
 
     def writer(self, run_id: str | None) -> TrackingWriter | None:
         """Return what logs to a run, by default the active one; None where the id is not known and that is counted.
@@ -166,7 +201,9 @@ class Runs:
         Raises:
             BadInputError: Its name can't be one.
         """
-        is_own, self._is_own_free = self._is_own_free and not is_nested, self._is_own_free and is_nested
+        with _shared_lock:
+            is_own = self._shared.is_own_free and not is_nested
+            self._shared.is_own_free = self._shared.is_own_free and is_nested
         return self._activated(self.begin(run_name, parent, self.own.run if is_own else None))
 
     def resume(self, run: ActiveRun, run_name: str | None) -> ActiveRun:
@@ -175,7 +212,7 @@ class Runs:
         Raises:
             BadInputError: Its name can't be one.
         """
-        self._is_own_free = self._is_own_free and run.info.run_id != self.own.run
+        self._shared.is_own_free = self._shared.is_own_free and run.info.run_id != self.own.run
         return self._activated(self.begin(run_name, run.parent, run.info.run_id))
 
     def begin(self, run_name: str | None, parent: str, run_id: str | None = None) -> ActiveRun:
@@ -186,12 +223,18 @@ class Runs:
         """
         title = check_key(run_name) if run_name else ""
         name = run_id or f"{self.own.run[:MAX_ID_STEM]}-{secrets.token_hex(4)}"
+        self._book.go_on(name)
         self._book.start(self.own.bus, name, self.own.scope, title, parent)
         return self._begun(name, title, parent)
 
     def rename(self, run: ActiveRun, name: str) -> Receipt:
-        """Call a run otherwise."""
-        self.begin(name, run.parent, run.info.run_id)
+        """Call a run otherwise.
+
+        Raises:
+            BadInputError: The name can't be one.
+        """
+        self._book.start(self.own.bus, run.info.run_id, self.own.scope, check_key(name), run.parent)
+        run.info = replace(run.info, run_name=name)
         return self.own.flush()
 
     def end(self, run: ActiveRun, status: str, reason: str = "") -> Receipt:
@@ -212,20 +255,20 @@ class Runs:
             self.own.finish(status, reason)
         else:
             self._book.close(run_id, status, reason)
-            self._writers.pop(run_id, None)
+        run.ends += 1
         run.info = replace(run.info, status=status, end_time=_now_ms())
         return self.own.flush()
 
     def _activated(self, run: ActiveRun) -> ActiveRun:
         _started.set((*(one for one in _started.get() if one.is_active and one is not run), run))
-        self.last = run
+        self._shared.last = run
         return run
 
     def _begun(self, run_id: str, title: str, parent: str) -> ActiveRun:
-        run = self._known.get(run_id)
+        run = self._shared.known.get(run_id)
         if run is None:
             info = RunInfo(run_id, title or run_id, self.own.bus.origin.job, start_time=_now_ms())
-            run = self._known[run_id] = ActiveRun(self, info, parent)
+            run = self._shared.known[run_id] = ActiveRun(self, info, parent)
         else:
             run.info = replace(run.info, run_name=title or run.info.run_name, status=RUNNING, end_time=None)
         return run
@@ -233,9 +276,11 @@ class Runs:
     def _writer(self, run_id: str) -> TrackingWriter:
         if run_id == self.own.run:
             return self.own
-        if run_id not in self._writers:
-            self._writers[run_id] = self.own.bind(run=run_id)
-        return self._writers[run_id]
+        ends = self._shared.known[run_id].ends
+        bound = self._writers.get(run_id)
+        if bound is None or bound[0] != ends:  # a run that goes on after its end begins anew
+            bound = self._writers[run_id] = ends, self.own.bind(run=run_id)
+        return bound[1]
 
 
 def _now_ms() -> int:

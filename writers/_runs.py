@@ -95,6 +95,12 @@ class RunBook:
             run = self._runs.setdefault(name, _Run())
             run.status, run.reason = _status(status), short(reason)
 
+    def go_on(self, name: str) -> None:
+        """Forget how a run ended: it goes on, and may end in another way."""
+        with self._lock:
+            if run := self._runs.get(name):
+                run.status, run.reason = None, ""
+
     def close(self, name: str, status: RunStatus | str, reason: str) -> None:
         """Publish now how a run ended: it has an end of its own, before that of the bus.
 

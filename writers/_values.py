@@ -150,8 +150,9 @@ def text(key: object, value: object) -> str:
     """
     if not isinstance(value, str):
         _refuse(key, f"is of type {type(value).__name__}, not a text: pass a str, for example str(value)")
-    packed_size(key, value)
-    return str.__str__(value)
+    plain = str.__str__(value)  # of a kind of str that a record can't hold, too
+    packed_size(key, plain)
+    return plain
 
 
 def json_value(key: object, value: object, depth: int = 0) -> JsonValue:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from eventbus.errors import BadInputError
@@ -146,12 +145,6 @@ class RunFacts(LookAlike):
         return None
 
     project_url = sweep_id = sweep_url = url
-
-    @property
-    def dir(self) -> str:
-        """Folder of the bus in which the run's records lie; empty where they lie in memory."""
-        folder = self._bus.journal.folder
-        return "" if folder is None else str(Path(folder))
 
     @property
     def offline(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob as globs
 import os
 from functools import partial
 from pathlib import Path
@@ -12,10 +11,12 @@ from eventbus.artifacts import MAX_FILES, ArtifactFile, ArtifactLogged, ModelLog
 from eventbus.errors import BadInputError
 from writers._artifacts import artifact_path, files_of, path_of
 from writers._keys import shown
+from writers._runs import runs_of
 from writers._wandb_artifact import Artifact, SavedFiles, artifact_at, artifact_of, safe_name
 from writers._wandb_facts import RunFacts
 from writers._wandb_log import recorded
 from writers._wandb_real import real_name
+from writers._wandb_saved import Saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 FILES = "files"
 """Key of the plain files of a run."""
 
-POLICIES = ("live", "now", "end")
 _CODE = (".py", ".ipynb")
 _LEFT_OUT = {"wandb", ".wandb", ".git", "__pycache__", "node_modules", ".venv"}
 _ADVICE = {
@@ -56,7 +56,18 @@ class RunFiles(RunFacts):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._saved: dict[Path, tuple[str, tuple[int, int] | None]] = {}
+        workspace = self.tracking.bus.workspace
+        self._saved = Saved(None if workspace is None else workspace / "files" / self.id)
+        self._is_saved_at_end = False
+
+    @property
+    def dir(self) -> str:
+        """Folder for files of the run: what lies there when the run ends is logged.
+
+        It is `files/<run id>` in the folder of the bus; empty where the bus has none.
+        """
+        self._save_at_end()
+        return self._saved.folder()
 
     def log_artifact(
         self,
@@ -141,9 +152,9 @@ class RunFiles(RunFacts):
 
         Args:
             glob_str: Their path, or a pattern of their paths.
-            base_path: Folder that their paths in the run are relative to; by default the working directory, and for an
-                absolute path the folder above that which holds them.
-            policy: `now`: once. `live` and `end`: now, and once more by `finish` if they changed.
+            base_path: Folder that their paths in the run are relative to; by default the working directory, for a path
+                below the run's `dir` that, and for any other absolute path the folder above that which holds them.
+            policy: `now`: once. `live` and `end`: now, and once more when the run ends if they changed.
             glob: Whether `glob_str` is a pattern.
 
         Returns:
@@ -153,12 +164,11 @@ class RunFiles(RunFacts):
             BadInputError: One can't be logged, or the policy is not known, and bad input raises.
         """
         try:
-            found = _found(glob_str, base_path, policy, is_pattern=glob)
+            found = self._saved.find(glob_str, base_path, policy, is_pattern=glob)
         except BadInputError as error:
             self.tracking.intake.bad.note("save", error)
             found = []
-        if policy != "now":
-            self._saved.update({path: (name, _stamp(path)) for path, name in found})
+        self._save_at_end()
         return SavedFiles([str(path) for path, _ in found], self._save(found, self.tracking.intake.bad.note))
 
     def log_code(
@@ -247,11 +257,16 @@ class RunFiles(RunFacts):
         self._refuse("finish_artifact")
 
     def save_changed(self) -> None:
-        """Log those saved files once more that changed since."""
-        changed = [(path, name) for path, (name, stamp) in self._saved.items() if _stamp(path) not in (stamp, None)]
-        self._saved.clear()
+        """Log those saved files once more that changed since, and what is new in the run's folder."""
+        changed = self._saved.take_changed()
         if changed:
             self._save(changed, self.tracking.intake.bad.count)
+
+    def _save_at_end(self) -> None:
+        """Have the changed files logged, whoever ends the run."""
+        if not self._is_saved_at_end:
+            self._is_saved_at_end = True
+            runs_of(self.tracking.bus).before_end(self.id, self.save_changed)
 
     def _log(
         self,
@@ -293,7 +308,8 @@ class RunFiles(RunFacts):
             files: list[ArtifactFile] = []
             for path, name in found:
                 try:
-                    files += [one.model_copy(update={"path": name}) for one in files_of(store, path)]
+                    at = artifact_path(name)
+                    files += [one.model_copy(update={"path": at}) for one in files_of(store, path)]
                 except BadInputError as error:
                     left_out(name, error)
             parts = [files[at : at + MAX_FILES] for at in range(0, len(files), MAX_FILES)]
@@ -344,31 +360,6 @@ def _texts(what: str, given: Any) -> list[str]:
     if not isinstance(given, str | list | tuple | None):
         raise BadInputError(f"{what}={shown(given)} is no list of texts")
     return [given] if isinstance(given, str) else [str(one) for one in cast("Sequence[Any]", given or ())]
-
-
-def _found(pattern: Any, base: Any, policy: str, *, is_pattern: bool) -> list[tuple[Path, str]]:
-    """Return the files that a pattern stands for, each with its path in the run."""
-    if policy not in POLICIES:
-        raise BadInputError(f"policy={shown(policy)} is not known: use one of {', '.join(POLICIES)}")
-    whole = path_of(pattern)
-    given = os.fsdecode(cast("str", pattern))
-    above = path_of(base) if base is not None else whole.parent.parent if os.path.isabs(given) else Path.cwd()  # noqa: PTH117 - of the pattern, no path
-    if not whole.is_relative_to(above):
-        raise BadInputError(f"{shown(given)} lies outside of {shown(str(above))}: pass base_path=, a folder above it")
-    paths = [Path(one) for one in sorted(globs.glob(str(whole)))] if is_pattern else [whole]  # noqa: PTH207 - the pattern is absolute
-    files = [path for path in paths if path.is_file()]
-    if not files and not is_pattern:
-        raise BadInputError(f"{shown(given)} is no file")
-    return [(path, artifact_path(path.relative_to(above).as_posix())) for path in files]
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return what changes when a file does; None if it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def _says(decide: Callable[..., bool], path: Path, root: Path) -> bool:

@@ -157,6 +157,8 @@ class Sessions:
         run = None if self._latest is None or self._latest.is_finished else self._latest
         if name == "run":
             return run
+        if name == "finish" and run is None:
+            return _nothing_to_finish
         if name in METHODS:
             return _too_early(name) if run is None else getattr(run, name)
         if name not in ("config", "summary"):
@@ -173,9 +175,10 @@ class Sessions:
             elif reinit != "create_new" and id_ in (None, latest.id):
                 return latest
         run_id = run_name(bus, id_ or self._next(bus))
+        runs_of(bus).go_on(run_id)
         if name is not None:
             runs_of(bus).start(bus, run_id, bus.scope, title=check_key(name))
-        run = self._make(bus=bus, run=run_id)
+        run = _again(latest, bus, run_id) or self._make(bus=bus, run=run_id)
         run.name = name or run.name
         if reinit != "create_new" or latest is None:
             self._latest = run
@@ -223,6 +226,18 @@ def _log_script(run: WandBWriter) -> None:
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is not None:
         run.log_artifact(script, safe_name(f"source-{run.project or run.id}"), "code")
+
+
+def _again(latest: WandBWriter | None, bus: Bus, run_id: str) -> WandBWriter | None:
+    """Take the latest run up again, if it is this one and has ended; its steps are counted on."""
+    if latest is None or not latest.is_finished or latest.tracking.bus is not bus or latest.id != run_id:
+        return None
+    latest.is_finished = False
+    return latest
+
+
+def _nothing_to_finish(exit_code: int | None = None, quiet: bool | None = None) -> None:
+    """Do nothing: W&B's `finish` may be called twice, and before there is a run."""
 
 
 def _too_early(name: str) -> Callable[..., NoReturn]:

@@ -22,6 +22,7 @@ from writers import MLflowWriter
 from writers._writer import LEFT_OUT
 
 Stored = Callable[[type[Event]], list[Envelope[Any]]]
+StoredOn = Callable[..., list[Envelope[Any]]]
 
 
 # -------------------------------------------------------------------------------------------------------- runs
@@ -61,6 +62,58 @@ def test_only_the_first_run_is_the_writers_own(bus: EventBus, stored: Stored) ->
     assert {one.run for one in stored(MetricsLogged)} == {second.info.run_id}
     assert [one.event.values for one in stored(TagsSet)] == [{"a": "1", "mlflow.note.content": "again"}]
     assert [one.event.status for one in stored(RunFinished)] == ["KILLED", "FINISHED"]
+
+
+def test_writers_of_one_bus_share_the_active_run(bus: EventBus, stored: Stored) -> None:
+    train, helpers = MLflowWriter(), MLflowWriter()
+    teacher = MLflowWriter(run="teacher")
+
+    for fold, writer in enumerate((train, helpers)):
+        with writer.start_run(run_name=f"fold {fold}") as run:
+            train.log_metric("loss", fold)
+            helpers.log_metric("acc", fold)
+            teacher.log_metric("t", fold)
+            assert (train.active_run(), helpers.active_run(), teacher.active_run()) == (run, run, None)
+            assert helpers.get_run(run.info.run_id) is run
+    last = helpers.last_active_run()
+    assert last is not None
+    own, fold_1 = "run-1", last.info.run_id
+    helpers.log_metric("late", 1, run_id=fold_1)
+
+    assert [(one.run, *one.event.values) for one in stored(MetricsLogged)] == [
+        (own, "loss"),
+        (own, "acc"),
+        ("teacher", "t"),
+        (fold_1, "loss"),
+        (fold_1, "acc"),
+        ("teacher", "t"),
+        (fold_1, "late"),
+    ]
+    assert [one.event.name for one in stored(RunStarted) if one.run == fold_1] == ["fold 1", "fold 1"]
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_run_that_goes_on_ends_anew(tmp_path: Path, stored_on: StoredOn, *, is_own: bool) -> None:
+    def run_it() -> None:
+        with EventBus(tmp_path, job="hello", run="run-1").background() as bus:
+            opened.append(bus)
+            writer = MLflowWriter()
+            if not is_own:
+                writer.start_run()
+                writer.end_run()
+            with writer.start_run() as run:
+                writer.log_metric("loss", 1.0)
+            run_ids.append(writer.start_run(run_id=run.info.run_id).info.run_id)
+            writer.log_metric("loss", 2.0)
+            raise ValueError("the second part fails")
+
+    opened: list[EventBus] = []
+    run_ids: list[str] = []
+    with pytest.raises(ValueError, match="the second part"):
+        run_it()
+    ends = [one.event for one in stored_on(opened[0], RunFinished) if one.run == run_ids[0]]
+    assert ends[-1] == RunFinished(status="FAILED", reason="ValueError: the second part fails")
+    assert [one.status for one in ends[:-1]] == ([] if is_own else ["FINISHED"])
 
 
 def test_tasks_have_active_runs_of_their_own(bus: EventBus, stored: Stored) -> None:

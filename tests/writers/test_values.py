@@ -32,6 +32,11 @@ class Size(StrEnum):
     BIG = "big"
 
 
+class Shown(str):  # noqa: SLOT000 - as a user writes it
+    def __str__(self) -> str:
+        return f"<{self!r}>"
+
+
 # ------------------------------------------------------------------------------------------------- numbers
 @pytest.mark.parametrize(
     ("value", "expected"),
@@ -229,6 +234,12 @@ def test_a_text_that_fits_no_record_is_refused(take: object, value: str, message
     assert callable(take)
     with pytest.raises(BadInputError, match=message):
         take("key", value)
+
+
+@pytest.mark.parametrize("value", [np.str_("big"), Size.BIG, Shown("big")], ids=["numpy", "enum", "own"])
+def test_a_kind_of_text_is_a_plain_one(value: object) -> None:
+    assert [type(made) for made in (text("key", value), label("key", value))] == [str, str]
+    assert {text("key", value), label("key", value)} == {"big"}
 
 
 @pytest.mark.parametrize("value", [None, 1, b"bytes", ["a"]])

@@ -28,6 +28,7 @@ from eventbus.tracking import (
     TextLogged,
 )
 from writers import WandBWriter, wandb
+from writers._runs import runs_of
 from writers._writer import LEFT_OUT
 
 StoredOn = Callable[..., list[Envelope[Any]]]
@@ -248,6 +249,9 @@ def test_saved_files_are_saved_again_at_the_end_if_they_changed(bus: EventBus, e
     once.write_text("changed")
     run.finish()
 
+    os.utime(log, ns=(2, 2))  # of the next run, which has the same files
+    runs_of(bus).end(None)
+
     found = events(ArtifactLogged)
     assert [(one.key, one.kind) for one in found] == [("files", "")] * 4
     assert [contents(bus, one) for one in found] == [
@@ -256,6 +260,23 @@ def test_saved_files_are_saved_again_at_the_end_if_they_changed(bus: EventBus, e
         {"once.txt": b"once"},
         {"log.txt": b"1 and 2"},
     ]
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_what_lies_in_the_folder_of_a_run_is_logged_when_it_ends(
+    tmp_path: Path, stored_on: StoredOn, *, is_finished: bool
+) -> None:
+    with EventBus(tmp_path, job="hello", run="run-1").background() as bus:
+        run = WandBWriter()
+        folder = Path(run.dir)
+        write(str(folder / "best.txt"), "1")
+        run.save(str(folder / "*.txt"))
+        write(str(folder / "deep/late.txt"), "2")
+        if is_finished:
+            run.finish()
+    found = [contents(bus, one.event) for one in stored_on(bus, ArtifactLogged)]
+    assert folder == tmp_path / "files" / "run-1"
+    assert found == [{"best.txt": b"1"}, {"deep/late.txt": b"2"}]
 
 
 @pytest.mark.parametrize(
@@ -454,6 +475,29 @@ def test_a_script_logs_to_the_run_that_init_started(bus: EventBus, events: Event
         _ = wandb.config
     with pytest.raises(AttributeError, match=r"writers\.wandb has no 'Api'"):
         _ = wandb.Api
+
+
+def test_a_run_that_goes_on_counts_on_and_ends_anew(tmp_path: Path, stored_on: StoredOn) -> None:
+    def run_it() -> None:
+        with EventBus(tmp_path, job="hello", run="run-1").background() as bus:
+            opened.append(bus)
+            wandb.finish()  # nothing, as W&B has it
+            for loss in (1.0, 2.0):
+                wandb.init(id="mine", resume="allow").log({"loss": loss})
+                if loss == 1.0:
+                    wandb.finish(0)
+                    wandb.finish()
+            raise ValueError("the second part fails")
+
+    opened: list[EventBus] = []
+    with pytest.raises(ValueError, match="the second part"):
+        run_it()
+    found = [one.event for one in stored_on(opened[0], (MetricsLogged, RunFinished))]
+    assert found == [
+        MetricsLogged(values={"loss": 1.0}, step=0),
+        MetricsLogged(values={"loss": 2.0}, step=1),
+        RunFinished(status="FAILED", reason="ValueError: the second part fails"),
+    ]
 
 
 def test_a_run_after_the_first_is_one_of_its_own(tmp_path: Path, stored_on: StoredOn) -> None:

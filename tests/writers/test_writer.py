@@ -246,6 +246,7 @@ def test_disabled_writers_need_no_bus_and_record_nothing(
 
     for _ in range(100):
         assert writer.log({"loss": 1.0}).refused is None
+    assert writer.log({"loss": 1.0}).wait(1).wait_delivered(1).refused is None
     with pytest.raises(BadInputError, match="'loss' is of type str"):
         writer.log({"loss": "x"})
 
