@@ -91,21 +91,21 @@ class MLflowRuns(LookAlike):
         return run
 
     def end_run(self, status: str = "FINISHED") -> Receipt:
-        """End the active run, if there is one.
+        """End the run that goes on, if there is one; one that nobody started ends with the bus, with this status.
 
         Raises:
             BadInputError: The status is none of `FINISHED`, `FAILED`, `KILLED`, and bad input raises.
         """
-        run = self._runs.active()
+        run = self._runs.going_on()
         return self.tracking.flush() if run is None else self._runs.end(run, status)
 
     def active_run(self) -> ActiveRun | None:
-        """Return the innermost run that `start_run` began and that goes on."""
-        return self._runs.active()
+        """Return the innermost run that goes on: that of `start_run`, or the writer's own once it was logged to."""
+        return self._runs.going_on()
 
     def last_active_run(self) -> ActiveRun | None:
         """Return the active run, else the one that was active last."""
-        return self._runs.active() or self._runs.last
+        return self._runs.going_on() or self._runs.last
 
     def get_run(self, run_id: str) -> ActiveRun:
         """Return a run of this writer.

@@ -8,7 +8,6 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
-from weakref import WeakValueDictionary
 
 from eventbus._fork import held_by_forks
 from eventbus.errors import BadInputError
@@ -110,17 +109,16 @@ class _Shared:
 
     Attributes:
         known: The runs that were begun, by their ids.
+        is_own_used: Whether something was logged to the writers' own run while no other was active.
         is_own_free: Whether no run was started yet that is the writers' own.
         last: The run that was started last.
     """
 
     known: dict[str, ActiveRun] = field(default_factory=dict[str, "ActiveRun"])
     is_own_free: bool = True
+    is_own_used: bool = False
     last: ActiveRun | None = None
 
-
-_shared: WeakValueDictionary[tuple[int, str], _Shared] = WeakValueDictionary()
-"""By the bus, which what holds the value keeps alive, and the run."""
 
 _shared_lock = held_by_forks(threading.Lock())
 
@@ -136,8 +134,7 @@ class Runs:
         self.own = own
         self._book = runs_of(own.bus)
         self._writers: dict[str, tuple[int, TrackingWriter]] = {}
-        with _shared_lock:
-            self._shared = _shared.setdefault((id(own.bus), own.run), _Shared())
+        self._shared = self._book.shared(own.run, _Shared)
         if own.run not in self._shared.known:
             self._begun(own.run, own.run, "")
 
@@ -153,6 +150,11 @@ class Runs:
     def active(self) -> ActiveRun | None:
         """Return the innermost run that goes on in this context."""
         return next((run for run in reversed(_started.get()) if run.is_of(self) and run.is_active), None)
+
+    def going_on(self) -> ActiveRun | None:
+        """Return the active run, else the writers' own if logging to it began it, as it does in MLflow."""
+        own = self._shared.known[self.own.run]
+        return self.active() or (own if self._shared.is_own_used and own.is_active else None)
 
     def find(self, run_id: object) -> ActiveRun:
         """Return a run by its id.
@@ -183,8 +185,10 @@ class Runs:
 
     def active_writer(self) -> TrackingWriter:
         """Return what logs to the active run, else to the writer's own."""
-        active = self.active()
-        return self.own if active is None else self._writer(active.info.run_id)
+        if (active := self.active()) is not None:
+            return self._writer(active.info.run_id)
+        self._shared.is_own_used = True
+        return self.own
 
     def log_to(self, run_id: str | None, log: Callable[[TrackingWriter], Receipt]) -> Receipt:
         """Log to a run, by default the active one; nothing where the id is not known and that is counted.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
 from eventbus import Scope
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from eventbus._bus import Bus
+
+T = TypeVar("T")
 
 MAX_REASON = 300
 """Characters of the reason why a run ended: enough for a message, too little for a dump."""
@@ -50,6 +52,12 @@ class RunBook:
         self._runs: dict[str, _Run] = {}
         self._lock = held_by_forks(threading.RLock())
         self._last_words: dict[str, list[Callable[[], None]]] = {}
+        self._shared: dict[tuple[str, type[object]], object] = {}
+
+    def shared(self, name: str, make: type[T]) -> T:
+        """Return what all writers of a run know together, one object of each class; it goes when the bus is left."""
+        with self._lock:
+            return cast("T", self._shared.setdefault((name, make), make()))
 
     def before_end(self, name: str, callback: Callable[[], None]) -> None:
         """Call `callback` before a run ends, while it still takes what it logs; it must not raise."""
@@ -125,6 +133,7 @@ class RunBook:
             for name, run in self._runs.items():
                 if run.scopes:
                     _publish_end(bus, name, run, error)
+            self._shared.clear()  # it may hold writers, and with them the bus
 
 
 _books: WeakKeyDictionary[Bus, RunBook] = WeakKeyDictionary()

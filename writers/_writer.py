@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 LEFT_OUT = "every value of the call was left out as bad input"
 """Why a receipt is refused where nothing of a call could be recorded, and bad input does not raise."""
 
+ENDED = "the run has ended"
+"""What keeps a writer from logging on without beginning its run again."""
+
 
 class TrackingWriter:
     """Logs numbers, parameters, tags, configuration and texts of one run.
@@ -306,6 +309,23 @@ class TrackingWriter:
             self._runs.finish(self._run, status, reason)
         except BadInputError as error:
             self._intake.bad.note("status", error)
+        return self.flush()
+
+    def end(self, status: RunStatus | str, reason: str = "") -> Receipt:
+        """End the run now, for all its writers; what is logged to it from now on begins it again.
+
+        Args:
+            status: `FINISHED`, `FAILED` or `KILLED`.
+            reason: Why, for people.
+
+        Returns:
+            What `flush` returns.
+
+        Raises:
+            BadInputError: The status is not known.
+        """
+        self._runs.close(self._run, status, reason)
+        self._not_started = ENDED
         return self.flush()
 
     def flush(self) -> Receipt:

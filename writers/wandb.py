@@ -6,6 +6,7 @@ bus, and `wandb.log`, `wandb.config`, `wandb.summary` and the like act on the la
 
 from __future__ import annotations
 
+import sys
 import threading
 from datetime import timedelta
 from enum import Enum
@@ -28,6 +29,7 @@ from writers._wandb_kinds import Audio, Histogram, Html, Molecule, Object3D, Plo
 from writers._wandb_log import parted, publish_with, recorded
 from writers._wandb_table import Table
 from writers._wandb_watch import Watch
+from writers._writer import run_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -245,26 +247,33 @@ class WandBWriter(RunFiles):
         return self.tracking.set_tags({"wandb.preempting": "true"})
 
     def finish(self, exit_code: int | None = None, quiet: bool | None = None) -> Receipt:
-        """Say how the run ended; it ends when the bus is left. Waits for nothing.
+        """End the run; that of the bus itself ends with the bus. Waits for nothing.
 
         Args:
-            exit_code: 0 for success, another number for a failure. None leaves it to how the bus is left.
+            exit_code: 0 for success, another number for a failure. None is success too, but while an exception is
+                being handled: that leaves it to how the bus is left.
             quiet: Accepted.
         """
         self._leave()
-        if exit_code is None:
+        if exit_code is None and sys.exc_info()[1] is not None:
             return self.tracking.finish()
-        if exit_code == 0:
-            return self.tracking.finish(RunStatus.FINISHED)
-        return self.tracking.finish(RunStatus.FAILED, f"exit code {exit_code}")
+        if exit_code:
+            return self._end(RunStatus.FAILED, f"exit code {exit_code}")
+        return self._end(RunStatus.FINISHED, "")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Say that the run failed if an error ends the block, as W&B does."""
         self._leave()
-        if error is not None:
-            self.tracking.finish(*outcome(error))
+        self._end(*outcome(error))
+
+    def _end(self, status: RunStatus, reason: str) -> Receipt:
+        return self.tracking.finish(status, reason) if self._is_of_the_bus() else self.tracking.end(status, reason)
+
+    def _is_of_the_bus(self) -> bool:
+        """Tell whether the run is the bus's own, to which its other writers log too."""
+        return self.id == run_name(self.tracking.bus, None)
 
     def _leave(self) -> None:
         self.is_finished = True

@@ -728,6 +728,14 @@ def _away(*_: object, **__: object) -> None:
     raise CommError("no connection")
 
 
+def test_code_is_an_artifact_as_the_sdk_logs_it(tmp_path: Path) -> None:
+    given = Given(tmp_path)
+    run, counts = store(tmp_path, [given.artifact(key="source-vision", kind="code", aliases=[], tags=[])])
+
+    (found,) = run.artifacts
+    assert (found.name, found.kind, counts) == ("source-vision", "code", {})
+
+
 def test_files_of_the_run_leave_the_sdks_names_alone(tmp_path: Path) -> None:
     given = Given(tmp_path)
     names = ("config.yaml/x", "media", "output.log", "deep/media")

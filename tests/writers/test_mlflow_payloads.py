@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def test_writers_of_one_bus_share_the_active_run(bus: EventBus, stored: Stored) 
             train.log_metric("loss", fold)
             helpers.log_metric("acc", fold)
             teacher.log_metric("t", fold)
-            assert (train.active_run(), helpers.active_run(), teacher.active_run()) == (run, run, None)
+            assert (train.active_run(), helpers.active_run()) == (run, run)
+            assert teacher.active_run() == teacher.get_run("teacher")
             assert helpers.get_run(run.info.run_id) is run
     last = helpers.last_active_run()
     assert last is not None
@@ -114,6 +116,34 @@ def test_a_run_that_goes_on_ends_anew(tmp_path: Path, stored_on: StoredOn, *, is
     ends = [one.event for one in stored_on(opened[0], RunFinished) if one.run == run_ids[0]]
     assert ends[-1] == RunFinished(status="FAILED", reason="ValueError: the second part fails")
     assert [one.status for one in ends[:-1]] == ([] if is_own else ["FINISHED"])
+
+
+def test_writers_that_come_and_go_in_threads_have_runs_of_their_own(bus: EventBus, stored: Stored) -> None:
+    def train(fold: int) -> None:
+        writer = MLflowWriter()
+        with writer.start_run(run_name=f"fold {fold}"):
+            writer.log_metric("fold", fold)
+
+    for fold in range(3):
+        thread = threading.Thread(target=train, args=(fold,))
+        thread.start()
+        thread.join()
+
+    assert len({one.run for one in stored(MetricsLogged)}) == 3
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_logging_began_ends_as_it_is_said(tmp_path: Path, stored_on: StoredOn, status: str) -> None:
+    with EventBus(tmp_path, job="hello", run="run-1").background() as bus:
+        writer = MLflowWriter()
+        assert writer.active_run() is None
+        writer.log_metric("loss", 1.0)
+        run = writer.active_run()
+        assert run is not None
+        assert (run.info.run_id, run.is_active) == ("run-1", True)
+        writer.end_run(status)
+        assert (writer.active_run(), run.info.status) == (None, status)
+    assert [one.event.status for one in stored_on(bus, RunFinished)] == [status]
 
 
 def test_tasks_have_active_runs_of_their_own(bus: EventBus, stored: Stored) -> None:

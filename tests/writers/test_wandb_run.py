@@ -495,9 +495,31 @@ def test_a_run_that_goes_on_counts_on_and_ends_anew(tmp_path: Path, stored_on: S
     found = [one.event for one in stored_on(opened[0], (MetricsLogged, RunFinished))]
     assert found == [
         MetricsLogged(values={"loss": 1.0}, step=0),
+        RunFinished(status="FINISHED"),
         MetricsLogged(values={"loss": 2.0}, step=1),
         RunFinished(status="FAILED", reason="ValueError: the second part fails"),
     ]
+
+
+def test_the_failure_of_one_run_is_not_that_of_those_before(tmp_path: Path, stored_on: StoredOn) -> None:
+    def sweep() -> None:
+        with EventBus(tmp_path, job="hello", run="run-1").background() as bus:
+            opened.append(bus)
+            for number in range(4):
+                try:
+                    wandb.init().log({"loss": 1.0})
+                    if number == 3:
+                        raise ValueError("no data")
+                finally:
+                    wandb.finish()
+
+    opened: list[EventBus] = []
+    with pytest.raises(ValueError, match="no data"):
+        sweep()
+    ends = {one.run: one.event.status for one in stored_on(opened[0], RunFinished)}
+    assert ends == {"run-1-2": "FINISHED", "run-1-3": "FINISHED", "run-1": "FINISHED", "run-1-4": "FAILED"}
+    starts = [one.run for one in stored_on(opened[0], (RunStarted, RunFinished))]
+    assert starts == ["run-1", "run-1-2", "run-1-2", "run-1-3", "run-1-3", "run-1-4", "run-1", "run-1-4"]
 
 
 def test_a_run_after_the_first_is_one_of_its_own(tmp_path: Path, stored_on: StoredOn) -> None:
