@@ -32,6 +32,11 @@ def leave(bus: Bus, token: Token[Bus | None]) -> None:
         _innermost.reset(token)
 
 
+def open_buses() -> tuple[Bus, ...]:
+    """Return the buses that are entered in this process."""
+    return tuple(_open)
+
+
 def set_environment_opener(opener: Callable[[], Bus | None]) -> None:
     """Register what opens the bus that the environment names."""
     _from_environment[:] = [opener]

@@ -265,17 +265,32 @@ def _make_writable(workspace: Path) -> None:
         raise WorkspaceError(msg) from error
 
 
-def _bus_of_environment() -> Bus | None:
+def address_of(bus: Bus) -> str:
+    """Return the address of a bus as text, for another process; empty for one in memory."""
+    return msgspec.json.encode(bus.address).decode() if isinstance(bus, EventBus) and bus.workspace else ""
+
+
+def bus_at(text: str) -> Bus:
+    """Return the bus of an address: one that is open here, else one that this process opens for itself.
+
+    Raises:
+        ConfigurationError: The text is no address.
+    """
+    for bus in _current.open_buses():
+        if address_of(bus) == text:
+            return bus
     with _opening:
-        return _open_bus_of_environment()
+        return _open_bus_at(text)
+
+
+def _bus_of_environment() -> Bus | None:
+    text = os.environ.get(ENVIRONMENT)
+    return bus_at(text) if text else None
 
 
 @cache
-def _open_bus_of_environment() -> Bus | None:
+def _open_bus_at(text: str) -> Bus:
     """Open it once: a forked child has its parent's bus, and writes a partition of its own on it."""
-    text = os.environ.get(ENVIRONMENT)
-    if not text:
-        return None
     try:
         address = msgspec.json.decode(text, type=BusAddress)
     except msgspec.MsgspecError as error:

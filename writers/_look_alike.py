@@ -6,6 +6,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from eventbus import Receipt, Scope
+from eventbus.workspace import address_of
+from writers._mode import made_again
 from writers._writer import TrackingWriter
 
 if TYPE_CHECKING:
@@ -91,6 +93,24 @@ class LookAlike:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.tracking.__exit__(kind, error, traceback)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process with the address of the bus, which is opened there."""
+        return made_again, (type(self), address_of(self.tracking.bus), self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """Return what makes another writer of the same run."""
+        tracking = self.tracking
+        on_bad_input = tracking.intake.bad.on_bad_input
+        return {"run": tracking.run, "scope": tracking.scope, "on_bad_input": on_bad_input}
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the writer itself: a copy would count the same steps again."""
+        return self
+
+    def __copy__(self) -> Self:
+        """Do what a deep copy does."""
+        return self
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(run={self.tracking.run!r}, scope={self.tracking.scope.name})"

@@ -9,16 +9,21 @@ a missing key or SDK. Its handlers go on to get what is published on the bus its
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventbus import Origin, current_bus
 from eventbus._bus import Bus
 from eventbus._mode import is_disabled
 from eventbus.blobs import BlobStore
 from eventbus.journals import MemoryJournal
+from eventbus.workspace import bus_at
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from eventbus.abc import LocalJournal
+
+T = TypeVar("T")
 
 
 def bus_for(bus: Bus | None) -> Bus:
@@ -32,6 +37,21 @@ def bus_for(bus: Bus | None) -> Bus:
     if is_disabled():
         return nowhere()
     return current_bus() if bus is None else bus
+
+
+def made_again(kind: Callable[..., T], address: str, options: Mapping[str, Any]) -> T:
+    """Make a writer that came from another process, on the bus that it had there.
+
+    Args:
+        kind: Its class.
+        address: The bus's; empty for one in memory: it is the current one here.
+        options: What the class takes beside the bus.
+
+    Raises:
+        NoBusError: The bus was in memory, and none is open here.
+        AmbiguousBusError: It was in memory, and several are open here.
+    """
+    return kind(bus=bus_at(address) if address and not is_disabled() else None, **options)
 
 
 @cache

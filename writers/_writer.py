@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from eventbus import Receipt, Scope
 from eventbus.abc import RefusedError
 from eventbus.errors import BadInputError, ConfigurationError
-from eventbus.workspace import check_name
+from eventbus.workspace import address_of, check_name
 from writers._artifacts import artifact_of, files_of, path_of
 from writers._intake import Intake, OnBadInput
-from writers._mode import bus_for
+from writers._mode import bus_for, made_again
 from writers._runs import runs_of
 from writers._sampling import sample_if_asked
 
@@ -123,6 +123,20 @@ class TrackingWriter:
     def bad_inputs(self) -> Mapping[str, int]:
         """How much was left out, by key, since it could not be recorded."""
         return self._intake.bad.counts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process with the address of the bus, which is opened there."""
+        options = {"run": self._run, "scope": self._scope, "prefix": self._intake.prefix}
+        options["on_bad_input"] = self._intake.bad.on_bad_input
+        return made_again, (type(self), address_of(self._bus), options)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the writer itself: it is a way to its bus, and holds nothing of its own."""
+        return self
+
+    def __copy__(self) -> Self:
+        """Do what a deep copy does."""
+        return self
 
     def __repr__(self) -> str:
         return f"TrackingWriter(run={self._run!r}, scope={self._scope.name}, prefix={self._intake.prefix!r})"

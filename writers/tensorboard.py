@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eventbus import Receipt, Scope
 from eventbus.tracking import MetricsLogged, StyledMetricsLogged
+from writers._folders import run_of_folder
 from writers._look_alike import also_named
+from writers._mode import bus_for
 from writers._summary import squeezed
 from writers._summary_arrays import ArrayMethods
 from writers._summary_charts import ChartMethods
@@ -23,8 +28,8 @@ if TYPE_CHECKING:
 class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
     """Logs with the methods of `torch.utils.tensorboard.SummaryWriter`; each returns a `Receipt`.
 
-    Where the files go is the receiver's choice: what TensorBoard's constructor takes is accepted, and makes a
-    difference to `get_logdir` alone.
+    Where the files go is the receiver's choice. A `log_dir` tells runs apart, as it does in TensorBoard: the first one
+    on a bus stands for the bus's own run, and each other one for a run of its own that is called by its last part.
 
     Args:
         log_dir: Returned by `get_logdir`, and the attribute of that name.
@@ -34,7 +39,7 @@ class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
         flush_secs: Accepted, for the same reason.
         filename_suffix: Accepted.
         bus: Where to publish; by default the current bus.
-        run: Id of the run; by default the bus's own.
+        run: Id of the run; by default that of the `log_dir`.
         scope: Whether what is logged stays at its site or may cross to the server; by default what the bus says.
         on_bad_input: Whether what can't be recorded raises, or is left out and counted.
     """
@@ -53,8 +58,15 @@ class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
         scope: Scope | None = None,
         on_bad_input: OnBadInput = "raise",
     ) -> None:
-        super().__init__(bus=bus, run=run, scope=scope, on_bad_input=on_bad_input)
-        self.log_dir = str(log_dir) if log_dir else f"runs/{self.tracking.run}{comment}"
+        bus = bus_for(bus)
+        own = run if run or not log_dir else run_of_folder(bus, os.fspath(log_dir), scope)
+        super().__init__(bus=bus, run=own, scope=scope, on_bad_input=on_bad_input)
+        self._log_dir = str(log_dir) if log_dir else f"runs/{self.tracking.run}{comment}"
+
+    @property
+    def log_dir(self) -> str:
+        """What `get_logdir` returns."""
+        return self.get_logdir()
 
     @also_named(scalar="scalar_value")
     def add_scalar(  # noqa: PLR0917 - TensorBoard's own arguments, in its order
@@ -126,8 +138,16 @@ class SummaryWriter(MediaMethods, ArrayMethods, ChartMethods):
         return self.tracking.publish(events, {tag: text_string}, moment)
 
     def get_logdir(self) -> str:
-        """Return `log_dir` as it was given, else `runs/<run><comment>`; the files are the receiver's."""
-        return self.log_dir
+        """Return `log_dir` as it was given, else `runs/<run><comment>`.
+
+        The folder is made, for a script that saves something beside; the event files are the receiver's.
+        """
+        with suppress(OSError):  # whoever writes there is told
+            Path(self._log_dir).mkdir(parents=True, exist_ok=True)
+        return self._log_dir
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "log_dir": self._log_dir}
 
 
 def _styled(event: MetricsLogged, new_style: bool, double_precision: bool) -> StyledMetricsLogged:

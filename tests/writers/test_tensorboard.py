@@ -8,7 +8,7 @@ import torch
 
 from eventbus import Envelope, Event, EventBus, Receipt, Scope
 from eventbus.errors import BadInputError
-from eventbus.tracking import MetricsLogged, RunFinished, TextLogged, TrackingEvent
+from eventbus.tracking import MetricsLogged, RunFinished, RunStarted, TextLogged, TrackingEvent
 from writers import SummaryWriter
 
 Stored = Callable[[type[Event]], list[Envelope[Any]]]
@@ -48,6 +48,33 @@ def test_walltime_is_seconds(bus: EventBus, stored: Stored) -> None:
         writer.add_scalar("a", 1, 0, -1.0)
 
 
+def test_folders_tell_runs_apart(tmp_path: Path, bus: EventBus, stored: Stored) -> None:
+    for _ in range(2):  # made anew, they are the same runs
+        for name, loss in (("train", 1.0), ("val", 2.0), ("val?", 3.0)):
+            SummaryWriter(tmp_path / name).add_scalar("loss", loss, 0)
+        SummaryWriter().add_scalar("loss", 0.0, 0)
+        SummaryWriter(tmp_path / "val", run="mine").add_scalar("loss", 4.0, 0)
+
+    runs = [one.run for one in stored(MetricsLogged)]
+    train, val, odd = runs[:3]
+    assert runs == [train, val, odd, "run-1", "mine"] * 2
+    assert (train, val[:10], odd[:10], val != odd) == ("run-1", "run-1-val-", "run-1-val-", True)
+    names = {one.run: one.event.name for one in stored(RunStarted)}
+    assert names == {
+        "run-1": "run-1",
+        val: "val",
+        odd: "val",
+        "mine": "mine",
+    }
+
+
+def test_the_log_dir_is_there_for_what_a_script_saves(tmp_path: Path, bus: EventBus) -> None:
+    writer = SummaryWriter(tmp_path / "deep" / "runs")
+
+    assert not (tmp_path / "deep").exists()
+    Path(writer.log_dir, "model.pt").write_text("x")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -57,7 +84,10 @@ def test_walltime_is_seconds(bus: EventBus, stored: Stored) -> None:
         ({"comment": "-wide"}, "runs/run-1-wide"),
     ],
 )
-def test_the_log_dir_is_given_back(bus: EventBus, arguments: dict[str, Any], expected: str) -> None:
+def test_the_log_dir_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bus: EventBus, arguments: dict[str, Any], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     writer = SummaryWriter(**arguments)
 
     assert (writer.get_logdir(), writer.log_dir) == (expected, expected)

@@ -1,4 +1,6 @@
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -27,7 +29,7 @@ from eventbus.tracking import (
     TextLogged,
     TrackingEvent,
 )
-from writers import SummaryWriter, TrackingWriter
+from writers import MLflowWriter, SummaryWriter, TrackingWriter, WandBWriter
 from writers._writer import LEFT_OUT
 
 Stored = Callable[[type[Event]], list[Envelope[Any]]]
@@ -340,3 +342,22 @@ def test_where_no_scope_is_named_the_bus_says_how_far_records_travel(tmp_path: P
         assert bus.address.scope is Scope.FEDERATED
     with EventBus(tmp_path).background():
         assert TrackingWriter().scope is Scope.LOCAL
+
+
+# ----------------------------------------------------------------------------------------------- other processes
+@pytest.mark.parametrize("kind", [TrackingWriter, WandBWriter, MLflowWriter, SummaryWriter])
+def test_a_writer_crosses_to_another_process(tmp_path: Path, kind: Any, stored_on: StoredOn) -> None:
+    code = (
+        "import pickle, sys; from writers import TrackingWriter\n"
+        "writer = pickle.load(sys.stdin.buffer); tracking = getattr(writer, 'tracking', writer)\n"
+        "tracking.log({'loss': 1.0}); print(type(writer).__name__, tracking.run, tracking.scope.name)"
+    )
+    with EventBus(tmp_path, job="hello").background() as bus:
+        writer = kind(run="mine", scope=Scope.FEDERATED, on_bad_input="count")
+        assert copy.deepcopy([writer, copy.copy(writer)]) == [writer, writer]
+        command = [sys.executable, "-P", "-c", code]
+        said = subprocess.run(command, input=pickle.dumps(writer), capture_output=True, check=True, timeout=60).stdout
+        found = [one.run for one in stored_on(bus, MetricsLogged)]
+
+    assert said.decode().split() == [kind.__name__, "mine", "FEDERATED"]
+    assert found == ["mine"]
