@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -116,7 +117,8 @@ class WakeUp:
 class Subscription:
     """Delivers records to one handler, in order, one at a time.
 
-    Made by `EventBus.subscribe`. An asynchronous handler runs on the bus's loop, a synchronous one in a thread.
+    Made by `EventBus.subscribe`. An asynchronous handler runs on the bus's loop, a synchronous one in a thread. What a
+    handler raises is counted and ends nothing: neither does `sys.exit()`, nor something it awaits that was cancelled.
 
     Attributes:
         name: What the report calls it.
@@ -242,7 +244,9 @@ class Subscription:
             try:
                 await handler(envelope if whole else envelope.event)  # type: ignore[misc] - async, as checked
                 self._delivered += 1
-            except Exception as error:  # noqa: BLE001 - border: a handler's error is counted and touches no other
+            except (Exception, SystemExit, anyio.get_cancelled_exc_class()) as error:  # border: it touches no other
+                if _is_own_end(error):
+                    raise
                 self._count_failure(error)
             self._in_hand = 0
             if self._tight:
@@ -264,7 +268,7 @@ class Subscription:
                 if inspect.isawaitable(answer):  # a lambda round a coroutine function
                     anyio.from_thread.run(_wait_for, answer, token=self._token)
                 self._delivered += 1
-            except Exception as error:  # noqa: BLE001 - border: a handler's error is counted and touches no other
+            except BaseException as error:  # noqa: BLE001 - border: its thread ends in silence, the event uncounted
                 self._count_failure(error)
             self._in_hand = 0
             if self._tight:
@@ -275,7 +279,7 @@ class Subscription:
             self._stalled = self._tight = False
             self._room.set()
 
-    def _count_failure(self, error: Exception) -> None:
+    def _count_failure(self, error: BaseException) -> None:
         self._failed += 1
         if self._failed == 1:
             _logger.warning("handler %s raised; later errors are only counted", self.name, exc_info=error)
@@ -321,6 +325,11 @@ class Subscription:
             failed=failed,
             queued=queued,
         )
+
+
+def _is_own_end(error: BaseException) -> bool:
+    """Tell the cancellation of the handler's own task from that of something it awaits: asyncio raises the same."""
+    return isinstance(error, anyio.get_cancelled_exc_class()) and anyio.current_effective_deadline() == -math.inf
 
 
 async def _wait_for(answer: Awaitable[None]) -> None:
