@@ -355,8 +355,7 @@ class Bus:
         if isinstance(handler, Consumer):
             self._add_consumer(selector, handler)
             return None
-        name = options.pop("name", None)
-        options["name"] = self._router.free_name(name) if name else self._router.numbered_name(handler)
+        options["name"] = self._router.name_of(handler, options.pop("name", ""))
         return self.home.call(
             lambda: self._add_subscription(Subscription(selector, handler, envelopes=envelopes, **options))
         )
@@ -368,7 +367,8 @@ class Bus:
         return subscription
 
     def _add_consumer(self, selector: Selector, consumer: Consumer) -> None:
-        self._router.free_name(consumer.name)
+        if self._router.widen(selector, consumer):
+            return
         feed = ConsumerFeed((selector,), consumer, self.journal, self.workspace, self.tell, blobs=self.blobs)
         consumer.check(feed)
         self.home.call(lambda: self._add_feed(feed))

@@ -55,7 +55,7 @@ class ConsumerFeed:
         self.finished = False
         self.wanted = 0
         self.progress = 0
-        self._consumer = consumer
+        self.consumer = consumer
         self._cursor: Cursor = {}
         self._ends: Cursor | None = None
         self._news = WakeUp()
@@ -67,7 +67,7 @@ class ConsumerFeed:
     async def run(self) -> None:
         """Run the consumer to its end; its errors touch no other."""
         try:
-            await self._consumer.consume(self)
+            await self.consumer.consume(self)
         except Exception as error:  # border: a consumer that fails is reported, and touches no other
             self._error = f"{type(error).__name__}: {error}"
             _logger.exception("consumer %s failed: its events stay in the journal", self.name)
@@ -151,11 +151,11 @@ class ConsumerFeed:
 
     def statistics(self) -> ConsumerStatistics:
         """Return the consumer's counts. Legal from any thread."""
-        return self._consumer.statistics_of(self)
+        return self.consumer.statistics_of(self)
 
     def line(self, *, left: int) -> Line:
         """Return this consumer's part of the report."""
-        counts = self._consumer.statistics_of(self)
+        counts = self.consumer.statistics_of(self)
         notes = [f"{count} {cause}" for cause, count in {**counts.dropped, **counts.altered}.items()]
         notes += [f"{count} attempts failed: {cause}" for cause, count in counts.failed.items()]
         notes += [f"{counts.restarts} restarts"] if counts.restarts else []
@@ -171,7 +171,7 @@ class ConsumerFeed:
             failed=sum(counts.failed.values()),
             left=left,
             notes=tuple(notes),
-            look=self._consumer.look(self),
+            look=self.consumer.look(self),
             by_site=dict(counts.by_site),
             dropped_by_site=dict(counts.dropped_by_site),
             values=counts.values,

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from eventbus._event import Envelope, Origin
     from eventbus._home import Home
     from eventbus._subscription import Subscription
-    from eventbus.abc import Cursor, RelayedBatch
+    from eventbus._topic import Selector
+    from eventbus.abc import Consumer, Cursor, RelayedBatch
 
 Route = tuple[str, tuple["Subscription", ...]]
 """Name of the topic, and the handlers of its records of one type and scope."""
@@ -102,23 +103,40 @@ class Router:
             if not home.is_here:
                 subscription.wait_for_room()
 
-    def free_name(self, name: str) -> str:
-        """Return `name`, or refuse it if it is taken.
+    def widen(self, selector: Selector, consumer: Consumer) -> bool:
+        """Let a consumer that the bus serves already take one topic more.
+
+        Returns:
+            Whether it does: else it is a new one here.
+
+        Raises:
+            SubscriptionError: It does what another one does, or its name is taken.
+        """
+        for feed in self.feeds:
+            if consumer.joins(feed.consumer):
+                feed.selectors = (*feed.selectors, selector)
+                return True
+        self._check_free(consumer.name)
+        return False
+
+    def name_of(self, handler: Any, name: str) -> str:
+        """Return the name of a handler, a numbered one if nobody named it.
 
         Raises:
             SubscriptionError: A subscription of that name exists.
         """
-        if name in self._names():
-            msg = f"a subscription named {name!r} exists; give this one another name: name='...'"
-            raise SubscriptionError(msg)
-        return name
-
-    def numbered_name(self, handler: Any) -> str:
-        """Return a name for a handler that nobody named."""
+        if name:
+            self._check_free(name)
+            return name
         name = str(getattr(handler, "__qualname__", type(handler).__name__))
         taken = self._names()
         numbers = (f"{name}-{i}" for i in range(2, len(taken) + 3))
         return name if name not in taken else next(other for other in numbers if other not in taken)
+
+    def _check_free(self, name: str) -> None:
+        if name in self._names():
+            msg = f"a subscription named {name!r} exists; give this one another name: name='...'"
+            raise SubscriptionError(msg)
 
     def _names(self) -> set[str]:
         return {one.name for one in self.subscriptions} | {feed.name for feed in self.feeds}

@@ -254,7 +254,7 @@ class Feed(Protocol):
 
     @property
     def selectors(self) -> Sequence[Selector]:
-        """What the consumer is subscribed to."""
+        """What the consumer is subscribed to; of one that joins itself there may come more."""
         ...
 
     @property
@@ -364,6 +364,15 @@ class Consumer(ABC):
     @abstractmethod
     def check(self, feed: Feed) -> None:
         """Raise, at the subscription, what makes it impossible: a missing extra, a journal in memory."""
+
+    def joins(self, other: Consumer) -> bool:
+        """Tell whether subscribing it where `other` is served only adds a topic to those that `other` takes.
+
+        Raises:
+            SubscriptionError: The two would be in each other's way.
+        """
+        del other
+        return False
 
     @abstractmethod
     async def consume(self, feed: Feed) -> None:

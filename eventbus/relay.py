@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from eventbus._bus import Bus
-    from eventbus.abc import Cursor, Feed, PartitionHeader, StoredRecord
+    from eventbus.abc import Cursor, Feed, LocalJournal, PartitionHeader, StoredRecord
 
 BATCH_EVENTS = 256
 """Records per batch: one transaction at the far side."""
@@ -54,16 +54,20 @@ _logger = logging.getLogger("trackbus.relay")
 class Relay(Consumer):
     """Relays a bus's federated records to another bus in this process.
 
-    Subscribe it at the site: `site_bus.subscribe(TRACKING.federated, Relay(server_bus))`.
+    Subscribe it at the site: `site_bus.subscribe(TRACKING.federated, Relay(server_bus))`. For several topics subscribe
+    the same object to each, before anything is published: what it has passed by stays at the site, and is counted so.
 
     Args:
         target: The bus that takes the records, usually that of the site `server`.
         name: Its name in the site's report.
+
+    Attributes:
+        target: The same bus.
     """
 
     def __init__(self, target: Bus, *, name: str = "relay") -> None:
         self.name = name
-        self._target = target
+        self.target = target
         self._counts = ConsumerStatistics(state="waiting")
         self._withheld = 0
         self._cursor: Cursor = {}
@@ -72,10 +76,24 @@ class Relay(Consumer):
         self._committed_at = 0.0
         self._carrier: BlobCarrier | None = None
 
+    def joins(self, other: Consumer) -> bool:
+        """Take one topic more where this relay is subscribed already.
+
+        Raises:
+            SubscriptionError: Another one carries records to the same journal. The mark there is one for both: each
+                would move it past the records of the other's topics.
+        """
+        if isinstance(other, Relay) and other is not self and _is_one(other.target.journal, self.target.journal):
+            msg = (
+                f"the relay {other.name!r} carries records to this server already, and one carries all; "
+                "subscribe the same Relay to each topic: bus.subscribe(topic, relay); bus.subscribe(another, relay)"
+            )
+            raise SubscriptionError(msg)
+        return other is self
+
     def check(self, feed: Feed) -> None:
         """Refuse to relay a journal to itself."""
-        target = self._target.journal
-        if feed.journal is target or (target.folder is not None and feed.journal.folder == target.folder):
+        if _is_one(feed.journal, self.target.journal):
             msg = "a relay needs two journals; receivers on either bus read this one: give the buses two workspaces"
             raise SubscriptionError(msg)
 
@@ -98,11 +116,12 @@ class Relay(Consumer):
 
     async def consume(self, feed: Feed) -> None:
         """Relay until the bus drains and its journal is read to the end."""
-        self._cursor = await self._target.journal.marks()
-        self._closed = await self._target.journal.closed()
-        self._carrier = BlobCarrier(feed.blobs, BlobIntake(self._target.blobs), feed.touch, self._fail)
+        self._cursor = await self.target.journal.marks()
+        self._closed = await self.target.journal.closed()
+        self._carrier = BlobCarrier(feed.blobs, BlobIntake(self.target.blobs), feed.touch, self._fail)
         feed.moved(self._cursor)
         await self._commit(feed, dict.fromkeys(await feed.journal.cursor(self.name), 0) | self._cursor)
+        await self._linger(feed)  # a script names its topics one by one
         while True:
             draining = feed.draining
             records = await feed.journal.read(self._cursor, BATCH_EVENTS)
@@ -163,7 +182,7 @@ class Relay(Consumer):
         while True:
             lacking = await self._brought(naming)
             try:
-                mark = await self._target.accept(batch)
+                mark = await self.target.accept(batch)
             except RefusedError as error:
                 self._fail(f"refused: {error}")
                 await anyio.sleep(RETRY_SECONDS)
@@ -225,3 +244,7 @@ class Relay(Consumer):
 
     def _drop(self, cause: str, count: int) -> None:
         self._counts.dropped[cause] = self._counts.dropped.get(cause, 0) + count
+
+
+def _is_one(journal: LocalJournal, other: LocalJournal) -> bool:
+    return journal is other or (journal.folder is not None and journal.folder == other.folder)

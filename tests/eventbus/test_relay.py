@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,8 +16,9 @@ import pytest
 
 from eventbus import Envelope, Event, EventBus, Origin, Relay, Scope, Topic
 from eventbus._bus import Bus
-from eventbus._codec import decode
+from eventbus._codec import decode, read_frame
 from eventbus._drain import DrainPolicy
+from eventbus._topic import Selector
 from eventbus.abc import Cursor, LocalJournal, PartitionEnd, RelayedBatch, StoredRecord
 from eventbus.errors import SubscriptionError
 from eventbus.journals import MemoryJournal, SqliteJournal
@@ -38,7 +39,13 @@ class Noted(Event, name="tests.relay.Noted", topic="tests.relay.note"):
     pass
 
 
+class Elsewhere(Event, name="tests.relay.Elsewhere", topic="tests.elsewhere"):
+    pass
+
+
 COUNTS: Topic[Counted] = Topic(Counted.event_topic, Counted)
+
+NOTES: Topic[Noted] = Topic(Noted.event_topic, Noted)
 
 FED = Scope.FEDERATED
 
@@ -191,6 +198,59 @@ async def test_what_memory_has_overwritten_is_counted() -> None:
     assert sum(relay.statistics().dropped.values()) == 90
     assert relay.withheld == 0
     assert not site.report().complete
+
+
+# ----------------------------------------------------------------------------------------------------- several topics
+async def topics_stored(journal: LocalJournal) -> dict[str, int]:
+    return Counter(read_frame(record.body).topic for record in await journal.read({}, 10_000))
+
+
+async def test_one_relay_carries_all_topics_that_it_is_subscribed_to(folder: Path | None) -> None:
+    async with site_and_server(folder) as (site, server, relay):
+        site.subscribe(NOTES, relay)
+        for number in range(100):
+            site.publish(Counted(number=number), scope=FED)
+            site.publish(Noted(), scope=FED)
+            await site.publish(Noted())
+        await site.publish(Elsewhere(), scope=FED).delivered(20)
+        assert await topics_stored(server.journal) == {COUNTS.name: 100, Noted.event_topic: 100}
+        assert [feed.selectors for feed in site._feeds] == [(Selector.of(COUNTS.federated), Selector.of(NOTES))]
+    line = site.report().line("relay")
+    assert (line.delivered, line.left, relay.withheld) == (200, 0, 101)
+    assert site.report().complete
+
+
+async def test_one_topic_more_counts_from_where_the_relay_is(folder: Path | None) -> None:
+    async with site_and_server(folder) as (site, server, relay):
+        await site.publish(Noted(), scope=FED).delivered(20)
+        site.subscribe(NOTES, relay)
+        await site.publish(Noted(), scope=FED).delivered(20)
+        assert await topics_stored(server.journal) == {Noted.event_topic: 1}
+    assert (relay.statistics().delivered, relay.withheld) == (1, 1)
+
+
+def test_a_script_without_a_loop_names_its_topics_before_anything_is_passed_by(tmp_path: Path) -> None:
+    """What an earlier opening has left is read as soon as the relay is subscribed, in another thread."""
+    with make_bus(tmp_path, "site-1").background() as site:
+        for _ in range(20):
+            site.publish(Noted(), scope=FED)
+    with make_bus(tmp_path, "server").background() as server, make_bus(tmp_path, "site-1").background() as site:
+        relay = Relay(server)
+        site.subscribe(COUNTS.federated, relay)
+        site.subscribe(NOTES, relay)
+    assert relay.statistics().delivered == 20
+
+
+async def test_two_relays_to_one_server_are_refused(folder: Path | None) -> None:
+    """They would share the mark of each partition, and each would take the other's records for stored."""
+    async with make_bus(folder, "server-2") as second, site_and_server(folder) as (site, server, _):
+        for other in (Relay(server, name="other"), Relay(server)):
+            with pytest.raises(SubscriptionError, match="subscribe the same Relay to each topic"):
+                site.subscribe(NOTES, other)
+        site.subscribe(NOTES, Relay(second, name="other"))
+        await site.publish(Noted(), scope=FED).delivered(20)
+        assert await topics_stored(server.journal) == {}
+        assert await topics_stored(second.journal) == {Noted.event_topic: 1}
 
 
 # ------------------------------------------------------------------------------------------------------- what is odd

@@ -60,7 +60,7 @@ def train(bus):
     for step in range(STEPS):
         writer.log({{"loss": float(step)}}, step=step)
     for one in bus._feeds:
-        while one._consumer.statistics().state in ("new", "starting"):  # both workers are at work
+        while one.consumer.statistics().state in ("new", "starting"):  # both workers are at work
             time.sleep(0.02)
 
 def wait():
