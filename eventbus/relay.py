@@ -52,7 +52,7 @@ _logger = logging.getLogger("trackbus.relay")
 
 
 class Relay(Consumer):
-    """Relays a bus's federated records to another bus in this process.
+    """Relays one bus's federated records to another bus in this process.
 
     Subscribe it at the site: `site_bus.subscribe(TRACKING.federated, Relay(server_bus))`. For several topics subscribe
     the same object to each, before anything is published: what it has passed by stays at the site, and is counted so.
@@ -75,6 +75,7 @@ class Relay(Consumer):
         self._committed: Cursor = {}
         self._committed_at = 0.0
         self._carrier: BlobCarrier | None = None
+        self._feed: Feed | None = None
 
     def joins(self, other: Consumer) -> bool:
         """Take one topic more where this relay is subscribed already.
@@ -92,10 +93,14 @@ class Relay(Consumer):
         return other is self
 
     def check(self, feed: Feed) -> None:
-        """Refuse to relay a journal to itself."""
+        """Refuse to relay a journal to itself, or those of two buses."""
+        if self._feed is not None:
+            msg = f"the relay {self.name!r} serves another bus, and it serves one; make one for each: Relay(server)"
+            raise SubscriptionError(msg)
         if _is_one(feed.journal, self.target.journal):
             msg = "a relay needs two journals; receivers on either bus read this one: give the buses two workspaces"
             raise SubscriptionError(msg)
+        self._feed = feed
 
     def statistics(self) -> ConsumerStatistics:
         """Return the counts so far; what is not federated is not counted as dropped."""

@@ -254,6 +254,17 @@ async def test_two_relays_to_one_server_are_refused(folder: Path | None) -> None
 
 
 # ------------------------------------------------------------------------------------------------------- what is odd
+async def test_a_relay_serves_one_bus(folder: Path | None) -> None:
+    """Its cursor, its counts and the files that it brings are one site's."""
+    async with site_and_server(folder) as (site, server, relay), make_bus(folder, "site-2") as other:
+        with pytest.raises(SubscriptionError, match="make one for each"):
+            other.subscribe(COUNTS.federated, relay)
+        other.subscribe(COUNTS.federated, Relay(server))
+        for bus in (site, other):
+            await bus.publish(Counted(number=1), scope=FED).delivered(20)
+        assert relay.statistics().by_site == {"site-1": 1}
+
+
 async def test_a_journal_is_not_relayed_to_itself(tmp_path: Path) -> None:
     with anyio.fail_after(10):
         async with EventBus(tmp_path) as bus, EventBus(tmp_path, site="server") as other:
