@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import AwareDatetime, Field, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue, field_validator
 
 from eventbus import Envelope, Event, Origin, Part, Scope
 from eventbus._codec import MAX_RECORD_BYTES, decode, encode, read_frame
@@ -257,6 +257,24 @@ def test_hostile_bytes_are_refused(body: bytes) -> None:
 
 def test_the_hostile_frames_would_be_sound_otherwise() -> None:
     assert decode(frame({"value": 1}), ORIGIN, 1).event == Anything(value=1)
+
+
+class Split(Event, name="tests.codec.Split", topic="tests.split"):
+    """Its author's validator makes a list of text; decoding hands it the list."""
+
+    tags: list[str]
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def split(cls, tags: str) -> list[str]:
+        return tags.split(",")
+
+
+def test_what_a_validator_raises_at_decoding_is_a_decode_error() -> None:
+    event = Split.model_validate({"tags": "a,b"})
+    body = encode(event, "tests.split", Scope.LOCAL, "", 1)
+    with pytest.raises(DecodeError, match=r"tests\.codec\.Split does not validate: .*no attribute 'split'"):
+        decode(body, ORIGIN, 1)
 
 
 def test_an_address_is_read_without_the_fields() -> None:

@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
+from pydantic import field_validator
 
 from eventbus import Envelope, Event, EventBus, Origin, Relay, Scope, Topic
 from eventbus._bus import Bus
@@ -41,6 +42,15 @@ class Noted(Event, name="tests.relay.Noted", topic="tests.relay.note"):
 
 class Elsewhere(Event, name="tests.relay.Elsewhere", topic="tests.elsewhere"):
     pass
+
+
+class Split(Event, name="tests.relay.Split", topic="tests.split"):
+    tags: list[str]
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def split(cls, tags: str) -> list[str]:
+        return tags.split(",")
 
 
 COUNTS: Topic[Counted] = Topic(Counted.event_topic, Counted)
@@ -254,6 +264,18 @@ async def test_two_relays_to_one_server_are_refused(folder: Path | None) -> None
 
 
 # ------------------------------------------------------------------------------------------------------- what is odd
+async def test_an_event_whose_validator_fails_at_the_server_stops_no_relay(folder: Path | None) -> None:
+    async with site_and_server(folder) as (site, server, relay):
+        site.subscribe("tests.split", relay)
+        with recording(server, Counted) as recorder:
+            server.subscribe(Split, list[Split]().append, name="split")
+            site.publish(Split.model_validate({"tags": "a,b"}), scope=FED)
+            await site.publish(Counted(number=1), scope=FED).delivered(20)
+            await recorder.wait_for(1)
+    assert relay.statistics().delivered == 2
+    assert (server.report().line("split").delivered, server.report().line("split").dropped) == (0, 1)
+
+
 async def test_a_relay_serves_one_bus(folder: Path | None) -> None:
     """Its cursor, its counts and the files that it brings are one site's."""
     async with site_and_server(folder) as (site, server, relay), make_bus(folder, "site-2") as other:
