@@ -59,6 +59,11 @@ class Home:
         self._entered, self._left = False, True
 
     @property
+    def is_left(self) -> bool:
+        """Whether the bus was left."""
+        return self._left
+
+    @property
     def is_here(self) -> bool:
         """Whether the caller is on the thread of the bus's loop."""
         return threading.get_ident() == self._thread

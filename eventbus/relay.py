@@ -25,7 +25,7 @@ from eventbus._blob_names import blobs_named, may_name_blobs
 from eventbus._codec import read_frame
 from eventbus._topic import Scope
 from eventbus.abc import Consumer, ConsumerStatistics, RefusedError, RelayedBatch
-from eventbus.errors import DecodeError, SubscriptionError, WorkspaceError
+from eventbus.errors import BusStateError, DecodeError, SubscriptionError, WorkspaceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,6 +56,7 @@ class Relay(Consumer):
 
     Subscribe it at the site: `site_bus.subscribe(TRACKING.federated, Relay(server_bus))`. For several topics subscribe
     the same object to each, before anything is published: what it has passed by stays at the site, and is counted so.
+    Buses may relay to each other; what a bus wrote itself does not come back to it.
 
     Args:
         target: The bus that takes the records, usually that of the site `server`.
@@ -76,6 +77,7 @@ class Relay(Consumer):
         self._committed_at = 0.0
         self._carrier: BlobCarrier | None = None
         self._feed: Feed | None = None
+        self._far: set[str] = set()  # partitions that the far side writes itself
 
     def joins(self, other: Consumer) -> bool:
         """Take one topic more where this relay is subscribed already.
@@ -120,7 +122,11 @@ class Relay(Consumer):
         return self._withheld
 
     async def consume(self, feed: Feed) -> None:
-        """Relay until the bus drains and its journal is read to the end."""
+        """Relay until the bus drains and its journal is read to the end.
+
+        Raises:
+            BusStateError: The far bus was left, and there is something to relay.
+        """
         self._cursor = await self.target.journal.marks()
         self._closed = await self.target.journal.closed()
         self._carrier = BlobCarrier(feed.blobs, BlobIntake(self.target.blobs), feed.touch, self._fail)
@@ -130,7 +136,7 @@ class Relay(Consumer):
         while True:
             draining = feed.draining
             records = await feed.journal.read(self._cursor, BATCH_EVENTS)
-            for batch, naming in self._batches(records, feed):
+            for batch, naming in self._batches(await self._not_round(records, feed), feed):
                 await self._send(batch, naming, feed)
             if self._cursor != self._committed and time.monotonic() > self._committed_at + COMMIT_SECONDS:
                 await self._commit(feed, self._cursor)
@@ -140,6 +146,20 @@ class Relay(Consumer):
             if not (records or draining):
                 await feed.wait_for_news(POLL_SECONDS)
                 await self._linger(feed)
+
+    async def _not_round(self, records: list[StoredRecord], feed: Feed) -> list[StoredRecord]:
+        """Pass by what the far side wrote itself: where buses relay to each other it comes round."""
+        if any(record.header.key not in self._cursor for record in records):
+            ends = await self.target.journal.ends()
+            self._far = ends.keys() - await self.target.journal.marks()
+        passed = {record.header.key: record.seq for record in records if record.header.key in self._far}
+        if not passed:
+            return records
+        self._cursor.update(passed)
+        feed.moved(passed)
+        others = [record for record in records if record.header.key not in passed]
+        self._withheld += len(records) - len(others)
+        return others
 
     async def _commit(self, feed: Feed, cursor: Cursor) -> None:
         """Store at the own site how far the far side is, for those who look or make room; its mark stays the truth."""
@@ -190,6 +210,8 @@ class Relay(Consumer):
                 mark = await self.target.accept(batch)
             except RefusedError as error:
                 self._fail(f"refused: {error}")
+                if self.target.home.is_left:
+                    raise BusStateError("the bus that it relays to was left before this one") from error
                 await anyio.sleep(RETRY_SECONDS)
             else:
                 self._counts.altered = dict(Counter(self._counts.altered) + lacking)
@@ -204,6 +226,8 @@ class Relay(Consumer):
         ended = await feed.journal.ended()
         if await feed.journal.read(self._cursor, 1):
             return False
+        if self.target.home.is_left:
+            return True
         await self._end_partition(feed.journal.header, orderly=True)
         for header, last, orderly in ended:  # one that can't be read to its end now is left to the next relay
             if header.key not in self._closed and last <= self._cursor.get(header.key, 0):

@@ -263,6 +263,58 @@ async def test_two_relays_to_one_server_are_refused(folder: Path | None) -> None
         assert await topics_stored(second.journal) == {Noted.event_topic: 1}
 
 
+async def test_a_relay_ends_when_the_bus_that_it_relays_to_was_left(tmp_path: Path) -> None:
+    """Asking it again would hold the exit, and bring nothing."""
+    with anyio.fail_after(8):
+        async with make_bus(tmp_path, "site-1") as site:
+            async with make_bus(tmp_path, "server") as server:
+                site.subscribe(COUNTS.federated, Relay(server))
+                await site.publish(Counted(number=1), scope=FED).delivered(5)
+            site.publish(Counted(number=2), scope=FED)
+    line = site.report().line("relay")
+    assert (line.delivered, line.left) == (1, 1)
+    assert any("was left before this one" in note for note in line.notes)
+
+
+# ------------------------------------------------------------------------------------------ buses that relay in a ring
+async def test_two_buses_may_relay_to_each_other(folder: Path | None) -> None:
+    """What comes back to its writer is passed by: it is there already."""
+    async with site_and_server(folder) as (site, server, relay):
+        back = Relay(site)
+        server.subscribe(COUNTS.federated, back)
+        for start in (0, 50):
+            for number in range(start, start + 50):
+                here = site.publish(Counted(number=number), scope=FED)
+                there = server.publish(Counted(number=number), scope=FED)
+            await here.delivered(20)
+            await there.delivered(20)
+        expected = {site.origin.partition: list(range(100)), server.origin.partition: list(range(100))}
+        assert (await stored(site.journal), await stored(server.journal)) == (expected, expected)
+    for one, bus in ((relay, site), (back, server)):
+        counts = one.statistics()
+        assert (counts.delivered, counts.failed, counts.dropped) == (100, {}, {})
+        assert bus.report().complete
+
+
+async def test_buses_in_a_ring_that_are_opened_again_go_on(tmp_path: Path) -> None:
+    """What a bus wrote when it was open before is its own as well."""
+    numbers: dict[str, list[int]] = {}
+    for number in range(2):
+        async with AsyncExitStack() as stack:
+            stack.enter_context(anyio.fail_after(40))
+            ring = [await stack.enter_async_context(make_bus(tmp_path, name)) for name in ("a", "b", "c")]
+            relays = [Relay(ring[(at + 1) % 3]) for at in range(3)]
+            for bus, relay in zip(ring, relays, strict=True):
+                bus.subscribe(COUNTS.federated, relay)
+            numbers |= {bus.origin.partition: [number] for bus in ring}
+            for bus in ring:
+                bus.publish(Counted(number=number), scope=FED)
+            for bus in ring:
+                while await stored(bus.journal) != numbers:  # noqa: ASYNC110 - a journal announces nothing
+                    await anyio.sleep(0.01)
+        assert [relay.statistics().failed for relay in relays] == [{}, {}, {}]
+
+
 # ------------------------------------------------------------------------------------------------------- what is odd
 async def test_an_event_whose_validator_fails_at_the_server_stops_no_relay(folder: Path | None) -> None:
     async with site_and_server(folder) as (site, server, relay):
