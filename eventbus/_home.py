@@ -74,7 +74,7 @@ class Home:
 
     async def wait_synced(self, seq: int) -> str | None:
         """Return when a durable bus has its own partition on the disk up to `seq`, or why it never will."""
-        return await self.journal.synced(seq) if self._durable else None
+        return await self.journal.synced(seq) if self._durable and seq else None
 
     def wait_synced_in_thread(self, seq: int, timeout: float | None) -> str | None:
         """Do what `wait_synced` does, from a thread without a loop.
@@ -83,7 +83,7 @@ class Home:
             NotSyncedError: It took longer than `timeout` seconds.
             BusStateError: Called on the loop of a durable bus.
         """
-        if not self._durable:
+        if not (self._durable and seq):  # what was refused has no number
             return None
         self._check_elsewhere("`await receipt`")
         return self.journal.wait_synced(seq, timeout)

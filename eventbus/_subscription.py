@@ -136,12 +136,7 @@ class Subscription:
         queue_events: int = QUEUE_EVENTS,
         coalesce_key: Callable[[Envelope[Any]], Hashable] | None = None,
     ) -> None:
-        if queue_events < 1:
-            msg = f"queue_events={queue_events}: a queue holds at least one event"
-            raise SubscriptionError(msg)
-        if coalesce_key is not None and overflow is not Overflow.COALESCE:
-            msg = f"coalesce_key is for overflow=Overflow.COALESCE, not for {overflow}"
-            raise SubscriptionError(msg)
+        _check(handler, overflow, queue_events, coalesce_key)
         self.name = name
         self.selector = selector
         self._handler = handler
@@ -330,6 +325,18 @@ class Subscription:
 def _is_own_end(error: BaseException) -> bool:
     """Tell the cancellation of the handler's own task from that of something it awaits: asyncio raises the same."""
     return isinstance(error, anyio.get_cancelled_exc_class()) and anyio.current_effective_deadline() == -math.inf
+
+
+def _check(handler: object, overflow: object, queue_events: int, coalesce_key: object) -> None:
+    """Refuse what a type checker would refuse, too: not all callers have one."""
+    if not callable(handler):
+        raise SubscriptionError(f"the handler {handler!r} can't be called; subscribe a function or a receiver")
+    if not isinstance(overflow, Overflow):
+        raise SubscriptionError(f"overflow={overflow!r} is none; write overflow=Overflow.DROP_OLDEST, for example")
+    if queue_events < 1:
+        raise SubscriptionError(f"queue_events={queue_events}: a queue holds at least one event")
+    if coalesce_key is not None and overflow is not Overflow.COALESCE:
+        raise SubscriptionError(f"coalesce_key is for overflow=Overflow.COALESCE, not for {overflow}")
 
 
 async def _wait_for(answer: Awaitable[None]) -> None:

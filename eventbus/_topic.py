@@ -7,6 +7,8 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from eventbus.errors import SubscriptionError
+
 if TYPE_CHECKING:
     from eventbus._event import Event
 
@@ -68,12 +70,20 @@ class Selector:
 
     @classmethod
     def of(cls, what: type[Event] | Topic[Event] | str) -> Selector:
-        """Make the selector that an event class, a topic or a pattern stands for."""
+        """Make the selector that an event class, a topic or a pattern stands for.
+
+        Raises:
+            SubscriptionError: It is none of these.
+        """
         if isinstance(what, str):
             return cls(pattern=what)
+        wanted, event_type = (cls(), what)
         if isinstance(what, Topic):
-            return cls(pattern=what.name, event_type=what.event_type, only=what.only)
-        return cls(event_type=what)
+            wanted, event_type = cls(pattern=what.name, only=what.only), what.event_type
+        if not (isinstance(event_type, type) and hasattr(event_type, "event_topic")):
+            msg = f"subscribe to an event class, a topic or a pattern of topic names such as 'train.*', not to {what!r}"
+            raise SubscriptionError(msg)
+        return replace(wanted, event_type=event_type)
 
     def matches(self, topic: str, event_type: type[Event], scope: Scope) -> bool:
         """Tell whether a record is wanted."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from eventbus import Event, EventBus
+from eventbus import Event, EventBus, Overflow, Topic
+from eventbus.errors import SubscriptionError
 from eventbus.testing import recording
 
 pytestmark = pytest.mark.anyio
@@ -87,3 +90,48 @@ async def test_a_handler_that_exits_is_counted_and_ends_nothing(anyio_backend: s
                 bus.publish(Counted(number=number))
     assert (bus.report().line("leaving").delivered, bus.report().line("leaving").failed) == (4, 1)
     assert not bus.report().complete
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+async def keep_nothing(event: Event) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "what",
+    [Counted(number=1), [Counted], (Counted,), dict, object, 5, None, Topic("x", dict)],  # type: ignore[type-var]
+    ids=lambda what: repr(what)[:20],
+)
+async def test_what_no_event_can_be_is_refused_when_it_is_subscribed(anyio_backend: str, what: Any) -> None:
+    """Taken, it would make every log call raise."""
+    async with EventBus() as bus:
+        with pytest.raises(SubscriptionError, match="an event class, a topic or a pattern"):
+            bus.subscribe(what, keep_nothing)
+        assert bus.publish(Counted(number=1)).refused is None
+
+
+@pytest.mark.parametrize("options", [{"overflow": "drop_oldest"}, {"overflow": None}, {"overflow": True}], ids=str)
+async def test_an_overflow_that_is_none_is_refused(anyio_backend: str, options: dict[str, Any]) -> None:
+    async with EventBus() as bus:
+        with pytest.raises(SubscriptionError, match=r"overflow=Overflow\.DROP_OLDEST"):
+            bus.subscribe(Counted, keep_nothing, **options)
+        bus.subscribe(Counted, keep_nothing, overflow=Overflow.DROP_OLDEST)
+
+
+@pytest.mark.parametrize("handler", [None, 5, "handler"], ids=str)
+async def test_a_handler_that_cannot_be_called_is_refused(anyio_backend: str, handler: Any) -> None:
+    async with EventBus() as bus:
+        with pytest.raises(SubscriptionError, match="can't be called"):
+            bus.subscribe(Counted, handler)
+
+
+async def test_a_refused_receipt_of_a_durable_bus_waits_for_nothing(anyio_backend: str, tmp_path: Path) -> None:
+    bus = EventBus(tmp_path, strength="durable")
+    early = bus.publish(Counted(number=1))
+    assert (await early, early.wait(1)) == (early, early)
+    assert early.refused == "the bus is not open"
+    with anyio.fail_after(20):
+        async with bus:
+            await bus.publish(Counted(number=2))
+    late = bus.publish(Counted(number=3))
+    assert (await late, late.wait(1)) == (late, late)
