@@ -226,10 +226,10 @@ class Bus:
         Raises:
             BadInputError: `event` is not an event or can't be encoded.
         """
-        route = self._plain_routes.get(type(event)) if topic is None and scope is _LOCAL else None
         is_full = False
         try:
             with self._lock:
+                route = self._plain_routes.get(type(event)) if topic is None and scope is _LOCAL else None
                 name, subscriptions = route or self._router.resolve(event, topic, scope)
                 if not self._accepting:
                     return self._refuse("the bus is closed" if self._journal else "the bus is not open")
@@ -342,7 +342,7 @@ class Bus:
                 event's kind and what it is about, in its run, at its site.
 
         Returns:
-            The handler's subscription; None for a consumer, which reports itself.
+            The handler's subscription, which its `close` ends; None for a consumer, which reports itself.
 
         Raises:
             BusStateError: The bus is not entered, or it is being left.
@@ -362,7 +362,7 @@ class Bus:
 
     def _add_subscription(self, subscription: Subscription) -> Subscription:
         with self._lock:
-            self._router.add(subscription)
+            self._router.add(subscription, self._lock)
         self._entered_tasks().start_soon(self._shield.cover(subscription.run))
         return subscription
 

@@ -69,7 +69,7 @@ async def drain(
         journal is still open.
     """
     for subscription in subscriptions:
-        subscription.close()
+        subscription.end()
     for feed in feeds:
         feed.begin_drain()
         await feed.note_ends()

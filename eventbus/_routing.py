@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventbus._codec import decode_frame, read_frame
@@ -12,6 +13,8 @@ from eventbus._topic import Scope
 from eventbus.errors import BadInputError, DecodeError, SubscriptionError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from eventbus._event import Envelope, Origin
     from eventbus._home import Home
     from eventbus._subscription import Subscription
@@ -29,16 +32,27 @@ class Router:
 
     def __init__(self) -> None:
         self.subscriptions: list[Subscription] = []
+        self._open: list[Subscription] = []  # those that were not closed
         self.feeds: list[ConsumerFeed] = []
         self.blocking: tuple[Subscription, ...] = ()
         self.relayed: Cursor = {}  # last records of the partitions that were relayed to this bus
         self.plain: dict[type[Event], Route] = {}  # local records on their class's own topic: the hot path
         self._others: dict[tuple[type[Event], str, int], Route] = {}
 
-    def add(self, subscription: Subscription) -> None:
-        """Add a handler's subscription; the bus holds its lock."""
+    def add(self, subscription: Subscription, lock: AbstractContextManager[object]) -> None:
+        """Add a handler's subscription; the bus holds `lock`, which is taken again when the subscription is closed."""
         self.subscriptions.append(subscription)
-        self.blocking = tuple(one for one in self.subscriptions if one.may_block)
+        subscription.leave = partial(self._let_go, subscription, lock)
+        self._route_anew()
+
+    def _let_go(self, subscription: Subscription, lock: AbstractContextManager[object]) -> None:
+        with lock:
+            subscription.is_closed = True
+            self._route_anew()
+
+    def _route_anew(self) -> None:
+        self._open = [one for one in self.subscriptions if not one.is_closed]
+        self.blocking = tuple(one for one in self._open if one.may_block)
         self.plain.clear()
         self._others.clear()
 
@@ -53,7 +67,7 @@ class Router:
         name = topic or cls.event_topic
         route = self._others.get((cls, name, scope.value))
         if route is None:
-            matching = (one for one in self.subscriptions if one.selector.matches(name, cls, scope))
+            matching = (one for one in self._open if one.selector.matches(name, cls, scope))
             route = self._others[cls, name, scope.value] = (name, tuple(matching))
         if scope is Scope.LOCAL and name == cls.event_topic:
             self.plain[cls] = route
@@ -63,7 +77,7 @@ class Router:
         """Hand relayed records beyond the mark `known` to their handlers; the bus holds its lock."""
         if batch.records:
             self.relayed[batch.header.key] = batch.records[-1][0]
-        for seq, body in batch.records if self.subscriptions else ():
+        for seq, body in batch.records if self._open else ():
             if seq > known:
                 self._dispatch(body, batch.header.origin, seq)
 
@@ -75,7 +89,7 @@ class Router:
             envelope = decode_frame(frame, origin, seq)
         except DecodeError as error:
             _logger.warning("record %s of %s can't be shown to handlers: %s", seq, origin.partition, error)
-            for subscription in self.subscriptions:
+            for subscription in self._open:
                 subscription.miss(topic)
             return
         self.show(envelope)

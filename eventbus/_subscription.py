@@ -123,7 +123,11 @@ class Subscription:
     Attributes:
         name: What the report calls it.
         selector: What it wants.
+        is_closed: Whether it takes no more events.
+        leave: Has the bus offer it no more events.
     """
+
+    leave: Callable[[], None]
 
     def __init__(
         self,
@@ -154,6 +158,7 @@ class Subscription:
         self._tight = False  # whether a publisher may be waiting for room
         self._stalled = False
         self._closing = False
+        self.is_closed = False
         self._abandoned = False
         self.finished = False
         self._wake = WakeUp()
@@ -285,6 +290,11 @@ class Subscription:
             self._dropped += 1
 
     def close(self) -> None:
+        """Take no more events, deliver what is queued, and end; its counts stay in the report. Legal twice."""
+        self.leave()
+        self.end()
+
+    def end(self) -> None:
         """Deliver what is queued, then end."""
         self._closing = True
         self._wake()

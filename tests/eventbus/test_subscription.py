@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
+from waiting import wait_until
 
-from eventbus import Event, EventBus, Overflow, Topic
+from eventbus import Event, EventBus, Overflow, Scope, Topic
 from eventbus.errors import SubscriptionError
 from eventbus.testing import recording
 
@@ -90,6 +92,54 @@ async def test_a_handler_that_exits_is_counted_and_ends_nothing(anyio_backend: s
                 bus.publish(Counted(number=number))
     assert (bus.report().line("leaving").delivered, bus.report().line("leaving").failed) == (4, 1)
     assert not bus.report().complete
+
+
+# ------------------------------------------------------------------------------------------ ending one before the bus
+@pytest.mark.parametrize("what", [Counted, "tests.subscription.*"], ids=str)
+async def test_a_subscription_that_is_closed_gets_what_it_had_and_no_more(anyio_backend: str, what: Any) -> None:
+    got: list[int] = []
+
+    async def keep(event: Counted) -> None:
+        await anyio.lowlevel.checkpoint()
+        got.append(event.number)
+
+    with anyio.fail_after(10):
+        async with EventBus() as bus:
+            subscription = bus.subscribe(what, keep, name="short", queue_events=8)
+            with recording(bus, Counted) as recorder:
+                for number in range(5):
+                    bus.publish(Counted(number=number))
+                subscription.close()
+                subscription.close()
+                for number in range(5, 60):
+                    await bus.publish(Counted(number=number), scope=Scope(number % 2))
+                assert numbers(await recorder.wait_for(60)) == list(range(60))
+    assert got == list(range(5))
+    line = bus.report().line("short")
+    assert (line.delivered, line.dropped, line.left) == (5, 0, 0)
+    assert bus.report().complete
+
+
+def test_a_handler_that_closes_its_subscription_holds_no_publisher() -> None:
+    """It has had what it waited for: nobody waits for room in its queue from then on."""
+    got: list[int] = []
+
+    def keep(event: Counted) -> None:
+        got.append(event.number)
+        if event.number == 2:
+            subscription.close()
+
+    with EventBus().background() as bus:
+        subscription = bus.subscribe(Counted, keep, name="short", queue_events=8)
+        bus.publish(Counted(number=2))
+        wait_until(lambda: got)
+        wait_until(lambda: subscription.finished)
+        for number in range(100):
+            bus.publish(Counted(number=number))
+        assert bus.statistics().handlers["short"].accepted == 1
+        assert not subscription.is_full
+    assert got == [2]
+    assert bus.report().complete
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
