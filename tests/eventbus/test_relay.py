@@ -283,11 +283,9 @@ async def test_two_buses_may_relay_to_each_other(folder: Path | None) -> None:
         back = Relay(site)
         server.subscribe(COUNTS.federated, back)
         for start in (0, 50):
-            for number in range(start, start + 50):
-                here = site.publish(Counted(number=number), scope=FED)
-                there = server.publish(Counted(number=number), scope=FED)
-            await here.delivered(20)
-            await there.delivered(20)
+            for bus in (site, server):
+                receipts = [bus.publish(Counted(number=number), scope=FED) for number in range(start, start + 50)]
+                await receipts[-1].delivered(20)
         expected = {site.origin.partition: list(range(100)), server.origin.partition: list(range(100))}
         assert (await stored(site.journal), await stored(server.journal)) == (expected, expected)
     for one, bus in ((relay, site), (back, server)):
