@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ def leave(bus: Bus, token: Token[Bus | None]) -> None:
     if bus in _open:
         _open.remove(bus)
     if _innermost.get() is bus:
-        _innermost.reset(token)
+        with suppress(ValueError):  # in a copy of the context that entered it, where it is the current one no more
+            _innermost.reset(token)
 
 
 def open_buses() -> tuple[Bus, ...]:

@@ -37,6 +37,7 @@ from eventbus.journals._partition import new_incarnation
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from contextlib import AbstractContextManager
 
     from eventbus._topic import Selector
     from eventbus.abc import Consumer, LocalJournal
@@ -216,13 +217,17 @@ class EventBus(Bus):
             return BlobStore.temporary()
         return BlobStore(blobs_of(journal.folder), self._blob_quota)
 
-    @contextmanager
-    def background(self) -> Generator[Self]:
+    def background(self) -> AbstractContextManager[Self]:
         """Run the bus on a loop in a thread of its own, for a script that has none.
 
         The body runs in the calling thread; leaving it drains the bus, as `async with` does. A second Ctrl-C, while
         it drains, ends the drain. A bus that is never left is left when the interpreter exits.
         """
+        self._background = self._run_in_background()  # kept: a notebook enters it and keeps the bus alone
+        return self._background
+
+    @contextmanager
+    def _run_in_background(self) -> Generator[Self]:
         with ExitStack() as exits:
             self._exits = exits
             call_in_child(self._stay_behind)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from contextvars import copy_context
 from pathlib import Path
 
 import anyio
 import pytest
 
-from eventbus import Event, EventBus, Receipt
-from eventbus.errors import BusStateError, NotDeliveredError
+from eventbus import Event, EventBus, Receipt, current_bus
+from eventbus.errors import BusStateError, NoBusError, NotDeliveredError
 from eventbus.testing import Recorder
 
 
@@ -135,3 +138,43 @@ def test_after_the_end_nothing_waits(bus: EventBus) -> None:
         bus.publish(Counted(number=2)).wait_delivered(1)
     with pytest.raises(BusStateError):
         bus.subscribe(Counted, Recorder[Counted]())
+
+
+NEVER_LEFT = """
+    import gc, sys
+    from eventbus import Event, EventBus
+
+    class Counted(Event, name="tests.background.Counted"):
+        number: int
+
+    bus = EventBus(sys.argv[1]).background().__enter__()
+    bus.subscribe(Counted, lambda event: print(event.number))
+    gc.collect()
+    assert bus.publish(Counted(number=1)).refused is None
+"""
+
+
+def test_a_bus_that_is_never_left_is_left_when_the_interpreter_exits(
+    tmp_path: Path, run_program: Callable[..., str]
+) -> None:
+    """A notebook keeps the bus, and not what it was entered by."""
+    assert run_program(NEVER_LEFT, tmp_path) == "1\n"
+    (partition,) = tmp_path.glob("journal/local/*.db")
+    with closing(sqlite3.connect(partition)) as journal:
+        assert journal.execute("SELECT value FROM header WHERE name = 'closed'").fetchall() == [(1,)]
+
+
+def test_a_bus_may_be_left_in_a_copy_of_the_context_that_entered_it(bus: EventBus) -> None:
+    """As a shutdown hook does: every task, and every run of a loop, has a copy of its own."""
+    recorder: Recorder[Counted] = Recorder()
+    background = bus.background()
+    context = copy_context()
+    context.run(background.__enter__)
+    bus.subscribe(Counted, recorder)
+    bus.publish(Counted(number=1))
+    context.copy().run(background.__exit__, None, None, None)
+
+    assert len(recorder.events) == 1
+    assert bus.publish(Counted(number=2)).refused == "the bus is closed"
+    with pytest.raises(NoBusError):
+        context.run(current_bus)
