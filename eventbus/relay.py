@@ -127,25 +127,44 @@ class Relay(Consumer):
         Raises:
             BusStateError: The far bus was left, and there is something to relay.
         """
+        begun = done = False
+        while not done:
+            try:
+                if not begun:
+                    await self._begin(feed)
+                begun, self._counts.state = True, "waiting"
+                done = await self._go_on(feed)
+            except BusStateError:
+                raise
+            except Exception as error:  # noqa: BLE001 - border: what passes (no descriptors, no thread) ends no relay
+                self._counts.state = "trying again"
+                self._fail(f"{type(error).__name__}: {error}")
+                await anyio.sleep(RETRY_SECONDS)
+
+    async def _begin(self, feed: Feed) -> None:
+        """Begin where the far side is."""
         self._cursor = await self.target.journal.marks()
         self._closed = await self.target.journal.closed()
         self._carrier = BlobCarrier(feed.blobs, BlobIntake(self.target.blobs), feed.touch, self._fail)
         feed.moved(self._cursor)
         await self._commit(feed, dict.fromkeys(await feed.journal.cursor(self.name), 0) | self._cursor)
         await self._linger(feed)  # a script names its topics one by one
-        while True:
-            draining = feed.draining
-            records = await feed.journal.read(self._cursor, BATCH_EVENTS)
-            for batch, naming in self._batches(await self._not_round(records, feed), feed):
-                await self._send(batch, naming, feed)
-            if self._cursor != self._committed and time.monotonic() > self._committed_at + COMMIT_SECONDS:
-                await self._commit(feed, self._cursor)
-            if not records and draining and await self._end_partitions(feed):
-                await self._commit(feed, self._cursor)
-                return
-            if not (records or draining):
-                await feed.wait_for_news(POLL_SECONDS)
-                await self._linger(feed)
+
+    async def _go_on(self, feed: Feed) -> bool:
+        """Relay what there is, or wait for it; tell whether all is done."""
+        draining = feed.draining
+        records = await feed.journal.read(self._cursor, BATCH_EVENTS)
+        for batch, naming in self._batches(await self._not_round(records, feed), feed):
+            await self._send(batch, naming, feed)
+        if self._cursor != self._committed and time.monotonic() > self._committed_at + COMMIT_SECONDS:
+            await self._commit(feed, self._cursor)
+        if not records and draining and await self._end_partitions(feed):
+            await self._commit(feed, self._cursor)
+            return True
+        if not (records or draining):
+            await feed.wait_for_news(POLL_SECONDS)
+            await self._linger(feed)
+        return False
 
     async def _not_round(self, records: list[StoredRecord], feed: Feed) -> list[StoredRecord]:
         """Pass by what the far side wrote itself: where buses relay to each other it comes round."""

@@ -387,6 +387,43 @@ async def test_a_site_that_left_badly_comes_back_while_the_server_is_up(tmp_path
                 assert await stored(journal) == expected
 
 
+SHORT_OF_DESCRIPTORS = """
+    import resource, sys
+    import anyio
+    from eventbus import Event, EventBus, Relay, Scope, Topic
+
+    class Counted(Event, name="tests.relay.Counted", topic="tests.relay.count"):
+        number: int
+
+    def allow(descriptors):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, 1024))
+
+    async def main(folder):
+        server, site = EventBus(f"{folder}/server", site="server"), EventBus(f"{folder}/site-1", site="site-1")
+        async with server, site:
+            relay = Relay(server)
+            site.subscribe(Topic(Counted.event_topic, Counted).federated, relay)
+            await site.publish(Counted(number=0), scope=Scope.FEDERATED).delivered(20)
+            allow(3)
+            site.publish(Counted(number=1), scope=Scope.FEDERATED)
+            while not relay.statistics().failed:
+                await anyio.sleep(0.01)
+            during = relay.statistics().state
+            allow(1024)
+            await site.publish(Counted(number=2), scope=Scope.FEDERATED).delivered(20)
+            print(during, relay.statistics().state, relay.statistics().delivered)
+        print(site.report().complete)
+
+    anyio.run(main, sys.argv[1])
+"""
+
+
+def test_a_process_that_is_short_of_descriptors_for_a_while_relays_on(
+    tmp_path: Path, run_program: Callable[..., str]
+) -> None:
+    assert run_program(SHORT_OF_DESCRIPTORS, tmp_path) == "trying again waiting 3\nTrue\n"
+
+
 # ----------------------------------------------------------------------------------------------------------- kill -9
 BOTH = """
     import os, sys
