@@ -286,10 +286,9 @@ class Bus:
         key = batch.header.key
         known = self._marks.get(key, 0)
         self._marks[key] = mark = await self.journal.append(batch)
-        with self._lock:
-            self._router.dispatch_batch(batch, known)
-            for feed in self._feeds:
-                feed.wake()
+        for feed in self._feeds:
+            feed.wake()
+        await self._router.dispatch_batch(batch, known, self._lock)
         await self.wait_for_room()
         return mark
 

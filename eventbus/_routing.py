@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventbus._codec import decode_frame, read_frame
 from eventbus._event import Event
 from eventbus._feed import ConsumerFeed
+from eventbus._subscription import SERVING
 from eventbus._topic import Scope
 from eventbus.errors import BadInputError, DecodeError, SubscriptionError
 
@@ -42,6 +44,7 @@ class Router:
     def add(self, subscription: Subscription, lock: AbstractContextManager[object]) -> None:
         """Add a handler's subscription; the bus holds `lock`, which is taken again when the subscription is closed."""
         self.subscriptions.append(subscription)
+        subscription.router = self
         subscription.leave = partial(self._let_go, subscription, lock)
         self._route_anew()
 
@@ -73,15 +76,28 @@ class Router:
             self.plain[cls] = route
         return route
 
-    def dispatch_batch(self, batch: RelayedBatch, known: int) -> None:
-        """Hand relayed records beyond the mark `known` to their handlers; the bus holds its lock."""
+    async def dispatch_batch(self, batch: RelayedBatch, known: int, lock: AbstractContextManager[object]) -> None:
+        """Hand relayed records beyond the mark `known` to their handlers, each when blocking ones have room.
+
+        Args:
+            batch: The records; the journal has them already.
+            known: What was handed over before.
+            lock: The bus's, which it does not hold now.
+        """
         if batch.records:
             self.relayed[batch.header.key] = batch.records[-1][0]
-        for seq, body in batch.records if self._open else ():
-            if seq > known:
-                self._dispatch(body, batch.header.origin, seq)
+        waiting = deque(record for record in batch.records if record[0] > known) if self._open else deque()
+        try:
+            while waiting:
+                await self.wait_for_room()
+                with lock:
+                    self._dispatch(batch.header.origin, *waiting.popleft())
+        finally:  # cancelled: nobody brings these again, so what is over a handler's bound is counted there
+            with lock:
+                for record in waiting:
+                    self._dispatch(batch.header.origin, *record)
 
-    def _dispatch(self, body: bytes, origin: Origin, seq: int) -> None:
+    def _dispatch(self, origin: Origin, seq: int, body: bytes) -> None:
         topic = None
         try:
             frame = read_frame(body)
@@ -106,16 +122,19 @@ class Router:
         return any(one.is_full for one in self.blocking)
 
     async def wait_for_room(self) -> None:
-        """Return when no blocking handler is over its bound."""
+        """Return when no blocking handler is over its bound; a handler of this bus itself waits for none."""
+        if SERVING.get() is self:
+            return
         for subscription in self.blocking:
             if subscription.is_full:
                 await subscription.wait_for_room_async()
 
     def wait_for_room_in_thread(self, home: Home) -> None:
         """Do the same in any thread; that of the loop does not wait."""
+        if home.is_here or SERVING.get() is self:
+            return
         for subscription in self.blocking:
-            if not home.is_here:
-                subscription.wait_for_room()
+            subscription.wait_for_room()
 
     def widen(self, selector: Selector, consumer: Consumer) -> bool:
         """Let a consumer that the bus serves already take one topic more.

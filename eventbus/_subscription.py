@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -38,6 +38,12 @@ _OLDEST_GOES = (Overflow.DROP_OLDEST, Overflow.COALESCE)
 
 YIELD_EVERY = 256
 """A handler that never waits gives the loop to others once per so many events."""
+
+THREAD_SECONDS = 1.0
+"""How long a synchronous handler waits for its thread where the environment allows no more of them."""
+
+SERVING: ContextVar[object] = ContextVar("trackbus_serving", default=None)
+"""The router whose handler runs in this context. What it publishes there waits for no handler: it may be the one."""
 
 _logger = logging.getLogger("trackbus.bus")
 
@@ -125,9 +131,11 @@ class Subscription:
         selector: What it wants.
         is_closed: Whether it takes no more events.
         leave: Has the bus offer it no more events.
+        router: What offers it events.
     """
 
     leave: Callable[[], None]
+    router: object
 
     def __init__(
         self,
@@ -221,6 +229,7 @@ class Subscription:
     async def run(self) -> None:
         """Deliver until the subscription is closed and its queue is empty."""
         self._token = anyio.lowlevel.current_token()
+        SERVING.set(self.router)
         while True:
             while self._queue:
                 await self._deliver_queued()
@@ -233,7 +242,7 @@ class Subscription:
 
     async def _deliver_queued(self) -> None:
         if not self._is_async:
-            await _run_in_thread(self._deliver_in_thread, self.name)
+            await self._have_thread_deliver()
             return
         queue, handler, whole = self._queue, self._handler, self._envelopes
         for _ in range(YIELD_EVERY):
@@ -253,6 +262,13 @@ class Subscription:
                 self._make_room()
         else:
             await anyio.lowlevel.checkpoint()
+
+    async def _have_thread_deliver(self) -> None:
+        try:
+            await _run_in_thread(self._deliver_in_thread, self.name)
+        except RuntimeError as error:  # Python's word for no memory and no more threads
+            _logger.warning("handler %s waits: %s", self.name, error)
+            await anyio.sleep(THREAD_SECONDS)
 
     def _deliver_in_thread(self) -> None:
         queue = self._queue

@@ -224,13 +224,13 @@ class Relay(Consumer):
         Each time the files go before it: those that came long before their records would be taken for garbage.
         """
         while True:
+            if self.target.home.is_left:
+                raise BusStateError("the bus that it relays to was left before this one")
             lacking = await self._brought(naming)
             try:
                 mark = await self.target.accept(batch)
             except RefusedError as error:
                 self._fail(f"refused: {error}")
-                if self.target.home.is_left:
-                    raise BusStateError("the bus that it relays to was left before this one") from error
                 await anyio.sleep(RETRY_SECONDS)
             else:
                 self._counts.altered = dict(Counter(self._counts.altered) + lacking)

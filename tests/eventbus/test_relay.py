@@ -153,20 +153,57 @@ async def test_handlers_at_the_server_see_each_once_and_in_order(folder: Path | 
             assert [event.number for event in await recorder.wait_for(700, 20)] == list(range(700))
 
 
-async def test_a_slow_handler_at_the_server_holds_the_relay_and_loses_nothing(folder: Path | None) -> None:
-    got: list[int] = []
+@pytest.mark.parametrize(("sites", "bound"), [(1, 16), (6, 40)])
+async def test_a_slow_handler_at_the_server_holds_the_relays_and_loses_nothing(
+    folder: Path | None, sites: int, bound: int
+) -> None:
+    """However many bring however much at once: what it is behind waits in the sites' journals."""
+    got: dict[str, list[int]] = defaultdict(list)
 
-    async def slow(event: Counted) -> None:
-        await anyio.sleep(0.0005)
-        got.append(event.number)
+    async def slow(envelope: Envelope[Counted]) -> None:
+        await anyio.sleep(0.0003)
+        got[envelope.site].append(envelope.event.number)
 
-    async with site_and_server(folder) as (site, server, _):
-        server.subscribe(Counted, slow, name="slow", queue_events=16)
-        for start in range(0, 600, 100):
-            receipts = [site.publish(Counted(number=number), scope=FED) for number in range(start, start + 100)]
-            await receipts[-1].delivered(20)
-    assert server.report().line("slow").dropped + len(got) == 600
-    assert got == sorted(got)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(anyio.fail_after(60))
+        server = await stack.enter_async_context(make_bus(folder, "server"))
+        server.subscribe(Counted, slow, name="slow", envelopes=True, queue_events=bound)
+        buses = [await stack.enter_async_context(make_bus(folder, f"site-{at}")) for at in range(sites)]
+        for site in buses:
+            site.subscribe(COUNTS.federated, Relay(server))
+            for number in range(100):
+                site.publish(Counted(number=number), scope=FED)
+    assert server.report().line("slow").dropped == 0
+    assert got == {f"site-{at}": list(range(100)) for at in range(sites)}
+
+
+async def test_what_a_relay_that_is_cut_short_has_stored_is_handled_or_counted() -> None:
+    released = anyio.Event()
+
+    async def hold(event: Counted) -> None:
+        await released.wait()
+
+    with anyio.fail_after(20):
+        async with EventBus(site="server") as server:
+            server.subscribe(Counted, hold, name="held", queue_events=4)
+            async with EventBus(site="site-1", drain_idle_timeout=0.2) as site:
+                site.subscribe(COUNTS.federated, Relay(server))
+                for number in range(100):
+                    site.publish(Counted(number=number), scope=FED)
+            assert await stored(server.journal) == {site.origin.partition: list(range(100))}
+            released.set()
+    line = server.report().line("held")
+    assert (line.delivered + line.dropped, line.left) == (100, 0)
+    assert line.delivered >= 4
+
+
+async def test_a_bus_in_memory_that_was_left_takes_nothing_more() -> None:
+    with anyio.fail_after(10):
+        async with EventBus(site="site-1") as site:
+            async with EventBus(site="server") as server:
+                site.subscribe(COUNTS.federated, Relay(server))
+            site.publish(Counted(number=1), scope=FED)
+    assert (site.report().line("relay").delivered, site.report().line("relay").left) == (0, 1)
 
 
 async def test_many_sites_arrive_side_by_side(folder: Path | None) -> None:

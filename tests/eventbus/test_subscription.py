@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
-from waiting import wait_until
+from waiting import until, wait_until
 
 from eventbus import Event, EventBus, Overflow, Scope, Topic
+from eventbus._subscription import BLOCK_SECONDS
 from eventbus.errors import SubscriptionError
 from eventbus.testing import recording
 
@@ -139,6 +142,68 @@ def test_a_handler_that_closes_its_subscription_holds_no_publisher() -> None:
         assert bus.statistics().handlers["short"].accepted == 1
         assert not subscription.is_full
     assert got == [2]
+    assert bus.report().complete
+
+
+# ---------------------------------------------------------------------------------------- a handler that publishes
+class Derived(Counted, name="tests.subscription.Derived"):
+    pass
+
+
+def test_a_synchronous_handler_may_publish_what_it_is_subscribed_to() -> None:
+    """It can't wait for room in a queue that nobody but itself empties: nor must those who publish."""
+    counts = [0, 0]
+
+    def derive(event: Counted) -> None:
+        counts[isinstance(event, Derived)] += 1
+        if not isinstance(event, Derived):
+            bus.publish(Derived(number=event.number))
+
+    with EventBus().background() as bus:
+        subscription = bus.subscribe(Counted, derive, queue_events=20)
+        longest = 0.0
+        for number in range(300):
+            begun = time.monotonic()
+            bus.publish(Counted(number=number))
+            longest = max(longest, time.monotonic() - begun)
+        wait_until(lambda: sum(counts) + subscription.statistics().dropped >= 600)
+    assert counts == [300, 300]
+    assert longest < BLOCK_SECONDS
+
+
+async def test_an_asynchronous_handler_may_await_what_it_is_subscribed_to(anyio_backend: str) -> None:
+    counts = [0, 0]
+
+    async def derive(event: Counted) -> None:
+        counts[isinstance(event, Derived)] += 1
+        if not isinstance(event, Derived):
+            await bus.publish(Derived(number=event.number))
+
+    with anyio.fail_after(BLOCK_SECONDS):
+        async with EventBus() as bus:
+            subscription = bus.subscribe(Counted, derive, queue_events=20)
+            for number in range(300):
+                await bus.publish(Counted(number=number))
+            await until(lambda: sum(counts) + subscription.statistics().dropped >= 600)
+    assert counts == [300, 300]
+
+
+async def test_a_handler_waits_until_there_may_be_a_thread_again(anyio_backend: str) -> None:
+    got: list[int] = []
+    with anyio.fail_after(20):
+        async with EventBus() as bus:
+            subscription = bus.subscribe(Counted, lambda event: got.append(event.number), name="short")
+            usual = threading.stack_size(1 << 46)
+            try:
+                bus.publish(Counted(number=1))
+                with anyio.move_on_after(0.1):
+                    await bus.publish(Counted(number=2))
+                    await anyio.sleep_forever()
+            finally:
+                threading.stack_size(usual)
+            assert subscription.statistics().queued == 2
+            await until(lambda: len(got) == 2)
+    assert got == [1, 2]
     assert bus.report().complete
 
 
