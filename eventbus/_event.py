@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Hashable, Iterator
 from functools import cached_property
+from itertools import combinations
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin
 from weakref import WeakSet
 
@@ -36,6 +37,9 @@ class Part(BaseModel):
 
 class Event(BaseModel):
     """Base of all events: subclass it, name it in the past tense, give it typed fields.
+
+    Its validators run again wherever a record is read, on what they have made: one that changes a value must leave a
+    changed one as it is.
 
     Class arguments:
         topic: The topic its records go to; inherited, else the event's own name.
@@ -108,17 +112,39 @@ def _check_fields(cls: type[BaseModel]) -> None:
 
 
 def _problems(cls: type[BaseModel]) -> Iterator[str]:
+    if cls.model_config.get("extra") == "allow":
+        yield f"{cls.__name__}: with extra='allow' what has no field would not travel; give it a dict[str, ...] field"
     for field, info in cls.model_fields.items():
         if not _travels(info.annotation):
             yield (
                 f"{cls.__name__}.{field}: {info.annotation!r} can't travel; use str, bytes, bool, int, float, "
                 "AwareDatetime, Literal, list[...], dict[str, ...] or a Part"
             )
+        for one, other in _look_alikes(info.annotation):
+            names = f"{one.__name__} from {other.__name__}"
+            yield f"{cls.__name__}.{field}: a record can't tell {names}; give both a field such as kind: Literal['...']"
         if info.validation_alias is not None:
             yield f"{cls.__name__}.{field}: records name the field itself; take its alias away"
     for name, value in vars(cls).items():
         if isinstance(value, cached_property):
             yield f"{cls.__name__}.{name}: a cached property would travel as a field; make it a property"
+
+
+def _look_alikes(annotation: Any) -> Iterator[tuple[type[Part], type[Part]]]:
+    """Yield the parts of unions that a record can't tell apart: it holds the names and values of their fields alone."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        parts = [arg for arg in args if isinstance(arg, type) and issubclass(arg, Part)]
+        yield from ((one, other) for one, other in combinations(parts, 2) if _is_read_as(other, one))
+    for arg in () if origin is Literal else args:
+        yield from _look_alikes(arg)
+
+
+def _is_read_as(part: type[Part], first: type[Part]) -> bool:
+    fields, wanted = part.model_fields, first.model_fields
+    required = {name for name, info in wanted.items() if info.is_required()}
+    fits = required <= fields.keys() <= wanted.keys()
+    return fits and all(wanted[name].annotation == info.annotation for name, info in fields.items())
 
 
 def _travels(annotation: Any) -> bool:

@@ -86,19 +86,19 @@ class Router:
         """
         if batch.records:
             self.relayed[batch.header.key] = batch.records[-1][0]
-        waiting = deque(record for record in batch.records if record[0] > known) if self._open else deque()
+        waiting = deque(record for record in batch.records if record[0] > known and self._open)
         try:
             while waiting:
                 await self.wait_for_room()
                 with lock:
-                    self._dispatch(batch.header.origin, *waiting.popleft())
+                    self._dispatch(batch.header.origin, waiting.popleft())
         finally:  # cancelled: nobody brings these again, so what is over a handler's bound is counted there
             with lock:
                 for record in waiting:
-                    self._dispatch(batch.header.origin, *record)
+                    self._dispatch(batch.header.origin, record)
 
-    def _dispatch(self, origin: Origin, seq: int, body: bytes) -> None:
-        topic = None
+    def _dispatch(self, origin: Origin, record: tuple[int, bytes]) -> None:
+        (seq, body), topic = record, None
         try:
             frame = read_frame(body)
             topic = frame.topic

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from functools import cached_property
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union, get_args
 
 import pytest
-from pydantic import AwareDatetime, Field, JsonValue, ValidationError, create_model
+from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from eventbus import Envelope, Event, Origin, Part, Scope
+from eventbus._codec import decode, encode
 from eventbus._event import registered_event
 from eventbus.errors import EventDefinitionError, TrackbusError
 from eventbus.tracking import TRACKING, MetricsLogged, TrackingEvent
@@ -111,6 +112,63 @@ def test_an_alias_is_refused() -> None:
 
         class Aliased(Event):
             field: int = Field(alias="other")
+
+
+class Metres(Part):
+    value: float
+
+
+class Feet(Part):
+    value: float
+
+
+class Rounded(Part):
+    value: float
+    digits: int = 2
+
+
+class Named(Part):
+    value: str
+
+
+class Steps(Part):
+    kind: Literal["steps"] = "steps"
+    value: float
+
+
+class Miles(Part):
+    kind: Literal["miles"] = "miles"
+    value: float
+
+
+@pytest.mark.parametrize("annotation", [Metres | Feet, list[Metres | Feet | None], dict[str, Rounded | Feet]], ids=str)
+def test_parts_that_a_record_cannot_tell_apart_are_refused(annotation: Any) -> None:
+    with pytest.raises(EventDefinitionError, match=r"Defined\.field: a record can't tell .* from .*; give .* a field"):
+        define(annotation)
+
+
+@pytest.mark.parametrize("annotation", [Metres | Rounded, Metres | Named, Steps | Miles], ids=str)
+def test_parts_that_it_can_tell_apart_come_back(annotation: Any) -> None:
+    cls = define(annotation)
+    for part in get_args(annotation):
+        event = cls(field=part(value="1" if part is Named else 1.0))  # pyright: ignore[reportCallIssue] - made at run time
+        body = encode(event, "topic", Scope.LOCAL, "", 1)
+        origin = Origin(site="site", rank=0, incarnation="a1", job="job")
+        found = decode(body, origin, 1).event
+        assert found == event
+        assert type(found.field) is part  # pyright: ignore[reportAttributeAccessIssue] - the same
+
+
+def test_fields_that_nobody_declared_are_refused() -> None:
+    class Open(Part):
+        model_config = ConfigDict(extra="allow")
+
+    with pytest.raises(EventDefinitionError, match="Open: with extra='allow'"):
+        define(Open)
+    with pytest.raises(EventDefinitionError, match="OpenEvent: with extra='allow'"):
+
+        class OpenEvent(Event):
+            model_config = ConfigDict(extra="allow")
 
 
 def test_a_cached_property_is_refused() -> None:
