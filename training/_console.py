@@ -34,12 +34,22 @@ NAMED_SITES = 4
 
 
 class LastingConsole(Console):
-    """Falls silent when its reader goes: a training that nobody watches any more (`| head`) goes on."""
+    """Falls silent when its reader goes or its disk is full: a training that nobody sees (`| head`) goes on."""
+
+    def __exit__(self, *raised: object) -> None:
+        """Show what was printed; where that can't be written, write no more."""
+        try:
+            super().__exit__(*raised)
+        except OSError as failure:
+            self._give_up(failure)
 
     def on_broken_pipe(self) -> None:
-        """Write no more, and leave nothing for the interpreter to flush into the closed pipe."""
+        """Write no more."""
+        self._give_up(BrokenPipeError())
+
+    def _give_up(self, why: OSError) -> None:
         self.quiet = True
-        fall_silent(self.file)
+        fall_silent(self.file, why)
 
 
 def make_console(kind: type[Console] = Console, *, stderr: bool = False) -> Console:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
 from eventbus._report import align
 from eventbus.workspace import SERVER
-from training._say import say
+from training._say import is_terminal, say
 from training.abc import (
     BestModelFound,
     ComponentProblem,
@@ -47,7 +46,7 @@ class JobScreen:
         self._workspace = workspace
         self._rounds = ""
         self._first: int | None = None
-        self._bar = _Bar() if sys.stdout.isatty() else None
+        self._bar = _Bar() if is_terminal() else None
 
     def __enter__(self) -> Self:
         say(self._head())
@@ -101,9 +100,11 @@ class _Bar:
     def start(self) -> None:
         try:
             from rich.progress import Progress
+
+            from training._console import LastingConsole
         except ModuleNotFoundError:
             return
-        self._progress = Progress(transient=True)
+        self._progress = Progress(console=LastingConsole(), transient=True)
         self._task = self._progress.add_task("starting", total=None)
         self._progress.start()
 

@@ -13,11 +13,11 @@ from typing import Any
 import anyio
 import pytest
 import torch
-from jobs.plain import Ask, job, site
+from jobs.plain import ECHO, Ask, job, site
 from readback import read_jsonl
 
 from receivers import JsonlReceiver
-from training.abc import Outcome, Server
+from training.abc import Outcome, RoundStarted, Server, ServerEvent
 from training.engines import prepare, processes, run_job
 from training.engines.gpus import gpu_groups
 from training.errors import JobError
@@ -65,6 +65,16 @@ def test_two_sites_answer_and_what_they_log_is_stored_at_the_server(tmp_path: Pa
     expected = [(0, 0.5), (1, 1.5)]
     assert losses(tmp_path / "ws/jsonl") == {"site-1": expected, "site-2": expected}
     assert statuses(tmp_path / "ws/jsonl") == {"site-1": "FINISHED", "site-2": "FINISHED"}
+
+
+def test_whoever_looks_on_does_not_end_the_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def tell(_: ServerEvent) -> None:
+        raise OSError("the screen is gone")
+
+    workflow = Ask(times=1, before=lambda number, server: server.tell(RoundStarted(number, 1)))
+    result = run(job(tmp_path, [site(tmp_path, "site-1", ECHO)], workflow), tmp_path / "ws", tell=tell)
+    assert (result.error, result.exit_code, len(workflow.answers)) == ("", 0, 1)
+    assert "an event of the job could not be shown: RoundStarted" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------ what a script finds

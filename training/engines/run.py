@@ -80,7 +80,7 @@ async def run_job(
             and with `log.txt`, what the site's script prints. A script runs in its site's folder.
         threads: How many sites may work at a task at the same time; all by default.
         gpu: Graphics cards for the sites in turn; see `gpu_groups`.
-        tell: Takes what happens at the server while it happens; it must be quick, and not raise.
+        tell: Takes what happens at the server while it happens; it must be quick. What it raises is logged.
 
     Returns:
         What it did; also when it ended early, and why.
@@ -212,7 +212,10 @@ class _Job:
             self._add_problem(event.site, event.reason)
         elif isinstance(event, ComponentProblem):
             self._add_problem(SERVER, f"{event.component}: {event.reason}")
-        self._tell(event)
+        try:
+            self._tell(event)
+        except Exception:  # border: whoever looks on never ends the job
+            _logger.exception("an event of the job could not be shown: %s", type(event).__name__)
 
     def _add_problem(self, site: str, reason: str) -> None:
         reasons = self._problems.setdefault(site, [])

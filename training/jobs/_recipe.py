@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from eventbus.workspace import SERVER, check_name
+from training._say import say
 from training._words import did_you_mean
 from training.errors import JobError
 from training.jobs._env import SimEnv
@@ -185,7 +186,7 @@ class Recipe:
         target = _export_folder(sys.argv[1:])
         if target is None:
             return self.run(env, server_exec_params, client_exec_params)
-        print(f"exported to {self.export(target, server_exec_params, client_exec_params)}")
+        say(f"exported to {self.export(target, server_exec_params, client_exec_params)}")
         raise SystemExit(0)
 
     def _with_params(self, server: Params | None, clients: Params | None) -> FedJob:
