@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from receivers._json import as_json
 from training._console import make_console
 from training._facts import look_at, workspaces
 
@@ -71,7 +72,7 @@ def _watch(workspace: Path, console: Console) -> Never:
 
 def _json(workspace: Path) -> str:
     found = [look_at(one) for one in workspaces(workspace)]
-    return msgspec.json.encode({"time_ns": time.time_ns(), "workspaces": found}).decode()
+    return as_json(msgspec.to_builtins({"time_ns": time.time_ns(), "workspaces": found}))
 
 
 # --- status ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ def main() -> None:
     """Run the command line, and exit with its code."""
     # Threads of an OpenMP pool that wait by spinning cost the other sites their core; torch reads this once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # where stdout is closed, it is None
+        reconfigure(errors="backslashreplace")  # as stderr has it: what there are no characters for is escaped
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of torch and of the SDKs are none of the user's doing
     try:

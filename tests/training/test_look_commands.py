@@ -89,19 +89,25 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
     one.kill()
 
 
-def start(*arguments: str, folder: Path, columns: int = 100) -> subprocess.Popen[str]:
+def start(*arguments: str, folder: Path, columns: int = 100, encoding: str = "utf-8") -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-P", "-c", COMMAND, *arguments],
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "TZ": "UTC"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": str(columns),
+            "TZ": "UTC",
+            "PYTHONIOENCODING": encoding,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding=encoding,
     )
 
 
-def trackbus(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    with start(*arguments, folder=folder) as process:
+def trackbus(*arguments: str, folder: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
+    with start(*arguments, folder=folder, encoding=encoding) as process:
         out, err = process.communicate(timeout=TIMEOUT)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
@@ -293,6 +299,15 @@ def test_a_text_can_not_draw_on_the_terminal(journal: Path) -> None:
     assert "\x1b" not in shown
     assert len(shown.splitlines()) == 2
     assert r'text="\u001b[31mred\nline"' in shown
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "l\\xf6ss-\\u635f"), ("latin-1", "löss-\\u635f")])
+def test_what_the_screen_has_no_characters_for_is_escaped(tmp_path: Path, encoding: str, shown: str) -> None:
+    with EventBus(tmp_path / "ü失", site="site-1").background() as bus:
+        bus.publish(MetricsLogged(values={"löss-损": 1.0}, step=0))
+    out = trackbus("inspect", "ü失", folder=tmp_path, encoding=encoding)
+    assert (out.returncode, shown in out.stdout) == (0, True), out.stderr
+    assert json.loads(trackbus("status", "ü失", "--json", folder=tmp_path, encoding=encoding).stdout)
 
 
 def test_damaged_records_are_shown_and_counted(tmp_path: Path) -> None:
