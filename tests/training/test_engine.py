@@ -77,6 +77,15 @@ def test_whoever_looks_on_does_not_end_the_job(tmp_path: Path, caplog: pytest.Lo
     assert "an event of the job could not be shown: RoundStarted" in caplog.text
 
 
+def test_a_job_runs_where_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKBUS_MODE", "disabled")
+    workflow = Ask(times=1)
+    plan = job(tmp_path, [site(tmp_path, "site-1", LOGGING)], workflow, receivers=(JsonlReceiver(),))
+    result = run(plan, tmp_path / "ws")
+    assert (result.error, dict(result.problems), len(workflow.answers)) == ("", {}, 1)
+    assert [path.name for path in (tmp_path / "ws").rglob("*") if path.is_file()] == ["log.txt"]
+
+
 # ------------------------------------------------------------------------------------------------ what a script finds
 TELLS = """
 import os, random, sys, threading

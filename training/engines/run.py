@@ -224,7 +224,7 @@ class _Job:
 
     def _make_site(self, index: int, home: Home, server: EventBus, gpus: tuple[str, ...]) -> Site:
         plan = self._plan.sites[index]
-        folder = self._workspace / "sites" / plan.name
+        folder = self._folder_of(plan.name)
         bus = EventBus(
             folder,
             site=plan.name,
@@ -245,6 +245,9 @@ class _Job:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
         order = partial(self._order, plan, folder, environment, home.door.path)
         return Site(plan, home, order, folder / "log.txt")
+
+    def _folder_of(self, site: str) -> Path:
+        return self._workspace / "sites" / site
 
     @property
     def _torch_threads(self) -> int:
@@ -274,6 +277,9 @@ class _Job:
     async def _run_site(self, site: Site, server: EventBus) -> None:
         """Run a site within its bus: what it has logged is stored once its script has ended."""
         try:
+            self._folder_of(site.name).mkdir(
+                parents=True, exist_ok=True
+            )  # its script runs there, also where no bus records
             async with self._buses[site.name] as bus:
                 if self._plan.receivers:
                     bus.subscribe(TRACKING.federated, Relay(server))
