@@ -164,6 +164,7 @@ class FLCallback(Callback):
         self._counts_per_round = update_fit_loop
         self._limits: tuple[int | None, int] | None = None
         self._first_step = 0
+        self._has_trained = False
         self._forget()
 
     def _forget(self) -> None:
@@ -172,8 +173,13 @@ class FLCallback(Callback):
 
     # --- fit ---------------------------------------------------------------------------------------------------------
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Watch whether there is anything to train on: if not, Lightning skips the training without a word."""
+        self._has_trained = False
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with the global weights; without a task there is nothing to train."""
+        self._has_trained = True
         self._begin(trainer, pl_module)
         if self._task is None:
             _logger.warning("there are no more tasks, so nothing is trained: call fit() `while flare.is_running()`")
@@ -194,6 +200,18 @@ class FLCallback(Callback):
         trainer.num_sanity_val_steps = 0  # it was sane in the first round
         if self._counts_per_round:
             self._allow_another_round(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise where a task can't be answered: `while flare.is_running()` would offer it for ever."""
+        if self._has_trained:
+            return
+        self._begin(trainer, pl_module)
+        if self._task is not None:
+            raise ClientError(
+                f"fit() has trained nothing, so the task {self._task!r} has no answer: there are no training batches "
+                "(fewer samples than batch_size with drop_last=True, or limit_train_batches=0), or max_epochs or "
+                "max_steps was reached in an earlier round"
+            )
 
     def _allow_another_round(self, trainer: pl.Trainer) -> None:
         epochs, steps = self._limits or (None, -1)

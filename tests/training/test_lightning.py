@@ -216,6 +216,40 @@ def test_limits_and_modules_that_differ(site: ScriptSite) -> None:
     assert "there are no more tasks, so nothing is trained" in complained
 
 
+def test_a_fit_that_trains_nothing_says_why_and_leaves_the_loop(site: ScriptSite) -> None:
+    process = site.run(
+        MODULE
+        + """
+    full_batches = DataLoader(TensorDataset(torch.zeros(1, 1)), batch_size=2, drop_last=True)
+    one = trainer(max_epochs=1, logger=False)
+    flare.patch(one)
+    while flare.is_running():
+        one.validate(Net(), loader, verbose=False)
+        one.fit(Net(), full_batches)
+    """
+    )
+    site.ask("train", FLModel(params={"line.weight": torch.tensor([[1.0]])}, current_round=0))
+    site.left()
+    _, complained, code = site.output(process)
+
+    assert code == 1
+    assert "ClientError: fit() has trained nothing, so the task 'train' has no answer" in complained
+
+
+def test_a_fit_that_trains_nothing_is_well_where_nothing_is_asked(site: ScriptSite) -> None:
+    process = site.run(
+        MODULE
+        + """
+    one = trainer(max_epochs=0, logger=False)
+    flare.patch(one)
+    one.fit(Net(), loader)
+    """
+    )
+    site.end()
+    _, complained, code = site.output(process)
+    assert code == 0, complained
+
+
 @pytest.mark.slow
 def test_ranks_train_together_and_rank_0_talks(site: ScriptSite) -> None:
     process = site.run(
