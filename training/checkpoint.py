@@ -3,6 +3,7 @@
 A file is complete or absent: it is written beside its place, synced, and moved there in one step.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from training._resume import FILE_NAME, LastRound
 from training.model import State, copy_state
 
 Mode = Literal["max", "min"]
+
+NAMES = "trackbus_names"
+"""Key in a file's metadata: the names of its tensors in their order, as JSON. Safetensors itself keeps none."""
 
 
 class CheckpointError(TrackbusError, RuntimeError):
@@ -131,19 +135,31 @@ def save_state_file(path: Path, state: Mapping[str, torch.Tensor], metadata: Map
 def encode_state(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Turn a state into the bytes of a safetensors file, for a file or for a message."""
     # A copy, because safetensors refuses tensors that share memory, as tied layers do.
-    return safetensors_torch.save(copy_state(state), dict(metadata or {}))
+    return safetensors_torch.save(copy_state(state), {NAMES: json.dumps(list(state)), **(metadata or {})})
 
 
 def decode_state(data: bytes) -> State:
-    """Turn the bytes of a safetensors file back into a state.
+    """Turn the bytes of a safetensors file back into a state, in the order that it had.
+
+    A file of somebody else's has the order in which its tensors lie in it.
 
     Raises:
         CheckpointError: They are not the bytes of a whole safetensors file.
     """
     try:
-        return safetensors_torch.load(data)
+        found = safetensors_torch.load(data)
+        return {name: found.pop(name) for name in _names(data)} | found
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"these {len(data)} bytes are not a whole safetensors file: {error}") from error
+
+
+def _names(data: bytes) -> list[str]:
+    """Return the names of a file's tensors in their order: its header is JSON, behind its length in 8 bytes."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header.pop("__metadata__", {})
+    if NAMES in metadata:
+        return json.loads(metadata[NAMES])
+    return sorted(header, key=lambda name: (header[name]["data_offsets"], name))
 
 
 def load_state_file(path: str | Path) -> State:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from eventbus.errors import ConfigurationError
 from training.checkpoint import (
@@ -92,6 +93,16 @@ def test_a_whole_model_comes_back_bit_by_bit(tmp_path: Path) -> None:
     load_state(build_model(seed=2), read)
     read["fc3.bias"].add_(1.0)  # it may be written into, and the file doesn't follow
     assert torch.equal(load_state_file(best.path)["fc3.bias"], state["fc3.bias"])
+
+
+def test_the_order_of_the_tensors_is_kept() -> None:
+    state = {f"layer{number}": torch.zeros(number % 3) for number in (3, 1, 12, 0, 2, 7, 5, 4)}
+    assert list(decode_state(encode_state(state))) == list(state)
+
+
+def test_a_file_of_somebody_elses_has_the_order_in_which_it_lies_there() -> None:
+    data = save({f"layer{number}": torch.zeros(2) for number in range(8)}, {"names": "not ours"})
+    assert list(decode_state(data)) == [f"layer{number}" for number in range(8)]
 
 
 def test_tied_and_strided_tensors_are_written_as_plain_ones() -> None:
@@ -179,4 +190,5 @@ def test_the_record_is_readable_by_others(tmp_path: Path) -> None:
     data = best.path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    assert json.loads(metadata.pop("trackbus_names")) == ["w"]
     assert metadata == {"round": "1", "metric": "accuracy", "mode": "max", "value": "0.25"}

@@ -145,7 +145,7 @@ class PTFileModelPersistor(ModelPersistor):
         state = read_checkpoint(source)
         if made is not None and (problem := explain_mismatch(made, state)):
             raise JobError(f"the checkpoint {source} is not of this model: {problem}")
-        return state
+        return state if made is None else {name: state[name] for name in made}
 
     def _set_earlier_aside(self, server: Server) -> None:
         # Not before: a job that only evaluates finds the models that an earlier one has trained.
