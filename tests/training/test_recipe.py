@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from readback import read_jsonl
 from receivers import JsonlReceiver, Receiver
 from training.errors import JobError, JobFailedError
 from training.job import load_job
+from training.jobs._env import COMPLETED
 from training.recipe import (
     FedAvgRecipe,
     Recipe,
@@ -326,6 +328,24 @@ def test_scripts_in_processes_of_their_own_are_tracked_on_both_sides(
     assert out.startswith("hello: north, south -> jsonl at the server, jsonl at the sites in elsewhere/hello")
     assert "round 1/2" in out
     assert "FL_global_model.safetensors" in out
+
+
+def test_a_job_goes_on_while_enough_sites_are_left(project: Path) -> None:
+    answers = """
+        import training.client as flare
+        flare.init()
+        while flare.is_running():
+            flare.send(flare.FLModel(params=flare.receive().params))
+    """
+    (project / "answers.py").write_text(textwrap.dedent(answers), encoding="utf-8")
+    (project / "dies.py").write_text("raise ValueError('no such data')", encoding="utf-8")
+    made = recipe(train_script="answers.py", train_args="", framework="numpy", min_responses=1)
+    made.set_per_site_config({"site-1": {}, "site-2": {"train_script": "dies.py"}})
+
+    run = made.run()
+
+    assert run.get_status() == COMPLETED
+    assert "no such data" in run.result.problems["site-2"][0]
 
 
 def test_a_job_that_fails_ends_its_program(capfd: pytest.CaptureFixture[str], project: Path) -> None:

@@ -36,10 +36,12 @@ class Recipe:
     Args:
         job: The job, without its sites.
         runner: Arguments of the sites' `ScriptRunner`.
+        least: With so many sites it begins, or with more; it may go on with `job.min_clients`.
     """
 
-    def __init__(self, job: FedJob, runner: Mapping[str, Any]) -> None:
+    def __init__(self, job: FedJob, runner: Mapping[str, Any], least: int) -> None:
         self.job = job
+        self._least = least
         self.name = job.name
         self._runner = dict(runner)
         self._sites: dict[str, ScriptRunner] = {}
@@ -59,8 +61,8 @@ class Recipe:
         """
         if self._sites:
             raise JobError("the sites are configured already: say all of it in one set_per_site_config")
-        if len(config) < self.job.min_clients:
-            raise JobError(f"per-site config for {len(config)} sites, and min_clients is {self.job.min_clients}")
+        if len(config) < self._least:
+            raise JobError(f"per-site config for {len(config)} sites, and min_clients is {self._least}")
         if SERVER in config or ALL_SITES in config:
             raise JobError(f"per-site config is for sites: {SERVER!r} and {ALL_SITES!r} are none")
         self._sites = {check_name("site", site): self._site_runner(site, one) for site, one in config.items()}
@@ -160,7 +162,7 @@ class Recipe:
             JobFailedError: It ended without doing all of its work, or has lost events.
         """
         sites = self.configured_sites()
-        where = env or SimEnv(clients=sites, num_clients=0 if sites else self.job.min_clients)
+        where = env or SimEnv(clients=sites, num_clients=0 if sites else self._least)
         return where.deploy(self._with_params(server_exec_params, client_exec_params))
 
     def execute(
@@ -204,7 +206,7 @@ class FedAvgRecipe(Recipe):
             `{"class_path": "module.Class", "args": {...}}`.
         initial_model: The same, as older scripts have it.
         initial_ckpt: File with the weights to start from.
-        min_clients: How many sites must answer in a round.
+        min_clients: How many sites train in a round.
         num_rounds: How many rounds.
         train_script: What the sites run.
         train_args: Its arguments. No keys, no passwords: they are written into the job.
@@ -229,7 +231,8 @@ class FedAvgRecipe(Recipe):
         save_filename: The same, as older scripts have it.
         exclude_vars: Regular expression of parameters that stay as they are: they are not averaged.
         aggregation_weights: Factor of each site's weight in the average, by site.
-        min_responses: With fewer updates a round has failed; by default all of `min_clients` are needed.
+        min_responses: With fewer updates a round has failed, and with fewer sites left the job; by default all of
+            `min_clients` are needed.
         round_timeout: Seconds that the sites have for a round. None: as long as they live.
         grace: Seconds that the others have once `min_responses` updates are there. None: until `round_timeout`.
         enable_tensor_disk_offload: Has no effect, and a warning says so: the server averages in memory.
@@ -288,7 +291,8 @@ class FedAvgRecipe(Recipe):
         job = BaseFedJob(name=self.name, min_clients=self.min_clients, key_metric=self.key_metric, key_metric_mode=mode)
         job.comp_ids.update(job.to_server(self._first_model()))
         job.to_server(self._fedavg(job.comp_ids["persistor_id"]))
-        super().__init__(job, self._runner_options())
+        job.min_clients = self.min_responses or self.min_clients
+        super().__init__(job, self._runner_options(), self.min_clients)
         if self.per_site_config is not None:
             self.set_per_site_config(self.per_site_config)
 
