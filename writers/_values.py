@@ -167,7 +167,7 @@ def json_value(key: object, value: object, depth: int = 0) -> JsonValue:
         return None
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value)
-        return {_inner_key(key, inner): json_value(key, item, depth + 1) for inner, item in items.items()}
+        return {_inner_name(key, inner): json_value(key, item, depth + 1) for inner, item in items.items()}
     if isinstance(value, list | tuple | set | frozenset):
         members = cast("Collection[object]", value)
         members = sorted(members, key=repr) if isinstance(value, set | frozenset) else members
@@ -176,6 +176,14 @@ def json_value(key: object, value: object, depth: int = 0) -> JsonValue:
         return json_value(key, value.value, depth + 1)
     plain = _scalar(_unwrapped_if_single(key, value))
     return str(value) if plain is None else plain
+
+
+def inner_key(key: object) -> str | None:
+    """Return a key of a nested mapping as JSON has it, where numbers are names too; None for what is none there."""
+    if isinstance(key, str):
+        return str.__str__(key)
+    plain = _unwrapped_if_single("key", key)
+    return str(plain) if isinstance(plain, int | float) else None
 
 
 def packed_size(key: object, value: object) -> int:
@@ -208,9 +216,8 @@ def _scalar(value: object) -> Scalar | None:
     return float(value) if isinstance(value, float) else None
 
 
-def _inner_key(key: object, inner: object) -> str:
-    if isinstance(inner, str):
-        return str.__str__(inner)
-    if not isinstance(inner, int | float):
+def _inner_name(key: object, inner: object) -> str:
+    name = inner_key(inner)
+    if name is None:
         _refuse(key, f"holds a key of type {type(inner).__name__}: use a str")
-    return str(inner)
+    return name

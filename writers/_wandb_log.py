@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import date
+from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -13,7 +16,7 @@ from eventbus.abc import RefusedError
 from eventbus.errors import BadInputError, MissingExtraError
 from writers._arrays import array_of
 from writers._keys import shown
-from writers._values import MAX_DEPTH, json_value
+from writers._values import MAX_DEPTH, inner_key, json_value
 from writers._wandb_image import Image
 from writers._wandb_kinds import Histogram, Plotly, Values
 from writers._wandb_media import Media, Several, comes_from
@@ -34,6 +37,7 @@ BINS_OF_ARRAY = 32
 """In so many bins W&B counts an array that is logged as it is; one of no more values it keeps as a list."""
 
 _NUMBERS = frozenset({float, int})
+_AS_THEY_ARE = frozenset({float, int, str, dict, list, type(None)})
 _NOTHING: dict[Any, Any] = {}
 
 
@@ -48,9 +52,9 @@ def parted(data: Any, intake: Intake) -> Parted:
     Raises:
         BadInputError: They are nested too deep, or hold what can't be carried, and bad input raises.
     """
-    if not isinstance(data, dict):
+    if type(data) is not dict and not isinstance(data, Mapping):
         return data, _NOTHING, _NOTHING
-    given = cast("dict[Any, Any]", data)
+    given = cast("Mapping[Any, Any]", data)
     if _NUMBERS.issuperset(map(type, given.values())):  # the usual case, and four times as fast
         return given, _NOTHING, _NOTHING
     try:
@@ -68,9 +72,9 @@ def more_than_json(values: Any, intake: Intake) -> tuple[Any, dict[str, Loggable
     Raises:
         BadInputError: One can't be carried, and bad input raises.
     """
-    if not isinstance(values, dict):
+    if not isinstance(values, Mapping):
         return values, {}
-    given = cast("dict[Any, Any]", values)
+    given = cast("Mapping[Any, Any]", values)
     lists: dict[Any, Any] = {
         key: value for key, value in given.items() if isinstance(value, list | tuple) and _are_numbers(value)
     }
@@ -153,8 +157,9 @@ def loggable(value: Any) -> Loggable | None:
 
 def _sorted(flat: dict[Any, Any], intake: Intake) -> Parted:
     numbers, texts, others = dict[Any, Any](), dict[Any, str](), dict[str, "Loggable"]()
-    for key, value in flat.items():
+    for key, given in flat.items():
         try:
+            value = given if type(given) in _AS_THEY_ARE else _plain(given)
             other = loggable(value)
         except MissingExtraError:
             raise
@@ -181,9 +186,9 @@ def _without_json(numbers: dict[Any, Any], texts: dict[Any, str], intake: Intake
     for key, value in numbers.items():
         if value is None:
             intake.bad.count(key, BadInputError(f"{shown(key)} is None: leave it out, or log float('nan')"))
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | set | frozenset):
             try:
-                texts[key] = json.dumps(json_value(key, cast("Sequence[Any]", value)), ensure_ascii=False)
+                texts[key] = json.dumps(json_value(key, cast("Any", value)), ensure_ascii=False)
             except BadInputError as error:
                 intake.bad.note(key, error)
         else:
@@ -222,7 +227,25 @@ def _are_numbers(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list | tuple):
         several = cast("Sequence[Any]", value) if depth <= MAX_DEPTH else ()  # it may contain itself
         return bool(several) and all(_are_numbers(one, depth + 1) for one in several)
-    return isinstance(value, int | float) or getattr(value, "shape", None) == ()
+    return isinstance(value, int | float) or (getattr(value, "shape", None) == () and not isinstance(value, str))
+
+
+def _plain(value: Any) -> Any:
+    """Return what W&B makes of values that JSON has no word for; any other as it is.
+
+    Raises:
+        UnicodeDecodeError: Bytes are no text.
+    """
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, date):  # a datetime is one
+        return value.isoformat()
+    if isinstance(value, Enum) and not isinstance(value, int | float | str):
+        return value.name
+    is_text = getattr(getattr(value, "dtype", None), "kind", "") == "U"
+    shape: Any = getattr(value, "shape", ())
+    as_list: Any = getattr(value, "tolist", None)
+    return as_list() if as_list and shape != () and (0 in shape or is_text) else value
 
 
 def _single(value: Any) -> Any:
@@ -241,13 +264,14 @@ def _once(items: Iterator[tuple[Any, Any]], intake: Intake) -> dict[Any, Any]:
     return flat
 
 
-def _flat(data: dict[Any, Any], above: str = "", depth: int = 0) -> Iterator[tuple[Any, Any]]:
+def _flat(data: Mapping[Any, Any], above: str = "", depth: int = 0) -> Iterator[tuple[Any, Any]]:
     if depth > MAX_DEPTH:
         msg = f"data is nested deeper than {MAX_DEPTH} levels, or contains itself: flatten it"
         raise BadInputError(msg)
     for key, value in data.items():
-        name = f"{above}{key}" if isinstance(key, str) else key
-        if isinstance(value, dict):
-            yield from _flat(cast("dict[Any, Any]", value), f"{name}.", depth + 1)
+        inner = inner_key(key) if above else key
+        name = f"{above}{inner}" if isinstance(inner, str) else key  # what is no name is refused where it is logged
+        if isinstance(value, Mapping):
+            yield from _flat(cast("Mapping[Any, Any]", value), f"{name}.", depth + 1)
         else:
             yield name, value

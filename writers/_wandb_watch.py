@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BINS = 64
 """In so many bins W&B counts a gradient."""
 
+_NO_HOOKS: tuple[int, list[Any]] = (0, [])
+
 KINDS = {"gradients": (True, False), "parameters": (False, True), "all": (True, True), None: (False, False)}
 """Whether gradients and parameters are watched, by what `log` says."""
 
@@ -33,11 +35,11 @@ class Watch:
     def __init__(self, publish: Callable[[str, Histogram], object], failed: Callable[[str, Exception], None]) -> None:
         self._publish = publish
         self._failed = failed
-        self._hooks: dict[int, list[Any]] = {}
+        self._hooks: dict[int, tuple[int, list[Any]]] = {}
         self._next = 0
 
     def add(self, models: Any, log: str | None, log_freq: int, idx: int | None) -> list[tuple[int, Any]]:
-        """Hook onto models.
+        """Hook onto models; one that is hooked already keeps its number, and gets new hooks in place of the old ones.
 
         Args:
             models: One, or several.
@@ -49,7 +51,7 @@ class Watch:
             The models by their numbers.
 
         Raises:
-            BadInputError: One is no model, is watched already, or an option is not known.
+            BadInputError: One is no model, or an option is not known.
         """
         if not isinstance(log, str | None) or log not in KINDS:  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
             raise BadInputError(f"log={shown(log)} is not known: use 'gradients', 'parameters', 'all' or None")
@@ -60,25 +62,30 @@ class Watch:
         several = _several(models)
         for model in several:
             self._check(model)
-        numbered = list(enumerate(several, self._next if idx is None else idx))
-        self._next += len(several)
+        numbered = [(self._number(model, None if idx is None else idx + at), model) for at, model in enumerate(several)]
         for number, model in numbered:
+            self.remove([model])
             prefix = f"graph_{number}" if number else ""
-            self._hooks[id(model)] = list(self._hooked(model, prefix, KINDS[log], log_freq))
+            self._hooks[id(model)] = number, list(self._hooked(model, prefix, KINDS[log], log_freq))
         return numbered
 
     def remove(self, models: Any = None) -> None:
         """Take the hooks of some models away, by default of all."""
         watched = list(self._hooks) if models is None else [id(model) for model in _several(models)]
         for model in watched:
-            for hook in self._hooks.pop(model, ()):
+            for hook in self._hooks.pop(model, _NO_HOOKS)[1]:
                 hook.remove()
+
+    def _number(self, model: Any, wanted: int | None) -> int:
+        """Return the number of a model: the one that is wanted, or that it has already, or the next one."""
+        if wanted is None and id(model) in self._hooks:
+            return self._hooks[id(model)][0]
+        self._next += 1
+        return self._next - 1 if wanted is None else wanted
 
     def _check(self, model: Any) -> None:
         if not hasattr(model, "named_parameters") or not hasattr(model, "register_forward_hook"):
             raise BadInputError(f"{shown(type(model).__name__)} is no model of torch: pass a torch.nn.Module")
-        if id(model) in self._hooks:
-            raise BadInputError("the model is watched already: run.unwatch(model) first")
 
     def _hooked(self, model: Any, prefix: str, kinds: tuple[bool, bool], log_freq: int) -> Iterator[Any]:
         gradients, parameters = kinds

@@ -124,8 +124,9 @@ class WandBWriter(RunFiles):
             data: By key: numbers, texts, `Image`, `Table`, `Histogram` and the other data types, ours or the SDK's; a
                 list of media of one kind; a drawing of matplotlib (a picture), a figure of plotly, a DataFrame (a
                 table), an array of more than 32 numbers (a histogram of 32 bins), a list or an array of fewer (as they
-                are), any other list (a text: its JSON). A nested dict is flattened, its keys joined by '.'. None is
-                left out and counted, whatever bad input does.
+                are), any other list, and an empty one (a text: its JSON); dates in ISO's form, a member of an enum by
+                its name, bytes as the text that they encode. A nested mapping is flattened, its keys joined by '.';
+                within it numbers are keys too. None is left out and counted, whatever bad input does.
             step: Where on your own axis: an integer from 0; the writer's own count goes on from it.
             commit: Whether the step is complete; by default it is where none is given.
 
@@ -211,6 +212,8 @@ class WandBWriter(RunFiles):
     ) -> None:
         """Log how a model's gradients and parameters are distributed, every so many batches.
 
+        A model that is watched already keeps its number, and is watched as this call says.
+
         Args:
             models: A model of torch, or several.
             criterion: Accepted: the graph is logged without it.
@@ -220,7 +223,7 @@ class WandBWriter(RunFiles):
             log_graph: Whether the model's own description is logged, as the text `graph_<number>`.
 
         Raises:
-            BadInputError: One is no model, is watched already, or an option is not known, and bad input raises.
+            BadInputError: One is no model, or an option is not known, and bad input raises.
         """
         try:
             numbered = self._watch.add(models, log, log_freq, idx)

@@ -1,11 +1,16 @@
 import copy
 import inspect
 from argparse import Namespace
+from collections import UserDict
 from collections.abc import Callable
+from datetime import UTC, date, datetime
+from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from eventbus import Envelope, Event, EventBus, Scope
 from eventbus.errors import BadInputError
@@ -18,6 +23,10 @@ from writers.wandb import WandBConfig
 
 Stored = Callable[[type[Event]], list[Envelope[Any]]]
 StoredOn = Callable[..., list[Envelope[Any]]]
+
+
+class Colour(Enum):
+    RED = 1
 
 
 # ------------------------------------------------------------------------------------------------------------ log
@@ -72,7 +81,9 @@ def test_a_refused_call_is_no_step(bus: EventBus, stored: Stored) -> None:
     ("data", "message"),
     [
         ({"a": {"b": 1j}}, "'a.b' is of type complex"),
-        ({"a": {1: 2.0}}, "key 1 is of type int: use a str"),
+        ({1: 2.0}, "key 1 is of type int: use a str"),
+        ({"a": {(1, 2): 2.0}}, r"key \(1, 2\) is of type tuple: use a str"),
+        ({"a": b"\xff"}, "'a': UnicodeDecodeError"),
         ({"_step": 1}, "key '_step' is one that W&B keeps for itself"),
         ({"note": "x" * 900_001}, "'note' takes 900006 bytes"),
         ([1.0], "values by key are logged, not list"),
@@ -117,11 +128,18 @@ def test_none_is_left_out_and_counted_whatever_bad_input_does(bus: EventBus, sto
         (("über", 2, None), '["über", 2, null]'),
         ([{"name": "a", "score": 0.5}], '[{"name": "a", "score": 0.5}]'),
         ([], "[]"),
+        ({"b"}, '["b"]'),
+        ([np.str_("a"), np.str_("b")], '["a", "b"]'),
+        (np.array(["a", "b"]), '["a", "b"]'),
+        (np.array([]), "[]"),
+        (torch.zeros(2, 0), "[[], []]"),
+        (datetime(2020, 1, 2, 3, tzinfo=UTC), "2020-01-02T03:00:00+00:00"),
+        (date(2020, 1, 2), "2020-01-02"),
+        (Colour.RED, "RED"),
+        ("über".encode(), "über"),
     ],
 )
-def test_a_list_that_is_not_all_numbers_is_a_text_of_json(
-    bus: EventBus, stored: Stored, value: Any, expected: str
-) -> None:
+def test_what_json_has_no_number_for_is_a_text(bus: EventBus, stored: Stored, value: Any, expected: str) -> None:
     writer = WandBWriter()
 
     writer.log({"loss": 1.0, "xs": value}, step=3)
@@ -129,6 +147,16 @@ def test_a_list_that_is_not_all_numbers_is_a_text_of_json(
     assert [one.event for one in stored(TextLogged)] == [TextLogged(key="xs", text=expected, step=3)]
     assert [one.event for one in stored(MetricsLogged)] == [MetricsLogged(values={"loss": 1.0}, step=3)]
     assert writer.bad_inputs == {}
+
+
+def test_any_mapping_is_logged_and_numbers_are_keys_within_one(bus: EventBus, stored: Stored) -> None:
+    run = WandBWriter()
+
+    run.log(MappingProxyType({"acc": {0: 0.5, np.int64(1): UserDict({"low": 0.25, 2.5: 1})}}))
+    run.summary.update(UserDict({"best": {3: 0.75}}))
+
+    assert [one.event.values for one in stored(MetricsLogged)] == [{"acc.0": 0.5, "acc.1.low": 0.25, "acc.1.2.5": 1.0}]
+    assert [one.event.values for one in stored(SummaryUpdated)] == [{"best": {"3": 0.75}}]
 
 
 def test_bad_input_is_counted_and_the_rest_is_logged(bus: EventBus, stored: Stored) -> None:

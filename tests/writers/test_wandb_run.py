@@ -390,12 +390,20 @@ def test_what_fails_in_a_hook_is_counted_and_never_raised(bus: EventBus, events:
     (model(torch.ones(1, 1)) * float("nan")).backward()
     assert run.bad_inputs == {"gradients/graph_2weight": 1, "gradients/graph_2bias": 1}
     assert events(HistogramLogged) == []
-    with pytest.raises(BadInputError, match="the model is watched already"):
-        run.watch(model)
-
     run.tracking.publish = lambda *given: 1 / 0  # type: ignore[method-assign] - what breaks must not reach the training
     model(torch.ones(1, 1)).backward()
     assert run.bad_inputs == {"gradients/graph_2weight": 2, "gradients/graph_2bias": 2}
+
+
+def test_a_model_that_is_watched_again_is_watched_once(bus: EventBus, events: Events) -> None:
+    run, model = WandBWriter(), torch.nn.Linear(2, 1, bias=False)
+
+    for frequency in (1000, 1):  # a notebook's cell that is run again
+        run.watch(model, log_freq=frequency)
+    run.watch(second := torch.nn.Linear(2, 1, bias=False), log_freq=1)
+    second(model(torch.ones(1, 2)).expand(1, 2)).sum().backward()
+
+    assert sorted(one.key for one in events(HistogramLogged)) == ["gradients/graph_1weight", "gradients/weight"]
 
 
 def test_sparse_gradients_count_their_zeros(bus: EventBus, events: Events) -> None:
