@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ from eventbus.errors import BadInputError
 from writers._look_alike import LookAlike
 from writers._mlflow_client import MLflowClient
 from writers._mlflow_runs import ActiveRun, Runs
+from writers._runs import runs_of
 from writers.system import SystemMetrics
 
 if TYPE_CHECKING:
@@ -34,12 +36,27 @@ class Experiment(NamedTuple):
     name: str
 
 
+@dataclass
+class _Wanted:
+    """What the writers of one run were asked for, for the runs that they start from then on.
+
+    Attributes:
+        experiment: Name of an experiment other than the job; empty for none.
+    """
+
+    experiment: str = ""
+
+
 class MLflowRuns(LookAlike):
     """Starts, names and ends runs as `mlflow` does."""
 
     @cached_property
     def _runs(self) -> Runs:
         return Runs(self.tracking)
+
+    @property
+    def _wanted(self) -> _Wanted:
+        return runs_of(self.tracking.bus).shared(self.tracking.run, _Wanted)
 
     @cached_property
     def client(self) -> MLflowClient:
@@ -79,12 +96,13 @@ class MLflowRuns(LookAlike):
             self._note("nested", f"run {active.info.run_id} is active: end it first, or pass nested=True")
         known = self._known(run_id)
         parent = self._known(parent_run_id) or active
+        experiment = experiment_id or (self._wanted.experiment if known is None and self._runs.last else "")
         if known is None:
             run = self._runs.start(run_name, parent.info.run_id if parent else "", is_nested=parent is not None)
         else:
             run = self._runs.resume(known, run_name)
         labels = dict(tags or {}) | ({} if description is None else {NOTE_TAG: description})
-        labels |= {} if experiment_id is None else {EXPERIMENT_TAG: experiment_id}
+        labels |= {EXPERIMENT_TAG: experiment} if experiment else {}
         self._active_writer().set_tags(labels)
         if log_system_metrics:
             run.sampler = SystemMetrics(self._active_writer()).start()
@@ -123,14 +141,19 @@ class MLflowRuns(LookAlike):
     ) -> Experiment:
         """Say what it means here: the experiment is the receiver's choice, by default the job.
 
-        The name is kept in the tag `experiment` of the run.
+        The name is kept in the tag `experiment` of the run that goes on, and of those that are started from then on.
 
         Raises:
             BadInputError: The name can't be recorded, and bad input raises.
         """
         job, wanted = self.tracking.bus.origin.job, experiment_name or experiment_id
+        if wanted:
+            self._wanted.experiment = "" if wanted == job else wanted
         if wanted and wanted != job:
-            self._active_writer().set_tags({EXPERIMENT_TAG: wanted})
+            if self._runs.going_on() is not None:
+                self._active_writer().set_tags({EXPERIMENT_TAG: wanted})
+            elif self._runs.last is None:  # the next run is the writers' own
+                self.tracking.set_tags({EXPERIMENT_TAG: wanted})
             _logger.info(
                 "set_experiment(%r): runs stand in the experiment of their job, %r; choose another where it is "
                 "received: MLflowReceiver(kw_args={'experiment_name': ...})",

@@ -287,6 +287,28 @@ def test_an_experiment_is_the_job_and_the_wish_is_kept(bus: EventBus, stored: St
     assert [one.event.values for one in stored(TagsSet)] == [{"experiment": "mine"}]
 
 
+def test_an_experiment_is_that_of_the_runs_that_are_started_after_it(bus: EventBus, stored: Stored) -> None:
+    train, helpers, ids = MLflowWriter(), MLflowWriter(), list[str]()
+
+    for name in ("a", "b", "hello"):
+        train.set_experiment(name)
+        assert train.active_run() is None
+        with helpers.start_run(run_name=name) as run:
+            ids.append(run.info.run_id)
+    train.set_experiment("c")
+    with helpers.start_run(run_id=ids[1]):
+        pass
+    with helpers.start_run(tags={"x": 1}) as last:
+        train.set_experiment("d")
+
+    assert [(one.run, one.event.values) for one in stored(TagsSet)] == [
+        (ids[0], {"experiment": "a"}),
+        (ids[1], {"experiment": "b"}),
+        (last.info.run_id, {"x": "1", "experiment": "c"}),
+        (last.info.run_id, {"experiment": "d"}),
+    ]
+
+
 # ------------------------------------------------------------------------------------------------------- files
 def test_long_texts_and_streams_are_kept_as_files(bus: EventBus, stored: Stored, tmp_path: Path) -> None:
     writer = MLflowWriter()
