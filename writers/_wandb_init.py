@@ -99,8 +99,9 @@ class Sessions:
         """Start a run on the current bus, and make it the one that the module's functions act on.
 
         Without an id, the first run of a bus is the bus's own, to which its other writers log too; one that is started
-        after it ended is a run of its own. A run that has not ended is returned as it is, unless `reinit` or another id
-        says otherwise.
+        after it ended is a run of its own. In a notebook, a run that has not ended is finished, so that a cell may be
+        run again. Elsewhere it is returned as it is, unless `reinit` or another id says otherwise: what this call says
+        of the run is left out and counted then, as W&B does.
 
         Args:
             entity: Recorded as a tag: which project takes the run is the receivers' business.
@@ -118,8 +119,8 @@ class Sessions:
             job_type: Recorded as a tag.
             mode: `disabled`: nothing is recorded. The others are accepted: it is the receiver that is online or not.
             force: Accepted: nobody logs in here.
-            reinit: What becomes of a run that has not ended: `return_previous` (the default), `finish_previous` or
-                `create_new`.
+            reinit: What becomes of a run that has not ended: `return_previous`, `finish_previous` or `create_new`; by
+                default the first in a script, the second in a notebook.
             resume: Accepted: a run goes on where its id is the same. `must` needs an id.
             resume_from: Refused: no record is taken back.
             fork_from: Refused: no record is taken over.
@@ -140,9 +141,15 @@ class Sessions:
         _refuse(resume_from, fork_from, tensorboard or sync_tensorboard, monitor_gym)
         _check(mode, reinit, resume, id)
         chosen = _chosen(config, config_include_keys, config_exclude_keys)
-        run = self._run(id, name, nowhere() if mode == "disabled" else bus_for(bus), reinit)
-        run.describe(entity=entity, project=project, notes=notes, group=group, job_type=job_type)
-        run.add_tags([tags] if isinstance(tags, str) else tags or ())
+        home = nowhere() if mode == "disabled" else bus_for(bus)
+        facts = {"entity": entity, "project": project, "notes": notes, "group": group, "job_type": job_type}
+        labels = [tags] if isinstance(tags, str) else tags or ()
+        if (previous := self._previous(id, home, reinit)) is not None:
+            _leave_out(previous, {"name": name, "tags": tuple(labels), "config": chosen, **facts})
+            return previous
+        run = self._run(id, name, home, reinit)
+        run.describe(**facts)
+        run.add_tags(labels)
         run.config.update(chosen)
         if save_code:
             _log_script(run)
@@ -167,13 +174,18 @@ class Sessions:
             raise AttributeError(f"call writers.wandb.init() before wandb.{name}")
         return getattr(run, name)
 
+    def _previous(self, id_: str | None, bus: Bus, reinit: bool | str | None) -> WandBWriter | None:
+        """Return the latest run, if it has not ended and goes on; where it is not to go on, it is finished here."""
+        latest = self._latest
+        if latest is None or latest.is_finished or latest.tracking.bus is not bus:
+            return None
+        if reinit in (True, "finish_previous") or (reinit in (None, "default") and _in_notebook()):
+            latest.finish()
+            return None
+        return latest if reinit != "create_new" and id_ in (None, latest.id) else None
+
     def _run(self, id_: str | None, name: str | None, bus: Bus, reinit: bool | str | None) -> WandBWriter:
         latest = self._latest
-        if latest is not None and not latest.is_finished and latest.tracking.bus is bus:
-            if reinit in (True, "finish_previous"):
-                latest.finish()
-            elif reinit != "create_new" and id_ in (None, latest.id):
-                return latest
         run_id = run_name(bus, id_ or self._next(bus))
         runs_of(bus).go_on(run_id)
         if name is not None:
@@ -220,6 +232,20 @@ def _chosen(config: Any, include: Sequence[str] | None, exclude: Sequence[str] |
     return {
         key: value for key, value in given.items() if key not in (exclude or ()) and (not include or key in include)
     }
+
+
+def _leave_out(run: WandBWriter, given: Mapping[str, object]) -> None:
+    """Count what `init` was told of a run that goes on as it is."""
+    unsaid = [name for name, value in given.items() if value and value != getattr(run, name)]
+    if unsaid:
+        said = ", ".join(f"{name}=..." for name in unsaid)
+        advice = f"run {run.id!r} goes on as it is: finish it first, or pass reinit='finish_previous'"
+        run.tracking.intake.bad.count("init", BadInputError(f"init({said}), since {advice}"))
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)
 
 
 def _log_script(run: WandBWriter) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -552,6 +554,39 @@ def test_a_run_after_the_first_is_one_of_its_own(tmp_path: Path, stored_on: Stor
         "run-1-3": "FINISHED",
         "run-1-4": "FAILED",
     }
+
+
+def test_a_run_that_goes_on_is_not_told_otherwise(
+    bus: EventBus, events: Events, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = wandb.init(project="p", name="first", config={"lr": 0.1}, tags=["a"])
+
+    for _ in range(2):
+        assert wandb.init(project="p", name="second", config={"lr": 0.2}, tags="b") is run
+    assert wandb.init(project="p", reinit="return_previous") is run
+
+    assert (run.name, run.tags, run.config.as_dict()) == ("first", ("a",), {"lr": 0.1})
+    assert [one.values for one in events(ConfigUpdated)] == [{"lr": 0.1}]
+    assert run.bad_inputs == {"init": 2}
+    [warning] = caplog.messages
+    assert "init(name=..., tags=..., config=...), since run 'run-1' goes on as it is" in warning
+
+
+class ZMQInteractiveShell:
+    """The shell of a notebook."""
+
+
+def test_a_notebooks_cell_that_is_run_again_starts_a_run_of_its_own(
+    bus: EventBus, stored_on: StoredOn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=ZMQInteractiveShell))
+
+    runs = [wandb.init(name=f"try {lr}", config={"lr": lr}) for lr in (0.1, 0.2)]
+    assert wandb.init(reinit="return_previous") is runs[1]
+
+    found = [(one.run, one.event.values) for one in stored_on(bus, ConfigUpdated)]
+    assert found == [("run-1", {"lr": 0.1}), ("run-1-2", {"lr": 0.2})]
+    assert [run.is_finished for run in runs] == [True, False]
 
 
 def test_a_disabled_run_records_nothing_and_needs_no_bus(tmp_path: Path) -> None:
