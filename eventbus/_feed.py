@@ -119,8 +119,9 @@ class ConsumerFeed:
 
     async def note_ends(self) -> None:
         """Note what there is to store: what other processes publish from now on is theirs."""
+        own = {self.journal.header.key: self.journal.last_seq}  # known, also where its file can't be read
         try:
-            self._ends = await self.journal.ends()
+            self._ends = {**own, **await self.journal.ends()}
         except Exception:  # border: leaving a bus raises nothing that the environment did; then all is counted
             _logger.exception("the ends of the journal can't be read")
 
@@ -188,7 +189,10 @@ class ConsumerFeed:
             return replace(line, notes=(*line.notes, f"what is left can't be counted: {error}"))
 
     async def count_left(self) -> int:
-        """Count the wanted records that the journal held when the drain began and that are not stored."""
+        """Count the wanted records that the journal held when the drain began and that are not stored.
+
+        What can't be read of the bus's own is counted by its numbers.
+        """
         cursor, left, deadline = dict(self._cursor), 0, time.monotonic() + COUNT_SECONDS
         while time.monotonic() < deadline and self._is_behind(cursor):
             records = await self.journal.read(cursor, COUNT_RECORDS)
@@ -196,7 +200,11 @@ class ConsumerFeed:
                 break
             left += sum(self._wants(record) for record in records if self._is_mine(record))
             cursor.update({record.header.key: record.seq for record in records})
-        return left
+        return left + self._count_unread(cursor)
+
+    def _count_unread(self, cursor: Cursor) -> int:
+        own, ends = self.journal.header, self._ends or {}
+        return max(0, ends.get(own.key, 0) - max(cursor.get(own.key, 0), own.first - 1))
 
     def _is_behind(self, cursor: Cursor) -> bool:
         return self._ends is None or any(cursor.get(partition, 0) < end for partition, end in self._ends.items())

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, field_serializer
 
 from eventbus.errors import ConfigurationError, MissingExtraError
 from receivers._mlflow_draft import as_text
-from receivers._mlflow_uri import check_uri, is_server, redacted
+from receivers._mlflow_uri import check_uri, is_server, redacted, sqlite_uri
 from receivers.abc import SinkConfig
 
 SECRET_URI = "TRACKBUS_MLFLOW_URI"  # noqa: S105 - the variable's name
@@ -60,7 +60,7 @@ class MLflowConfig(SinkConfig):
         secret = os.environ.get(SECRET_URI)
         if secret is not None and redacted(secret) == self.tracking_uri:
             return secret
-        return self.tracking_uri or f"sqlite:///{(workspace / 'mlflow.db').absolute()}"
+        return self.tracking_uri or sqlite_uri((workspace / "mlflow.db").absolute())
 
     def artifacts(self, workspace: Path) -> str | None:
         """Return where a new experiment keeps its artifacts; None leaves it to the server."""

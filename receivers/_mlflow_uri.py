@@ -141,11 +141,17 @@ def has_timed_out(error: BaseException) -> bool:
     return any("Timeout" in type(one).__name__ for one in causes(error))  # of requests, urllib3 or the system
 
 
+def sqlite_uri(file: Path) -> str:
+    """Return the tracking URI of a SQLite store: SQLAlchemy decodes its path, and reads options behind a `?`."""
+    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+
+
 def store_file(uri: str) -> Path | None:
     """Return the file of a SQLite store; None for other stores."""
-    if not uri.startswith("sqlite:///"):
+    scheme, _, rest = uri.partition(":///")
+    if scheme.partition("+")[0] != "sqlite":
         return None
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return Path(unquote(rest.partition("?")[0]))
 
 
 @contextmanager

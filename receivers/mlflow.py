@@ -63,7 +63,16 @@ from receivers._mlflow_config import REQUEST_SECONDS, SHARE, TIMEOUT, MLflowConf
 from receivers._mlflow_draft import MAX_KEY_LENGTH, MAX_TAG_LENGTH, Draft, Point, as_tags, chunks, in_ms
 from receivers._mlflow_files import RunFiles
 from receivers._mlflow_uploads import Uploads
-from receivers._mlflow_uri import has_timed_out, is_server, one_at_a_time, redacted, redacting, run_page, store_file
+from receivers._mlflow_uri import (
+    has_timed_out,
+    is_server,
+    one_at_a_time,
+    redacted,
+    redacting,
+    run_page,
+    sqlite_uri,
+    store_file,
+)
 from receivers._names import escape, shorten
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, TrackerLostError, TrackerRun, TrackerUnavailableError
@@ -286,7 +295,7 @@ def _create_store(file: Path | None, artifacts: str | None) -> None:
     draft = file.with_name(f".{file.name}-draft")
     for rest in file.parent.glob(f"{draft.name}*"):
         rest.unlink()
-    store = import_module("mlflow.store.tracking.sqlalchemy_store").SqlAlchemyStore(f"sqlite:///{draft}", artifacts)
+    store = import_module("mlflow.store.tracking.sqlalchemy_store").SqlAlchemyStore(sqlite_uri(draft), artifacts)
     store.engine.dispose()
     draft.replace(file)
 

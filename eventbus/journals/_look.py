@@ -45,7 +45,7 @@ def open_unchanged(path: Path) -> sqlite3.Connection:
     wal = Path(f"{path}-wal")
     if wal.exists() and wal.stat().st_size:
         return files.open_reader(path)
-    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    uri = f"{files.read_only(path)}&immutable=1"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 

@@ -234,6 +234,11 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def read_only(path: Path) -> str:
+    """Return the URI by which SQLite opens a file without changing it; any character may stand in its path."""
+    return f"{path.absolute().as_uri()}?mode=ro"
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open a partition's file for reading; the same connection may serve threads one after another.
 
@@ -244,7 +249,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     with suppress(OSError):
         if not path.stat().st_size:
             raise DamagedError("it is empty")
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(read_only(path), uri=True, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     return connection
 

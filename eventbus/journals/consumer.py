@@ -15,7 +15,7 @@ import msgspec
 
 from eventbus.abc import Cursor, TrackerRun
 from eventbus.errors import SubscriptionError, WorkspaceError
-from eventbus.journals._partition import PartitionLock
+from eventbus.journals._partition import PartitionLock, read_only
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -337,7 +337,7 @@ def known_ends(folder: Path) -> Cursor:
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    return sqlite3.connect(read_only(path), uri=True)
 
 
 class ConsumerLock:

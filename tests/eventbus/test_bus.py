@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from eventbus._drain import DrainPolicy
 from eventbus.abc import Consumer, ConsumerStatistics, Feed
 from eventbus.errors import BadInputError, BusStateError, NotDeliveredError, SubscriptionError
 from eventbus.journals import MemoryJournal
+from eventbus.journals._partition import roll_path
 from eventbus.testing import FaultyJournal, Recorder, recording
 
 pytestmark = pytest.mark.anyio
@@ -761,6 +763,19 @@ async def test_what_a_consumer_leaves_is_counted(make_bus: Callable[..., EventBu
             for number in range(7):
                 bus.publish(Counted(number=number))
     assert bus.report().line("broken").left == 7
+
+
+async def test_what_cant_be_read_back_is_left_too(tmp_path: Path) -> None:
+    """Its file says that a later version wrote it, which is no damage that could be mended."""
+    with anyio.fail_after(10):
+        async with EventBus(tmp_path, site="site-1") as bus:
+            with closing(sqlite3.connect(roll_path(tmp_path / "journal", bus.origin, 0))) as file, file:
+                file.execute("UPDATE header SET value = 99 WHERE name = 'format'")
+            bus.subscribe(Counted, Reader())
+            for number in range(7):
+                bus.publish(Counted(number=number))
+    assert (bus.report().line("reader").delivered, bus.report().line("reader").left) == (0, 7)
+    assert not bus.report().complete
 
 
 async def test_a_refused_event_is_never_delivered(bus: EventBus) -> None:

@@ -288,6 +288,16 @@ def test_a_folder_that_vanishes_raises_nothing(tmp_path: Path) -> None:
     assert bus.report().published + sum(bus.report().refused.values()) == 2
 
 
+@pytest.mark.parametrize("name", ["exp#3", "exp?3", "lr%3d1", "100%", "a b", "läuft/実験"])
+def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    write_partition(tmp_path / name, "a1", 3)
+
+    with closing(JournalReader(tmp_path / name)) as reader:
+        assert by_partition(read_all(reader)) == {"site-1/0-a1": [1, 2, 3]}
+        assert reader.unreadable == {}
+    assert [one.name for one in tmp_path.iterdir()] == [Path(name).parts[0]]
+
+
 # -------------------------------------------------------------------------------------------- strangers, and damage
 def test_a_reader_finds_partitions_that_come_later(tmp_path: Path) -> None:
     with closing(JournalReader(tmp_path)) as reader:

@@ -553,6 +553,18 @@ def test_a_worker_that_is_killed_amid_creating_the_store_leaves_none_that_is_bro
     assert points(tmp_path / "mlflow.db", make_run("next")) == [("a", 0, 1.0)]
 
 
+@pytest.mark.parametrize("name", ["lr%3d1 #2?", "100%"])
+def test_a_workspace_may_be_called_anything(tmp_path: Path, run: RunInfo, name: str) -> None:
+    workspace = tmp_path / name
+    workspace.mkdir()
+
+    write(workspace, run, [TextLogged(key="a/notes.txt", text="hello", is_file=True), MetricsLogged(values={"a": 1.0})])
+
+    assert points(workspace / "mlflow.db", run) == [("a", 0, 1.0)]
+    assert artifacts(workspace / "mlflow.db", run) == {"a/notes.txt": "hello"}
+    assert [one for one in tmp_path.rglob("*.db") if one.parent != workspace] == []
+
+
 # ------------------------------------------------------------------------------------------------------ config
 @pytest.mark.parametrize(
     ("settings", "complaint"),
