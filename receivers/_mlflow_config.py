@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, field_serializer
 
 from eventbus.errors import ConfigurationError, MissingExtraError
 from receivers._mlflow_draft import as_text
-from receivers._mlflow_uri import check_uri, is_server, redacted, sqlite_uri
+from receivers._mlflow_uri import absolute_uri, check_uri, is_server, redacted, sqlite_uri
 from receivers.abc import SinkConfig
 
 SECRET_URI = "TRACKBUS_MLFLOW_URI"  # noqa: S105 - the variable's name
@@ -38,7 +38,8 @@ class MLflowConfig(SinkConfig):
 
     Attributes:
         tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the
-            workspace.
+            workspace. A relative path, `sqlite:///my.db`, begins at `folder`.
+        folder: By default the current folder in which the settings are made, wherever their worker starts later.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`, as NVFLARE names them.
         artifact_location: Where new artifacts go: a URI or a folder in the workspace; by default what a server says.
     """
@@ -49,6 +50,7 @@ class MLflowConfig(SinkConfig):
     tracking_uri: str | None = Field(default=None, repr=False)
     kw_args: dict[str, JsonValue] | None = None
     artifact_location: str | None = None
+    folder: Path = Field(default_factory=Path.cwd)
 
     @field_serializer("tracking_uri")
     def _without_password(self, uri: str | None) -> str | None:
@@ -60,7 +62,9 @@ class MLflowConfig(SinkConfig):
         secret = os.environ.get(SECRET_URI)
         if secret is not None and redacted(secret) == self.tracking_uri:
             return secret
-        return self.tracking_uri or sqlite_uri((workspace / "mlflow.db").absolute())
+        if self.tracking_uri is None:
+            return sqlite_uri((workspace / "mlflow.db").absolute())
+        return absolute_uri(self.tracking_uri, self.folder)
 
     def artifacts(self, workspace: Path) -> str | None:
         """Return where a new experiment keeps its artifacts; None leaves it to the server."""
@@ -89,7 +93,7 @@ class MLflowConfig(SinkConfig):
         for name in ("experiment_tags", "run_tags"):
             if not isinstance(options.get(name) or {}, dict):
                 raise ConfigurationError(f"kw_args: {name} must be a dict of tag and value")
-        check_uri(self.uri(workspace))
+        check_uri(self.tracking_uri or self.uri(workspace))
 
     def destination(self, workspace: Path) -> str:
         """Name the store."""

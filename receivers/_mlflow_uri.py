@@ -54,7 +54,7 @@ def _secrets(uri: str) -> list[str]:
     parts = urlsplit(uri)
     user = parts.netloc.rpartition("@")[0]
     hidden = [uri, user, unquote(user), parts.password or "", unquote(parts.password or "")]
-    return [text for text in [*hidden, "" if parts.scheme == "sqlite" else parts.query] if text]
+    return [text for text in [*hidden, "" if store_file(uri) else parts.query] if text]
 
 
 @contextmanager
@@ -143,7 +143,22 @@ def has_timed_out(error: BaseException) -> bool:
 
 def sqlite_uri(file: Path) -> str:
     """Return the tracking URI of a SQLite store: SQLAlchemy decodes its path, and reads options behind a `?`."""
-    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+    return f"sqlite:///{_quoted(file)}"
+
+
+def _quoted(file: Path) -> str:
+    return str(file).replace("%", "%25").replace("?", "%3F")
+
+
+def absolute_uri(uri: str, folder: Path) -> str:
+    """Return a tracking URI that means the same wherever it is read: a SQLite store's relative path is below `folder`.
+
+    A path that SQLite itself reads as a URI stays as it is.
+    """
+    file = store_file(uri)
+    if file is None or file.is_absolute() or str(file).startswith("file:"):
+        return uri
+    return uri.replace(":///", f":///{_quoted(folder)}/", 1)
 
 
 def store_file(uri: str) -> Path | None:
@@ -184,5 +199,5 @@ def check_uri(uri: str) -> None:
             f"tracking_uri={redacted(uri)!r} is neither a database (sqlite:///<file>, postgresql://...) nor "
             "a server (http://..., databricks); a folder of files would keep a repeated row twice"
         )
-    if scheme == "sqlite" and not uri.removeprefix("sqlite://").strip("/"):
-        raise ConfigurationError("tracking_uri='sqlite://' is gone when the worker ends: name a file, sqlite:///<file>")
+    if scheme == "sqlite" and uri.partition("://")[2].strip("/") in ("", ":memory:"):
+        raise ConfigurationError(f"tracking_uri={uri!r} is gone when the worker ends: name a file, sqlite:///<file>")

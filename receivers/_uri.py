@@ -15,6 +15,6 @@ def redacted(uri: str) -> str:
     if not parts.scheme:
         return uri
     user, at, host = parts.netloc.rpartition("@")
-    query = "***" if parts.query and parts.scheme != "sqlite" else parts.query
+    query = "***" if parts.query and parts.scheme.partition("+")[0] != "sqlite" else parts.query
     hidden = parts._replace(netloc=f"***@{host}" if user + at else parts.netloc, query=query)
     return uri if hidden == parts else urlunsplit(hidden)

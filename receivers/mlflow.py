@@ -326,7 +326,8 @@ class MLflowReceiver(Receiver):
     Batches are smaller than elsewhere: a busy tracking server must store one well within the deadline.
 
     Args:
-        tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the workspace.
+        tracking_uri: A database or a tracking server, as MLflow reads it; by default `mlflow.db` in the workspace. A
+            relative path, `sqlite:///my.db`, begins at the folder in which the receiver is made.
         kw_args: `experiment_name`, `run_name`, `experiment_tags`, `run_tags`.
         artifact_location: Where a new experiment keeps its artifacts: a URI, or a folder in the workspace.
         buffer_flush_time: Accepted, as NVFLARE has it: `flush` says when batches are written.

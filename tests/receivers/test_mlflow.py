@@ -42,7 +42,7 @@ from receivers._mlflow_config import TIMEOUT
 from receivers._mlflow_draft import chunks
 from receivers._mlflow_uri import MLflowError, redacting
 from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerUnavailableError
-from receivers.mlflow import MLflowConfig, MLflowSink
+from receivers.mlflow import MLflowConfig, MLflowReceiver, MLflowSink
 from receivers.testing import SAMPLES, START_NS, check_sink, make_rows, make_run
 
 MAX_FLOAT = 1.7976931348623157e308
@@ -575,6 +575,7 @@ def test_a_workspace_may_be_called_anything(tmp_path: Path, run: RunInfo, name: 
         ({"tracking_uri": "./mlruns"}, "neither a database"),
         ({"tracking_uri": "ftp://u:p@host/x"}, r"tracking_uri='ftp://\*\*\*@host/x' is neither"),
         ({"tracking_uri": "sqlite://"}, "gone when the worker ends"),
+        ({"tracking_uri": "sqlite:///:memory:"}, "gone when the worker ends"),
         ({"tracking_uri": "http://[::1"}, "can't be read"),
     ],
 )
@@ -589,6 +590,35 @@ def test_what_cant_work_is_refused(tmp_path: Path, settings: dict[str, Any], com
 )
 def test_what_can_work_is_taken(tmp_path: Path, uri: str | None) -> None:
     MLflowConfig(tracking_uri=uri, kw_args={"run_tags": {"a": "b"}}).check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "store"),
+    [
+        ("sqlite:///my.db", "sqlite:///{here}/my.db"),
+        ("sqlite+pysqlite:///a%3Fb/my.db?timeout=5", "sqlite+pysqlite:///{here}/a%3Fb/my.db?timeout=5"),
+        ("sqlite:////data/my.db", "sqlite:////data/my.db"),
+        ("sqlite:///file:my.db?uri=true", "sqlite:///file:my.db?uri=true"),
+        ("http://host:5000", "http://host:5000"),
+    ],
+)
+def test_a_relative_store_is_where_the_receiver_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, store: str
+) -> None:
+    """Its workers start later, in whatever folder the script is by then."""
+    made, later = tmp_path / "50%", tmp_path / "later"
+    made.mkdir()
+    later.mkdir()
+    monkeypatch.chdir(made)
+    config = MLflowReceiver(tracking_uri=uri).config
+    assert isinstance(config, MLflowConfig)
+    monkeypatch.chdir(later)
+    in_worker = MLflowConfig.model_validate_json(config.model_dump_json())
+
+    expected = store.format(here=f"{tmp_path}/50%25")
+    assert (config.uri(tmp_path), in_worker.uri(tmp_path)) == (expected, expected)
+    assert config.destination(tmp_path) == f"mlflow:{expected}"
+    assert config.tracking_uri == uri  # a job that is exported says what the script said
 
 
 def test_a_missing_sdk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
