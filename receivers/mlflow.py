@@ -121,7 +121,7 @@ class MLflowSink(Sink[MLflowConfig]):
         with self._asking(), one_at_a_time(uri):
             _create_store(store_file(uri), self.config.artifacts(self.workspace))
             self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
-            experiment = self._experiment(run)
+            experiment = self._experiment(run, committed.token)
             self._find = partial(_find_runs, self._client, experiment, _identity(run.id, run.site))
             found = sorted(self._find(), key=lambda one: (one.info.run_id != committed.token, _is_empty(one)))
             if not found and committed.row:
@@ -202,13 +202,19 @@ class MLflowSink(Sink[MLflowConfig]):
         longest = max(1, int(self.batch_seconds * SHARE))
         os.environ[TIMEOUT] = str(min(factor * int(os.environ.get(TIMEOUT, REQUEST_SECONDS)), longest))
 
-    def _experiment(self, run: RunInfo) -> str:
-        """Return the id of the experiment of the run's group, made anew if need be."""
+    def _experiment(self, run: RunInfo, run_id: str) -> str:
+        """Return the id of the experiment that holds the run, or else of that of its group, made anew if need be."""
         name = shorten(self.config.option("experiment_name") or run.group or "trackbus", MAX_EXPERIMENT_LENGTH)
-        found = self._client.get_experiment_by_name(name) or self._create_experiment(name)
+        by_name = self._client.get_experiment_by_name
+        found = (run_id and self._experiment_of(run_id)) or by_name(name) or self._create_experiment(name)
         if found.lifecycle_stage != "active":
             self._client.restore_experiment(found.experiment_id)
         return found.experiment_id
+
+    def _experiment_of(self, run_id: str) -> Any:
+        """Return the experiment that holds a run, whatever it is called by now; None where no such run is."""
+        with _nothing_where_missing():
+            return self._client.get_experiment(self._client.get_run(run_id).info.experiment_id)
 
     def _create_experiment(self, name: str) -> Any:
         tags = as_tags(self.config.tags("experiment_tags"))
@@ -262,12 +268,8 @@ class MLflowSink(Sink[MLflowConfig]):
 
     def _delete_tag(self, key: str) -> None:
         """Take a tag away; one that is not there, or not any more, is fine."""
-        refused = import_module("mlflow.exceptions").MlflowException
-        try:
+        with _nothing_where_missing():
             self._client.delete_tag(self._found.info.run_id, key)
-        except refused as error:
-            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
-                raise
 
     def _learn(self, event: RunStarted) -> None:
         """Take over below which other run it stands, and what it is called if that has changed since it was opened."""
@@ -286,6 +288,17 @@ class MLflowSink(Sink[MLflowConfig]):
         if found:
             self._client.set_tag(info.run_id, PARENT_TAG, found[0].info.run_id)
             self._parent = ""
+
+
+@contextmanager
+def _nothing_where_missing() -> Generator[None]:
+    """Go on behind the block where MLflow does not have what it asks for."""
+    refused = import_module("mlflow.exceptions").MlflowException
+    try:
+        yield
+    except refused as error:
+        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _create_store(file: Path | None, artifacts: str | None) -> None:

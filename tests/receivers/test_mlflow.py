@@ -461,6 +461,25 @@ def test_an_experiment_that_somebody_deleted_comes_back(workspace: Path, run: Ru
     assert points(workspace / "mlflow.db", run) == [("a", 0, 1.0)]
 
 
+def test_a_run_goes_on_in_an_experiment_that_somebody_renamed(workspace: Path, run: RunInfo) -> None:
+    from mlflow.tracking import MlflowClient
+
+    committed = write(workspace, run, [MetricsLogged(values={"a": 1.0})], kw_args={"experiment_name": "old"}).flush()
+    client = MlflowClient(MLflowConfig().uri(workspace))
+    experiment = client.get_experiment_by_name("old")
+    assert experiment is not None
+    client.rename_experiment(experiment.experiment_id, "new")
+
+    again = sink(workspace, kw_args={"experiment_name": "old"})
+    again.open(run, committed)
+    again.write(make_rows([MetricsLogged(values={"a": 2.0})], first=2))
+    again.close(RunStatus.FINISHED)
+
+    assert stored(workspace / "mlflow.db", run).experiment == "new"
+    assert [value for *_, value in points(workspace / "mlflow.db", run)] == [1.0, 2.0]
+    assert client.get_experiment_by_name("old") is None
+
+
 def test_names_and_tags_are_as_configured(workspace: Path, run: RunInfo) -> None:
     options = {
         "experiment_name": "my study",
