@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic_core import PydanticSerializationError
 
 from eventbus.errors import ConfigurationError, MissingExtraError
@@ -32,8 +32,6 @@ class WandBConfig(SinkConfig):
         fallback: With `offline`, an online receiver records offline where there is no key, or where the server gives
             no sign of life when it is subscribed. Otherwise a missing key is an error, and a server is waited for.
     """
-
-    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     kind: ClassVar[str] = "wandb"
     sink: ClassVar[str] = "receivers.wandb:WandBSink"

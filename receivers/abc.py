@@ -10,25 +10,24 @@ delivery would have.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
-from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Self, TypeVar, Unpack
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from eventbus.abc import TrackerRun
 from eventbus.blobs import FOLDER, BlobReader
 from eventbus.errors import ConfigurationError, TrackbusError, WorkspaceError
+from receivers._arguments import kept_arguments
 from receivers._loading import load
 from receivers._receiver import Receiver, ReceiverOptions, check_importable, import_path
 from receivers._rows import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from eventbus import Envelope, Event
     from eventbus.abc import Feed
@@ -97,9 +96,9 @@ class Position(NamedTuple):
 
 
 class SinkConfig(BaseModel):
-    """Settings of a backend: they travel to the worker as JSON."""
+    """Settings of a backend: they travel to the worker as JSON, in which infinities and NaN are kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, ser_json_inf_nan="constants")
 
     kind: ClassVar[str]
     """Short name of the backend, the receiver's name where none is given."""
@@ -259,8 +258,9 @@ class AnalyticsReceiver(Receiver):
     """A receiver of your own: three methods, and what is logged is in your tracker.
 
     Subscribe one like any other. The methods are called in a worker process, on an object that is made there for each
-    run of each site: with the constructor's arguments, which are kept as attributes of their names (or with an
-    underscore before them) and are JSON values or paths. The class stands in a module that the worker can import.
+    run of each site: with the constructor's arguments by their names, which are kept as attributes of these names (or
+    with an underscore before them) and are JSON values or paths. The class stands in a module that the worker can
+    import.
 
     An event is delivered at least once: after a crash the last ones before it may come again, with the same `event.id`.
     So a tracker that must not have them twice keeps that id with what it stores, looks in `initialize` how far it got,
@@ -281,6 +281,15 @@ class AnalyticsReceiver(Receiver):
     workspace: Path
     counts: Counter[str]
     blobs: BlobReader
+    __made_with: tuple[tuple[object, ...], dict[str, object]]
+
+    if not TYPE_CHECKING:  # a type checker would hold the `__init__` of every subclass to this signature
+
+        def __new__(cls, *args: object, **options: object) -> Self:
+            """Note what it is made with: what a subclass takes for itself does not come to the `__init__` below."""
+            made = super().__new__(cls)
+            made.__made_with = args, options
+            return made
 
     def __init__(self, **options: Unpack[ReceiverOptions]) -> None:
         before = dict(vars(self))
@@ -331,28 +340,12 @@ class AnalyticsReceiver(Receiver):
     def _describe(self) -> AnalyticsConfig:
         kind = type(self)
         try:
-            return AnalyticsConfig(receiver=import_path(kind), args=dict(self._args()))
+            return AnalyticsConfig(receiver=import_path(kind), args=dict(kept_arguments(self, *self.__made_with)))
         except ValidationError as error:
             names = ", ".join(sorted({str(one["loc"][1]) for one in error.errors()}))
             raise ConfigurationError(
                 f"{kind.__name__} is made again in its worker process: {names} must be JSON there, or a path"
             ) from error
-
-    def _args(self) -> Iterator[tuple[str, Any]]:
-        for name, parameter in inspect.signature(type(self)).parameters.items():
-            if parameter.kind in _BY_NAME and name not in ReceiverOptions.__annotations__:
-                value: object = getattr(self, name, getattr(self, f"_{name}", _MISSING))
-                if value is _MISSING:
-                    raise ConfigurationError(
-                        f"{type(self).__name__} is made again in its worker process: "
-                        f"keep its argument as self.{name} = {name}"
-                    )
-                yield name, fspath(cast("PathLike[str]", value)) if isinstance(value, PathLike) else value
-
-
-_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-_MISSING = object()
 
 
 class AnalyticsSink(Sink[AnalyticsConfig]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -101,6 +102,28 @@ class ForgetfulReceiver(NotesReceiver):
 
     def __init__(self, place, **options):
         super().__init__(place, **options)
+
+
+class PositionalReceiver(NotesReceiver):
+    """Can't be given its argument by name."""
+
+    def __init__(self, folder="out", /, **options):
+        super().__init__(folder, **options)
+
+
+class ManyReceiver(NotesReceiver):
+    """Takes any number of them."""
+
+    def __init__(self, *folders, **options):
+        super().__init__("/".join(folders), **options)
+
+
+class OptionalReceiver(NotesReceiver):
+    """Takes one of its own from among the options."""
+
+    def __init__(self, folder, **options):
+        self.token = options.pop("token", "")
+        super().__init__(folder, **options)
 '''
 
 
@@ -206,6 +229,36 @@ async def test_what_cannot_be_made_again_in_another_process_is_refused(tmp_path:
             notes.EarlyReceiver("out")
         with pytest.raises(ConfigurationError, match="folder must be JSON there, or a path"):
             bus.subscribe(TRACKING, notes.NotesReceiver(object()))
+
+
+@pytest.mark.anyio
+async def test_an_argument_that_has_no_name_is_refused(tmp_path: Path, notes: Any) -> None:
+    """In the worker it would be missing, or be another one."""
+    async with EventBus(tmp_path, site="site-1") as bus:
+        for receiver, name in [
+            (notes.PositionalReceiver("out"), "folder"),
+            (notes.ManyReceiver("a", "b"), "folders"),
+            (notes.OptionalReceiver("out", token="abc", name="mine"), "token"),
+        ]:
+            with pytest.raises(ConfigurationError, match=f"let its __init__ take {name} by name"):
+                bus.subscribe(TRACKING, receiver)
+
+
+def test_what_is_not_used_needs_no_name(tmp_path: Path, notes: Any) -> None:
+    for receiver, args in [
+        (notes.PositionalReceiver(), {}),
+        (notes.ManyReceiver(), {}),
+        (notes.OptionalReceiver("out", name="mine"), {"folder": "out"}),
+    ]:
+        assert receiver._describe().args == args
+
+
+def test_its_worker_gets_numbers_that_json_lacks(notes: Any) -> None:
+    config = notes.NotesReceiver({"limits": [math.inf, -math.inf]}, slow=math.nan)._describe()
+
+    in_worker = AnalyticsConfig.model_validate_json(config.model_dump_json()).args
+    assert in_worker["folder"] == {"limits": [math.inf, -math.inf]}
+    assert math.isnan(in_worker["slow"])  # pyright: ignore[reportArgumentType] - a float
 
 
 def test_a_class_without_its_methods_cannot_be_made() -> None:
