@@ -27,15 +27,33 @@ class Table(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What was last added to a table: set before it is, so that it is known what to take away when it comes again.
+    """What was added to a table: set before it is, so that it is known what to take away when it comes again.
+
+    It says so by the records, not by the run's rows: another workspace that goes on with the run numbers them anew.
 
     Attributes:
-        number: Row of the run that it came with.
-        before: Rows that the table had.
+        before: Rows that the table had before the last addition.
+        added: The last record that was added of each partition, as (partition, sequence); the last addition at the end.
     """
 
-    number: int
-    before: int
+    before: int = 0
+    added: tuple[tuple[str, int], ...] = ()
+
+    def has(self, partition: str, seq: int) -> bool:
+        """Tell whether a record was added, or begun to be."""
+        return seq <= dict(self.added).get(partition, 0)
+
+    def then(self, record: tuple[str, int], before: int) -> Mark:
+        """Return the mark of one more addition; partitions that were not seen for longest make room in the tag."""
+        others = [one for one in self.added if one[0] != record[0]]
+        mark = Mark(before, (*others, record))
+        while len(mark.text()) > MAX_TAG_LENGTH:
+            mark = Mark(before, mark.added[1:])
+        return mark
+
+    def text(self) -> str:
+        """Return it as its tag."""
+        return json.dumps(self)
 
 
 class Tables:
@@ -53,22 +71,23 @@ class Tables:
         self._set = set_tag
         self._last: tuple[str, Table] | None = None
 
-    def append(self, number: int, path: str, added: Table) -> None:
+    def append(self, record: tuple[str, int], path: str, added: Table) -> None:
         """Put rows behind those that the table has; the same ones again change nothing.
 
         Args:
-            number: Row of the run that they came with.
+            record: Partition and sequence of the record that they came with.
             path: Of the table's file.
             added: The rows.
         """
         path = artifact_path(path)
         tag = own_tag("table", path)
-        mark = Mark(*json.loads(self._tags.get(tag, "[0, 0]")))
-        if number < mark.number:
+        mark = _mark(self._tags.get(tag, "[0, []]"))
+        is_last = mark.added[-1:] == (record,)
+        if mark.has(*record) and not is_last:
             return
         table = self._read(path) if tag in self._tags else Table([], [])
-        before = mark.before if number == mark.number else len(table.rows)
-        self._set_tag(tag, json.dumps(Mark(number, before)))
+        before = mark.before if is_last else len(table.rows)
+        self._set_tag(tag, mark.then(record, before).text())
         self._last = None
         whole = joined(Table(table.columns, table.rows[:before]), added)
         self.replace(path, whole)
@@ -96,6 +115,11 @@ class Tables:
     def _set_tag(self, name: str, value: str) -> None:
         self._set(name, value)
         self._tags[name] = value
+
+
+def _mark(tag: str) -> Mark:
+    before, added = json.loads(tag)
+    return Mark(before, tuple((partition, seq) for partition, seq in added))
 
 
 def _listed(tag: str) -> list[Any]:

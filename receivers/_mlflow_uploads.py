@@ -218,7 +218,7 @@ class Uploads:
         cells = [self._cell_file(stem(path), envelope, index, file) for index, file in enumerate(event.files)]
         table = Table(event.columns, [[_with_file(cell, cells) for cell in row] for row in rows])
         if event.appends:
-            self._tables.append(upload.row.number, path, table)
+            self._tables.append((envelope.origin.partition, envelope.seq), path, table)
         else:
             self._tables.replace(path, table)
 

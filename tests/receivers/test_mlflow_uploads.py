@@ -30,7 +30,9 @@ from eventbus.tracking import (
     TagsSet,
     TextLogged,
 )
+from receivers._mlflow_draft import MAX_TAG_LENGTH
 from receivers._mlflow_files import SLOWEST, YOUNG_SECONDS, _held, lay
+from receivers._mlflow_tables import Mark
 from receivers._mlflow_uri import MLflowError, is_refusal
 from receivers.abc import Position, Row, RunInfo, TrackerUnavailableError
 from receivers.mlflow import MLflowConfig, MLflowSink
@@ -152,6 +154,39 @@ def test_rows_of_a_table_are_there_once_wherever_appending_broke_off(
 
     expected = {"columns": ["n", "m"], "data": [[1, None], [2, None], [3, None], [None, 4]]}
     assert content(workspace, run)["files"]["t.json"] == expected
+
+
+def test_rows_from_another_journal_stand_behind_those_that_are_there(
+    workspace: Path, blobs: BlobStore, run: RunInfo
+) -> None:
+    """A run that goes on in a fresh workspace, whose rows are numbered anew; and what comes again of both."""
+    first = make_rows([table(blobs, 1), table(blobs, 2)])
+    second = [of_partition(row, "beef") for row in make_rows([table(blobs, 3), table(blobs, 4)])]
+    write(workspace, run, first)
+    write(workspace, run, second)
+    once = content(workspace, run)["files"]["t.json"]
+
+    write(workspace, run, [second[1]])
+    write(workspace, run, [first[1], *second])
+
+    assert once == {"columns": ["n"], "data": [[1], [2], [3], [4]]}
+    assert content(workspace, run)["files"]["t.json"] == once
+
+
+def of_partition(row: Row, incarnation: str) -> Row:
+    origin = replace(row.envelope.origin, incarnation=incarnation)
+    return row._replace(envelope=replace(row.envelope, origin=origin))
+
+
+def test_a_table_of_very_many_processes_remembers_the_latest() -> None:
+    mark = Mark()
+    for number in range(1000):
+        mark = mark.then((f"site-1/0-{number:08x}", 7), number)
+
+    assert len(mark.text()) <= MAX_TAG_LENGTH
+    assert mark.before == 999
+    assert len(mark.added) > 200
+    assert mark.has(f"site-1/0-{999:08x}", 7)
 
 
 @pytest.mark.parametrize(
