@@ -161,23 +161,24 @@ def workspaces(path: Path) -> list[Path]:
     Raises:
         WorkspaceError: It is none.
     """
-    if not place_of(path).journal.is_dir():
+    if not (path.is_dir() and place_of(path).journal.is_dir()):
         raise WorkspaceError(f"{path} is not a workspace: it has no journal; name a folder such as runs/demo")
     return [path, *sorted(one for one in (path / "sites").glob("*") if place_of(one).journal.is_dir())]
 
 
 def look_at(workspace: Path) -> WorkspaceStatus:
-    """Look at one workspace.
-
-    Raises:
-        WorkspaceError: A consumer's file can't be read.
-    """
+    """Look at one workspace; a consumer's file that can't be read is damaged, and keeps nobody from seeing the rest."""
     folder = place_of(workspace).journal
     sizes = dict(file_sizes(folder))
     blobs = [found.st_size for _, found in kept(blobs_of(folder))]
     with closing(JournalReader(folder, open_unchanged)) as reader:
         health = sorted(_health(reader.partitions()), key=lambda word: word.time_ns)
-        consumers = [_consumer(workspace, path, reader, health) for path in _consumer_files(workspace)]
+        consumers, unreadable = list[ConsumerStatus](), dict[str, str]()
+        for path in _consumer_files(workspace):
+            try:
+                consumers.append(_consumer(workspace, path, reader, health))
+            except WorkspaceError as error:
+                unreadable[str(path)] = str(error.__cause__)
         return WorkspaceStatus(
             workspace=str(workspace),
             bytes=sum(sizes.values()),
@@ -186,7 +187,7 @@ def look_at(workspace: Path) -> WorkspaceStatus:
             blob_bytes=sum(blobs),
             partitions=[_partition(one) for one in reader.partitions()],
             consumers=consumers,
-            damaged={str(path): cause for path, cause in reader.unreadable.items()},
+            damaged={str(path): cause for path, cause in reader.unreadable.items()} | unreadable,
             put_aside=[str(path) for path in sorted(sizes) if not path.name.endswith(FILES_OF_A_JOURNAL)],
             health=health,
         )
