@@ -20,7 +20,7 @@ replay tries it again: `count_refused_again` says how many there are.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,13 +29,14 @@ import anyio
 import msgspec
 
 from eventbus import Report
+from eventbus._codec import read_frame
 from eventbus._drain import DrainPolicy, drain
 from eventbus._event import AGAIN
-from eventbus._feed import ConsumerFeed
+from eventbus._feed import COUNT_RECORDS, ConsumerFeed
 from eventbus._place import place_of
 from eventbus._report import Line
 from eventbus._topic import Selector
-from eventbus.errors import ConfigurationError, WorkspaceError
+from eventbus.errors import ConfigurationError, DecodeError, WorkspaceError
 from eventbus.journals._partition import partition_files
 from eventbus.journals.consumer import ConsumerFile
 from eventbus.journals.read_only import ReadOnlyJournal
@@ -44,7 +45,7 @@ from eventbus.tracking import TRACKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from eventbus.abc import Cursor
+    from eventbus.abc import Cursor, StoredRecord
     from receivers._receiver import Receiver
 
 PREFIX = "replay-"
@@ -155,7 +156,8 @@ async def replay(
 
     Raises:
         WorkspaceError: There is no journal, or the workspace can't be written.
-        ConfigurationError: The names, the workspace or the part don't go together, or a tracker's settings can't work.
+        ConfigurationError: The names, the workspace or the part don't go together, the journal holds nothing of a site
+            or run, or a tracker's settings can't work.
         SubscriptionError: The destination is filled by another receiver, or a cursor belongs to another one.
     """
     source, part = find_source(path), part or Part()
@@ -163,6 +165,7 @@ async def replay(
     _check(source, receivers, workspace, part)
     selector = Selector(TRACKING.name, TRACKING.event_type, sites=part.sites, runs=part.runs)
     with closing(ReadOnlyJournal(source.journal, again=bool(source.receiver))) as journal:
+        await _refuse_unknown(journal, part)
         feeds = [ConsumerFeed((selector,), one, journal, target, lambda _: None) for one in receivers]
         for feed, receiver in zip(feeds, receivers, strict=True):
             receiver.check(feed)
@@ -187,6 +190,29 @@ def _check(source: Source, receivers: Sequence[Receiver], workspace: Path | None
             )
     if source.receiver and workspace is not None and workspace.resolve() != source.workspace:
         raise ConfigurationError("dead letters go into the runs that lack them: leave the workspace as it is")
+
+
+async def _refuse_unknown(journal: ReadOnlyJournal, part: Part) -> None:
+    """Refuse a site or a run that the journal does not hold: a cursor that was begun for it would be of no use."""
+    if not (part.sites or part.runs):
+        return
+    sites, runs, cursor = set[str](), set[str](), dict[str, int]()
+    while not (sites.issuperset(part.sites) and runs.issuperset(part.runs)):
+        records = await journal.read(cursor, COUNT_RECORDS)
+        if not records:
+            missing = [one for one in (*part.sites, *part.runs) if one not in sites | runs]
+            raise ConfigurationError(
+                f"the journal holds nothing of {', '.join(missing)}; its sites are {', '.join(sorted(sites))}"
+            )
+        sites.update(record.header.origin.site for record in records)
+        runs.update(one for one in map(_run_of, records) if one in part.runs)
+        cursor.update({record.header.key: record.seq for record in records})
+
+
+def _run_of(record: StoredRecord) -> str:
+    with suppress(DecodeError):
+        return read_frame(record.body).run or record.header.origin.own_run
+    return ""
 
 
 def _begin(cursors: Path, name: str, part: Part) -> Cursor:

@@ -12,6 +12,7 @@ import typer
 
 from eventbus import Scope
 from eventbus.errors import ConfigurationError, SubscriptionError, TrackbusError
+from receivers._layout import LAYOUTS, Layout
 from receivers.replay import PREFIX, Part, find_source
 from training._inspect import Filter, parse_time, print_events
 from training._replay import job_of, make_receivers_for, run_replay, start_of
@@ -21,6 +22,9 @@ from training.trackers import TrackerOptions, parse_trackers
 
 Workspace = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Folder of a run, such as runs/demo.")]
 Names = list[str] | None
+
+LAST_SEQ = 2**63 - 1
+"""No record has a higher number: SQLite knows none."""
 
 STATUS_EXAMPLES = """\
 [bold]Examples[/bold]
@@ -65,6 +69,8 @@ trackbus replay runs/demo --to mlflow  [dim]# a tracker that was not there at th
 
 trackbus replay runs/demo --to mlflow --name mlflow  [dim]# goes on where the run's own receiver stopped[/dim]
 
+trackbus replay runs/demo --to mlflow --name mlflow --layout combined  [dim]# ... with all sites in one run[/dim]
+
 trackbus replay runs/demo --to tensorboard,jsonl --workspace /tmp/copy
 
 trackbus replay runs/demo --to mlflow --mlflow-uri http://host:5000 --from-cursor mlflow
@@ -80,6 +86,10 @@ the first time. What one replay leaves out (--site, --run) it leaves out for goo
 
 Exit codes: 0 all is stored; 1 something is not, or was dropped; 2 the command can't be carried out as given.
 """
+
+
+WAYS_OUT = "here: --name, --layout or --workspace; for settings of its own, call receivers.replay.replay in Python"
+"""What can be done about a cursor that belongs to another destination."""
 
 
 @contextmanager
@@ -130,7 +140,7 @@ def inspect(
     scope: Annotated[str | None, typer.Option(metavar="SCOPE", help="local or federated.")] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help="10m (ago) or 2026-11-22T14:05.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="The same.")] = None,
-    after: Annotated[int, typer.Option(metavar="SEQ", min=0, help="Numbers beyond this one.")] = 0,
+    after: Annotated[int, typer.Option(metavar="SEQ", min=0, max=LAST_SEQ, help="Numbers beyond this one.")] = 0,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first so many.")] = None,
     tail: Annotated[int | None, typer.Option(metavar="N", min=1, help="The last so many.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
@@ -164,6 +174,13 @@ def _scope(name: str) -> Scope:
         raise ConfigurationError(f"--scope {name!r}: it is local or federated") from error
 
 
+def _layout(name: str) -> Layout:
+    for known in LAYOUTS:
+        if name == known:
+            return known
+    raise ConfigurationError(f"--layout {name!r}: it is {' or '.join(LAYOUTS)}")
+
+
 def replay(
     *,
     journal: Annotated[
@@ -182,6 +199,7 @@ def replay(
         str | None, typer.Option(metavar="NAME", help="Begin where this receiver of the workspace is.")
     ] = None,
     after: Annotated[Names, typer.Option(metavar="PARTITION=SEQ", help="Begin there in this partition.")] = None,
+    layout: Annotated[str, typer.Option(metavar="LAYOUT", help="per_site or combined.")] = "per_site",
     mlflow_uri: Annotated[str | None, typer.Option(metavar="URI", help="MLflow's database or server.")] = None,
     wandb_mode: Annotated[str, typer.Option(metavar="MODE", help="offline or online.")] = "offline",
     wandb_project: Annotated[
@@ -192,12 +210,12 @@ def replay(
     with clear_errors():
         source = find_source(journal)
         part = Part(tuple(site or ()), tuple(run or ()), start_of(source, from_cursor, after or ()))
-        options = TrackerOptions(wandb_project or job_of(source), wandb_mode, mlflow_uri, PREFIX)
+        options = TrackerOptions(wandb_project or job_of(source), wandb_mode, mlflow_uri, PREFIX, _layout(layout))
         receivers = make_receivers_for(source, parse_trackers(",".join(to)), options, workspace, name)
         try:
             code = run_replay(journal, receivers, workspace, part)
         except SubscriptionError as error:
-            leave(f"{error} (here: --name or --workspace)", EXIT_USAGE)
+            leave(f"{error} ({WAYS_OUT})", EXIT_USAGE)
     raise typer.Exit(code)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from eventbus import EventBus
     from receivers import Receiver
+    from receivers._layout import Layout
 
 DEFAULT_TRACKERS = "wandb,mlflow,tensorboard"
 
@@ -39,19 +40,23 @@ class TrackerOptions:
         wandb_mode: W&B's mode: `offline` or `online`.
         mlflow_uri: MLflow's database or server; by default `mlflow.db` in the workspace.
         prefix: What the receivers' names begin with; behind it comes the tracker's.
+        layout: How the sites of a run are laid out.
     """
 
     job: str
     wandb_mode: str = "offline"
     mlflow_uri: str | None = None
     prefix: str = ""
+    layout: Layout = "per_site"
 
 
 _MAKERS: Mapping[str, Callable[[TrackerOptions, str], Receiver]] = {
-    "wandb": lambda options, name: WandBReceiver(options.wandb_mode, {"project": options.job}, name=name),
-    "mlflow": lambda options, name: MLflowReceiver(options.mlflow_uri, name=name),
-    "tensorboard": lambda _, name: TensorBoardReceiver(name=name),
-    "jsonl": lambda _, name: JsonlReceiver(name=name),
+    "wandb": lambda options, name: WandBReceiver(
+        options.wandb_mode, {"project": options.job}, name=name, layout=options.layout
+    ),
+    "mlflow": lambda options, name: MLflowReceiver(options.mlflow_uri, name=name, layout=options.layout),
+    "tensorboard": lambda options, name: TensorBoardReceiver(name=name, layout=options.layout),
+    "jsonl": lambda options, name: JsonlReceiver(name=name, layout=options.layout),
 }
 
 

@@ -25,7 +25,8 @@ from eventbus.journals import SqliteJournal
 from eventbus.journals._look import open_unchanged
 from eventbus.journals._reader import JournalReader
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, ConsumerLock
-from eventbus.tracking import MetricsLogged, TextLogged
+from eventbus.tracking import TRACKING, MetricsLogged, TextLogged
+from receivers import JsonlReceiver
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60
@@ -204,6 +205,23 @@ def test_the_status_of_a_workspace_with_a_damaged_file_shows_the_others(tmp_path
     assert list(found["damaged"]) == [str(Path("exp", "journal", "site-2", file.name))]
 
 
+def test_a_cursor_that_cant_be_read_keeps_nobody_from_seeing_the_others(tmp_path: Path) -> None:
+    open_bus(tmp_path / "exp", site="site-1").close()
+    with ConsumerFile(tmp_path / "exp" / "cursors", "mlflow") as file:
+        file.claim("mlflow:store")
+    (tmp_path / "exp" / "cursors" / "jsonl.db").write_bytes(b"garbage" * 1000)
+    (tmp_path / "exp" / "cursors" / "empty.db").touch()
+
+    found = status(tmp_path)
+    report = trackbus("report", "exp", folder=tmp_path)
+
+    assert [one["name"] for one in found["consumers"]] == ["mlflow"]
+    assert {Path(path).name for path in found["damaged"]} == {"jsonl.db", "empty.db"}
+    assert "cursors/jsonl.db can't be read: file is not a database" in report.stdout.replace("\n", " ")
+    done = trackbus("status", "exp/cursors/empty.db", folder=tmp_path)
+    assert (done.returncode, "is not a workspace" in done.stderr) == (2, True)
+
+
 def test_a_status_fits_80_columns(tmp_path: Path) -> None:
     bus = open_bus(tmp_path / "exp", site="site-1")
     bus.publish(MetricsLogged(values={"loss": 1.0}, step=0))
@@ -365,6 +383,36 @@ def test_a_replay_begins_where_it_is_told(journal: Path, tmp_path: Path) -> None
         assert (done.returncode, "write PARTITION=SEQ" in done.stderr) == (2, True)
     done = trackbus("replay", "exp", "--to", "jsonl", "--from-cursor", "mlflow", folder=journal)
     assert (done.returncode, "the cursors of this workspace are none" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--site", "--run"])
+def test_a_replay_of_what_is_not_there_is_refused(journal: Path, tmp_path: Path, option: str) -> None:
+    arguments = ("replay", "exp", "--to", "jsonl", "--workspace", str(tmp_path))
+    done = trackbus(*arguments, option, "nosuch", folder=journal)
+    assert (done.returncode, "the journal holds nothing of nosuch; its sites are" in done.stderr) == (2, True)
+
+    done = trackbus(*arguments, "--site", "site-1", folder=journal)
+    assert (done.returncode, done.stdout.startswith("replay-jsonl: ")) == (0, True), done.stderr
+
+
+def test_a_replay_goes_on_for_a_receiver_with_all_sites_in_one_run(tmp_path: Path) -> None:
+    with EventBus(tmp_path / "exp", site="site-1", job="job").background() as bus:
+        bus.subscribe(TRACKING, JsonlReceiver(layout="combined"))
+        bus.publish(MetricsLogged(values={"loss": 1.0}), run="run")
+    bus = open_bus(tmp_path / "exp", site="site-2")
+    bus.publish(MetricsLogged(values={"loss": 2.0}), run="run")
+    bus.close()
+    arguments = ("replay", "exp", "--to", "jsonl", "--name", "jsonl")
+
+    done = trackbus(*arguments, folder=tmp_path)
+    assert (done.returncode, "here: --name, --layout or --workspace" in done.stderr.replace("\n", " ")) == (2, True)
+    done = trackbus(*arguments, "--layout", "all", folder=tmp_path)
+    assert (done.returncode, "it is per_site or combined" in done.stderr) == (2, True)
+    done = trackbus(*arguments, "--layout", "combined", folder=tmp_path)
+    assert done.stdout.startswith("jsonl: 1 events stored"), done.stderr
+
+    (file,) = (tmp_path / "exp" / "jsonl").rglob("*.jsonl")
+    assert file.name == "_combined.jsonl"
 
 
 async def put_aside(workspace: Path, seq: int) -> None:
