@@ -18,7 +18,8 @@ from eventbus._fork import held_by_forks
 from eventbus._place import place_of
 from eventbus.abc import Consumer, ConsumerStatistics
 from eventbus.errors import ConfigurationError, MissingExtraError, SubscriptionError, WorkspaceError
-from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, check_free
+from eventbus.journals._destination import Destination, check_free
+from eventbus.journals.consumer import DROPPED_OF, ConsumerFile
 from eventbus.workspace import check_name
 from receivers._batch import FlushPolicy
 from receivers._control import Source, Start
@@ -144,11 +145,13 @@ class Receiver(Consumer):
                 "subscribe it to the same, or make another receiver"
             )
 
-    def _destination(self, home: Path, workspace: Path) -> str:
-        destination = self.config.destination(home)
+    def _destination(self, home: Path, workspace: Path) -> Destination:
+        line = self.config.destination(home)
         if self.layout != "per_site":
-            destination += f" ({self.layout})"
-        return destination if workspace == home else f"{destination}, with its cursor in {home}"
+            line += f" ({self.layout})"
+        if workspace != home:
+            line += f", with its cursor in {home}"
+        return Destination.of(line, home, workspace)
 
     async def consume(self, feed: Feed) -> None:
         """Have a worker deliver until the bus drains: the same one for all buses that the receiver is subscribed on.

@@ -110,7 +110,10 @@ class SinkConfig(BaseModel):
         """Raise a `ConfigurationError` that says what to do if these settings can't work. Imports no SDK."""
 
     def destination(self, workspace: Path) -> str:
-        """Say in one line where the data go: another destination under an old name is refused. No secrets."""
+        """Say in one line where the data go: another destination under an old name is refused. No secrets.
+
+        The path of the workspace may stand in it, after a colon or a slash: it counts as the same wherever that is.
+        """
         return f"{self.kind}:{workspace}"
 
     def settle(self) -> Self:

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 import msgspec
 
 from eventbus.abc import Cursor, TrackerRun
-from eventbus.errors import SubscriptionError, WorkspaceError
-from eventbus.journals._partition import PartitionLock, read_only
+from eventbus.errors import WorkspaceError
+from eventbus.journals._destination import check_free, open_for_reading, remember
+from eventbus.journals._partition import PartitionLock
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
     from types import TracebackType
+
+    from eventbus.journals._destination import Destination
 
 RunKey = tuple[str, str]
 """What names a run of a tracker: (site, run id); the site is empty where one run holds all sites."""
@@ -197,21 +200,14 @@ class ConsumerFile:
         """Let go of the file."""
         self._connection.close()
 
-    def claim(self, destination: str) -> None:
+    def claim(self, destination: Destination) -> None:
         """Remember where this consumer's data go: one name has one destination, and one destination one name.
 
         Raises:
             SubscriptionError: The file belongs to another destination, or another consumer fills this one.
         """
         check_free(self.path.parent, self.path.stem, destination)
-        self._connection.execute("INSERT OR IGNORE INTO meta VALUES ('destination', ?)", (destination,))
-        (known,) = self._connection.execute("SELECT value FROM meta WHERE name = 'destination'").fetchone()
-        if known != destination:
-            msg = (
-                f"the cursor {self.path.stem!r} of this workspace belongs to {known}, not to {destination}; "
-                "give the receiver another name=, or use the old destination"
-            )
-            raise SubscriptionError(msg)
+        remember(self._connection, self.path.stem, destination)
 
     def cursor(self) -> Cursor:
         """Return the position up to which everything is stored."""
@@ -316,7 +312,7 @@ def standings(folder: Path) -> Iterator[Standing]:
         sqlite3.Error: A file can't be read.
     """
     for path in sorted(folder.glob("*.db")):
-        with closing(_open_for_reading(path)) as connection:
+        with closing(open_for_reading(path)) as connection:
             plans = [_decode_plan(body) for (body,) in connection.execute("SELECT body FROM plans")]
             runs = [_decode_run(body) for (body,) in connection.execute("SELECT body FROM runs")]
             yield Standing(
@@ -334,10 +330,6 @@ def known_ends(folder: Path) -> Cursor:
             for key, seq in [*one.cursor.items(), *((part.partition, part.last) for part in one.planned)]:
                 known[key] = max(seq, known.get(key, 0))
     return known
-
-
-def _open_for_reading(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(read_only(path), uri=True)
 
 
 class ConsumerLock:
@@ -368,28 +360,3 @@ class ConsumerLock:
 
 def _lock_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.lock"
-
-
-def check_free(folder: Path, name: str, destination: str) -> None:
-    """Refuse a destination that another consumer fills; it creates no file.
-
-    Raises:
-        SubscriptionError: The message names the other one.
-    """
-    for sibling in folder.glob("*.db"):
-        if sibling.stem != name and _destination_of(sibling) == destination:
-            msg = (
-                f"{destination} is filled by the receiver {sibling.stem!r} of this workspace, and two would write "
-                f"over each other; use name={sibling.stem!r}, or another destination"
-            )
-            raise SubscriptionError(msg)
-
-
-def _destination_of(path: Path) -> str | None:
-    """Return where another consumer's data go, if its file says so."""
-    try:
-        with closing(_open_for_reading(path)) as connection:
-            row = connection.execute("SELECT value FROM meta WHERE name = 'destination'").fetchone()
-    except sqlite3.Error:
-        return None
-    return row[0] if row else None

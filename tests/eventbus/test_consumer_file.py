@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from eventbus.errors import SubscriptionError, WorkspaceError
+from eventbus.journals._destination import Destination
 from eventbus.journals.consumer import ConsumerFile, ConsumerLock, Plan, RunState, Segment
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -144,14 +145,58 @@ def test_kill_9_leaves_what_belongs_together_together(folder: Path, spawn: Spawn
 # ------------------------------------------------------------------------------------------------------ destinations
 def test_an_old_name_with_another_destination_is_refused(folder: Path) -> None:
     with ConsumerFile(folder, "one") as file:
-        file.claim("mlflow at http://a")
-        file.claim("mlflow at http://a")
+        file.claim(Destination.of("mlflow at http://a"))
+        file.claim(Destination.of("mlflow at http://a"))
     with ConsumerFile(folder, "one") as file:
         with pytest.raises(
             SubscriptionError, match=r"'one' .* belongs to mlflow at http://a, not to .*b; give .* name="
         ):
-            file.claim("mlflow at http://b")
-        file.claim("mlflow at http://a")
+            file.claim(Destination.of("mlflow at http://b"))
+        file.claim(Destination.of("mlflow at http://a"))
+
+
+LINES = ["jsonl:{}/jsonl", "mlflow:sqlite:///{}/mlflow.db (combined)", "wandb:offline:{}", "mine:Sink:{}, again {}"]
+
+
+def claim(cursors: Path, line: str, workspace: Path, name: str = "one") -> None:
+    with ConsumerFile(cursors, name) as file:
+        file.claim(Destination.of(line.format(workspace, workspace), workspace))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_what_lies_within_a_workspace_moves_with_it(folder: Path, tmp_path: Path, line: str) -> None:
+    old, new = tmp_path / "old", tmp_path / "else where" / "new#1"
+    old.mkdir()  # as in one that was copied
+    claim(folder, line, old)
+    claim(folder, line, new)
+    claim(folder, line, old)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_an_old_cursor_goes_on_where_its_workspace_is_now(folder: Path, tmp_path: Path, line: str) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    with ConsumerFile(folder, "one") as file:
+        file.claim(Destination.of(line.format(old, old)))
+    with pytest.raises(SubscriptionError, match="is filled by the receiver 'one'"):
+        claim(folder, line, new, "two")
+    old.mkdir()
+    with pytest.raises(SubscriptionError, match="belongs to"):  # it may well be another one
+        claim(folder, line, new)
+    old.rmdir()
+    claim(folder, line, new)
+    old.mkdir()
+    claim(folder, line, new)
+
+
+def test_what_lies_elsewhere_has_no_place_in_the_workspace(folder: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "ws"
+    for index, line in enumerate(["jsonl:{}2/jsonl", "mlflow:http://host{}/x", "wandb:online:wandb.ai/{}x"]):
+        told = Destination.of(line.format(workspace), workspace)
+        assert told == Destination.of(line.format(workspace))
+        with ConsumerFile(folder, f"n{index}") as file:
+            file.claim(told)
+            with pytest.raises(SubscriptionError, match="belongs to"):
+                file.claim(Destination.of(line.format("/other"), tmp_path / "other"))
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -205,3 +208,43 @@ async def test_a_cursor_keeps_its_layout_and_two_layouts_live_side_by_side(tmp_p
     async with EventBus(tmp_path, site="site-1") as again:
         with pytest.raises(SubscriptionError, match="give the receiver another name="):
             again.subscribe(TRACKING, JsonlReceiver("elsewhere", name="third", layout="combined"))
+
+
+async def log_at_two_sites(root: Path, value: float) -> None:
+    """Log a value at each of two sites, whose workspaces share one receiver that keeps its things at the first."""
+    shared = JsonlReceiver(layout="combined")
+    async with EventBus(root / "one", site="one", run="run") as one, EventBus(root / "two", site="two") as two:
+        for bus in (one, two):
+            bus.subscribe(TRACKING, shared)
+            bus.publish(MetricsLogged(values={"loss": value}), run="run")
+    assert one.report().complete, str(one.report())
+    assert two.report().complete, str(two.report())
+
+
+def forget_places(cursors: Path, workspace: Path) -> None:
+    """Have a cursor say where its data go as it did when it knew absolute paths alone."""
+    with closing(sqlite3.connect(cursors / "jsonl.db", isolation_level=None)) as connection:
+        (line,) = connection.execute("SELECT value FROM meta WHERE name = 'destination at'").fetchone()
+        assert str(workspace) in line
+        connection.execute("DELETE FROM meta WHERE name = 'destination at'")
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'destination'", (line,))
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.anyio
+async def test_a_workspace_that_was_moved_goes_on_with_its_own_receivers(tmp_path: Path, *, is_old: bool) -> None:
+    root, moved = tmp_path / "runs", tmp_path / "elsewhere" / "kept"
+    await log_at_two_sites(root, 1.0)
+    if is_old:
+        for site in ("one", "two"):
+            forget_places(root / site / "cursors", root)
+    moved.parent.mkdir()
+    root.rename(moved)
+    await log_at_two_sites(moved, 2.0)
+    lines = (moved / "one" / "jsonl" / "run" / "_combined.jsonl").read_text().splitlines()
+    events = [one for one in map(json.loads, lines) if "number" in one]
+    assert [one["number"] for one in events] == [1, 2, 3, 4]
+    assert sorted(str(one["event"]["values"]) for one in events) == [
+        str({f"{site}/loss": value}) for site in ("one", "two") for value in (1.0, 2.0)
+    ]
+    assert not root.exists()

@@ -24,6 +24,7 @@ from eventbus.health import CircuitOpened, WorkerLost
 from eventbus.journals import SqliteJournal
 from eventbus.journals._look import open_unchanged
 from eventbus.journals._reader import JournalReader
+from eventbus.journals._destination import Destination
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, ConsumerLock
 from eventbus.tracking import TRACKING, MetricsLogged, TextLogged
 from receivers import JsonlReceiver
@@ -146,7 +147,7 @@ def test_the_status_of_a_run_that_goes_on_and_of_one_that_died(tmp_path: Path, w
     writer.log(9)
     with ConsumerFile(tmp_path / "exp" / "cursors", "mlflow") as file:
         (key,) = [one["key"] for one in status(tmp_path)["partitions"]]
-        file.claim("mlflow:somewhere")
+        file.claim(Destination.of("mlflow:somewhere"))
         file.move({key: 4})
         file.settle([], {}, {("delivered", "site-1"): 3, ("dropped", "torn"): 1, (DROPPED_OF, key): 1})
     files = contents(tmp_path).keys()
@@ -175,7 +176,7 @@ def test_the_status_names_a_worker_and_its_troubles(tmp_path: Path) -> None:
     bus.tell(CircuitOpened(receiver="mlflow", reason="connection refused", seconds=5.0))
     cursors = tmp_path / "exp" / "cursors"
     with ConsumerFile(cursors, "mlflow") as file:
-        file.claim("mlflow:somewhere")
+        file.claim(Destination.of("mlflow:somewhere"))
     lock = ConsumerLock(cursors, "mlflow")
     assert lock.try_acquire()
     log = tmp_path / "exp" / "workers" / "mlflow.log"
@@ -208,7 +209,7 @@ def test_the_status_of_a_workspace_with_a_damaged_file_shows_the_others(tmp_path
 def test_a_cursor_that_cant_be_read_keeps_nobody_from_seeing_the_others(tmp_path: Path) -> None:
     open_bus(tmp_path / "exp", site="site-1").close()
     with ConsumerFile(tmp_path / "exp" / "cursors", "mlflow") as file:
-        file.claim("mlflow:store")
+        file.claim(Destination.of("mlflow:store"))
     (tmp_path / "exp" / "cursors" / "jsonl.db").write_bytes(b"garbage" * 1000)
     (tmp_path / "exp" / "cursors" / "empty.db").touch()
 
@@ -226,7 +227,7 @@ def test_a_status_fits_80_columns(tmp_path: Path) -> None:
     bus = open_bus(tmp_path / "exp", site="site-1")
     bus.publish(MetricsLogged(values={"loss": 1.0}, step=0))
     with ConsumerFile(tmp_path / "exp" / "cursors", "tensorboard") as file:
-        file.claim("tensorboard:somewhere")
+        file.claim(Destination.of("tensorboard:somewhere"))
     with start("status", "exp", folder=tmp_path, columns=80) as process:
         out, err = process.communicate(timeout=TIMEOUT)
     bus.close()
