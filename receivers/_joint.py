@@ -183,7 +183,7 @@ class Joint:
     """
 
     def __init__(self, name: str, make_supervisor: Callable[[Joint], Supervisor]) -> None:
-        self._name = name
+        self.name = name
         self._make_supervisor = make_supervisor
         self._lock = threading.Lock()
         self._members: list[Member] = []
@@ -222,7 +222,7 @@ class Joint:
             if self._thread is None:
                 begin()
                 self._orders, self._stop = WakeUp(), WakeUp()  # each belongs to one loop
-                name = f"trackbus receiver {self._name}"
+                name = f"trackbus receiver {self.name}"
                 self._thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
 

@@ -118,16 +118,15 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start workers until one has drained."""
-        self._alarm = Alarm(self._make_start().name, self._feed.tell)
+        self._alarm = Alarm(self._feed.name, self._feed.tell)
         while not self._done:
-            start = self._make_start()
             try:
-                reason = await self._run_worker(replace(start, lost=self._lost, failures=self._alarm.circuit.failures))
+                reason = await self._run_worker(self._make_start())
             except Exception as error:  # border: no process, descriptor, thread: the next try may find some
-                _logger.exception("the worker of %s can't be run", start.name)
+                _logger.exception("the worker of %s can't be run", self._feed.name)
                 reason = f"can't be started: {error}"
             if reason is not None:
-                _logger.warning("the worker of %s %s; it is started again", start.name, reason)
+                _logger.warning("the worker of %s %s; it is started again", self._feed.name, reason)
                 self._health.fail(reason)
                 self._health.restarts += 1
                 await self._back_off(self._alarm.lose(reason, self._health.restarts, hurried=self._feed.draining))
@@ -143,6 +142,7 @@ class Supervisor:
 
     async def _run_worker(self, start: Start) -> str | None:
         """Run one worker to its end; return why it was lost, or None when it has drained."""
+        start = replace(start, lost=self._lost, failures=self._alarm.circuit.failures)
         name = secrets.token_hex(8)
         self._lost = None
         self._alarm.begin()

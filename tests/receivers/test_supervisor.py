@@ -12,6 +12,7 @@ from typing import Literal
 import anyio
 import pytest
 from readback import read_jsonl
+from waiting import until
 
 from eventbus import EventBus, Report
 from eventbus.errors import SubscriptionError
@@ -106,6 +107,25 @@ async def test_a_worker_that_is_killed_or_stopped_from_outside_is_replaced(
     assert stored_steps(tmp_path) == [*range(EVENTS), 0]
     assert report.line("tested").failed == 1
     assert not workers(tmp_path)
+
+
+async def test_a_worker_is_started_again_once_its_journal_is_found_again(tmp_path: Path) -> None:
+    """Where it is stands in the workspace, and can't be read for a while: as without descriptors."""
+    workspace, local = tmp_path / "ws", tmp_path / "local"
+    async with EventBus(workspace, site="site-1", journal_dir=local) as bus:
+        tested = receiver(JsonlConfig())
+        bus.subscribe(TRACKING, tested)
+        await tested.ready()
+        pointer = workspace / "journal_dir.json"
+        told = pointer.read_text()
+        pointer.write_text("")
+        (pid,) = workers(next(local.iterdir()))
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: any("can't be started" in cause for cause in tested.statistics().failed))
+        publish(bus)
+        pointer.write_text(told)
+    assert bus.report().complete, str(bus.report())
+    assert stored_steps(workspace) == list(range(EVENTS))
 
 
 async def test_a_tracker_that_hangs_for_ever_touches_neither_training_nor_the_other_receiver(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from eventbus import EventBus, Origin, Scope
 from eventbus.abc import RelayedBatch
 from eventbus.health import CircuitOpened, WorkerLost
 from eventbus.journals import SqliteJournal
+from eventbus.journals._destination import Destination
 from eventbus.journals._look import open_unchanged
 from eventbus.journals._reader import JournalReader
-from eventbus.journals._destination import Destination
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, ConsumerLock
 from eventbus.tracking import TRACKING, MetricsLogged, TextLogged
 from receivers import JsonlReceiver
