@@ -176,11 +176,19 @@ class Delivery:
     def deliver(self, records: list[StoredRecord]) -> None:
         """Plan one batch and write it."""
         numbered = self._numbering.number(records)
+        self._count_trimmed(records, numbered)
         plan = numbered.plan(self._ledger.next_batch, records)
         self.read_to.update(plan.cursor())
         self._file.add_plan(plan, {key: self._runs[key] for key in numbered.rows})
         self._write(plan, numbered)
         self.flush()
+
+    def _count_trimmed(self, records: list[StoredRecord], numbered: Rows) -> None:
+        """Count what a partition had lost to the journal's bound before this consumer came to it."""
+        for key, record in {record.header.key: record for record in reversed(records)}.items():
+            is_new = key not in self.read_to and not record.header.origin.again  # dead letters are few of many
+            if is_new and record.seq > record.header.first and not self._reader.has_gaps(key):
+                self._numbering.miss_before(record, numbered)
 
     # --- writing ------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,9 @@ _logger = logging.getLogger("trackbus.worker")
 
 Counts = Counter[tuple[str, str]]
 
+TRIMMED = "trimmed before it came"
+"""Why a consumer that is added later lacks records, of whatever topic they were."""
+
 
 def kinds_of(kind: str, label: str) -> tuple[str, ...]:
     """Return the kinds under which something is counted: its own, and if it has a label, its journal's part of it."""
@@ -182,6 +185,12 @@ class Numbering:
             numbered.cover(record)
             self._add(key, number, envelope, record.header, numbered)
         return numbered
+
+    def miss_before(self, record: StoredRecord, numbered: Rows) -> None:
+        """Count what stood before the first record that there is of a partition; nobody knows any more what it was."""
+        origin = record.header.origin
+        if any(one.admits_run(origin.site, origin.own_run) for one in self._selectors):
+            numbered.drop(TRIMMED, record.header.key, record.seq - record.header.first)
 
     def number_again(self, record: StoredRecord, dead: Mapping[tuple[str, int], str], numbered: Rows) -> None:
         """Build one row of a planned batch again, under the number that it had, whatever the subscription is now.

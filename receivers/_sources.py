@@ -103,6 +103,11 @@ class Journals:
         """Tell whether a partition can't be read, or is gone."""
         return all(reader.is_left_out(key) for reader in self._readers.values())
 
+    def has_gaps(self, key: str) -> bool:
+        """Tell whether numbers may be missing in a partition, as in what a relay has brought."""
+        partition = self._find(self._readers).get(key)
+        return partition is None or partition.mark() is not None
+
     def being_mended(self) -> bool:
         """Tell whether partitions were left out a moment ago that somebody may put right."""
         return any(self._readers[folder].being_mended() for folder in self._folders())

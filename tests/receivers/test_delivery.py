@@ -20,13 +20,15 @@ from readback import read_jsonl
 
 from eventbus import Event, Origin, Scope
 from eventbus._codec import encode
+from eventbus._conformance import foreign_header
 from eventbus._topic import Selector
-from eventbus.abc import StoredRecord
+from eventbus.abc import RelayedBatch, StoredRecord
 from eventbus.artifacts import ArtifactFile, ArtifactLogged
 from eventbus.blobs import Blob, BlobReader
 from eventbus.journals import _partition as files
 from eventbus.journals._reader import JournalReader
-from eventbus.journals._writing import Partition
+from eventbus.journals._trim import trim
+from eventbus.journals._writing import Mirror, Partition
 from eventbus.journals.consumer import DROPPED_OF, ConsumerFile, Plan, RunKey, RunState
 from eventbus.journals.sqlite import SqliteJournal
 from eventbus.tracking import TRACKING, MetricsLogged, ParamsLogged, RunFinished, RunStatus
@@ -35,6 +37,7 @@ from receivers._control import Source
 from receivers._dead import put_aside
 from receivers._delivery import LONGEST, SLOWEST, Delivery
 from receivers._layout import Layout
+from receivers._rows import TRIMMED
 from receivers._sources import Journals
 from receivers._suspects import Suspects
 from receivers.abc import Position, RunInfo, Sink, TrackerRun
@@ -393,6 +396,37 @@ def test_a_planned_partition_that_is_gone_stops_nothing(tmp_path: Path) -> None:
         bench.finish()
         assert bench.steps("stays") == [1]
         assert bench.counts()["dropped", "partition gone"] == 1
+
+
+def test_what_was_trimmed_before_a_consumer_came_is_counted_for_it_once(bench: Workbench) -> None:
+    partition = bench.partition()
+    log_steps(partition, 0, 1, 2)
+    partition._own._roll_bytes = 1
+    partition._own.upkeep()
+    log_steps(partition, 3, 4)
+    partition.close()
+    with ConsumerFile(bench.folder / "cursors", "earlier") as file:
+        file.move({partition.header.key: partition.last_seq})
+    assert trim(bench.folder / "journal", bench.folder / "cursors", 1).files == 1
+
+    bench.deliver(1)
+    bench.restart()
+    bench.finish()
+
+    assert bench.steps("run") == [3, 4]
+    dropped = {key: value for key, value in bench.counts().items() if key[0].startswith("dropped")}
+    assert dropped == {("dropped", TRIMMED): 3, (DROPPED_OF, partition.header.key): 3}
+
+
+def test_what_a_relay_withheld_was_not_trimmed(bench: Workbench) -> None:
+    header = foreign_header()
+    body = encode(MetricsLogged(values={"loss": 1.0}, step=1), TRACKING.name, Scope.FEDERATED, "run", 1)
+    mirror = Mirror(bench.folder / "journal", header)
+    mirror.append(RelayedBatch(header=header, first=1, last=9, records=((5, body), (9, body))))
+    mirror.close()
+    bench.finish()
+    assert bench.counts()["delivered", header.origin.site] == 2
+    assert not [key for key in bench.counts() if key[0].startswith("dropped")]
 
 
 def damage(bench: Workbench, partition: SqliteJournal, step: int) -> None:
