@@ -6,7 +6,6 @@ journal would be damaged without a word. So it is refused there, and the refusal
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -78,7 +77,7 @@ def make_place(workspace: Path, journal_dir: Path | None) -> Place:
     if pointer is None and not (workspace / "journal").is_dir():
         pointer = _point(workspace, journal_dir or _from_environment())
     folder = workspace if pointer is None else _folder_of(pointer, workspace)
-    if journal_dir is not None and folder != _own_folder(workspace, journal_dir):
+    if journal_dir is not None and folder.parent != journal_dir.resolve():
         msg = f"the journal of {workspace} is in {folder} already; leave journal_dir= out, or use another workspace"
         raise ConfigurationError(msg)
     kind = file_system(_mounts(), folder.resolve())
@@ -97,9 +96,11 @@ def _from_environment() -> Path | None:
 
 
 def _own_folder(workspace: Path, journal_dir: Path) -> Path:
-    """Return a workspace's own folder in one that several may share."""
-    digest = hashlib.sha256(str(workspace).encode()).hexdigest()[:8]
-    return journal_dir.resolve() / f"{workspace.name}-{digest}"
+    """Return a new folder for a workspace in one that several may share.
+
+    It is random: one that was left behind by a workspace of the same path, which was removed since, is another's.
+    """
+    return journal_dir.resolve() / f"{workspace.name}-{secrets.token_hex(4)}"
 
 
 def _refusal(folder: Path, kind: str) -> str:
@@ -127,19 +128,21 @@ def _point(workspace: Path, journal_dir: Path | None) -> Pointer | None:
     """Make a workspace's folder elsewhere and say so in it; who comes second goes where the first one went."""
     if journal_dir is None:
         return None
-    pointer = Pointer(str(_own_folder(workspace, journal_dir)), socket.gethostname())
+    folder = _own_folder(workspace, journal_dir)
     unfinished = workspace / f".{POINTER}-{secrets.token_hex(4)}"
     try:
-        Path(pointer.folder).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
+        pointer = Pointer(str(folder), socket.gethostname())
         unfinished.write_bytes(msgspec.json.encode(pointer))
         try:
             (workspace / POINTER).hardlink_to(unfinished)
         except FileExistsError:
+            folder.rmdir()
             return _read_pointer(workspace)
         finally:
             unfinished.unlink()
     except OSError as error:
-        msg = f"the journal can't be kept in {pointer.folder}: {error}; choose another journal_dir"
+        msg = f"the journal can't be kept in {folder}: {error}; choose another journal_dir"
         raise WorkspaceError(msg) from error
     return pointer
 

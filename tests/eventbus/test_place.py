@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -134,6 +135,27 @@ def test_a_journal_that_is_there_already_is_not_left_behind(tmp_path: Path, monk
     use(tmp_path / "v", tmp_path / "one")
     with pytest.raises(ConfigurationError, match="already"):
         EventBus(tmp_path / "v", journal_dir=tmp_path / "other").open()
+
+
+def test_what_a_workspace_of_the_same_path_has_left_behind_is_no_journal_of_this_one(tmp_path: Path) -> None:
+    workspace, local = tmp_path / "w", tmp_path / "local"
+    use(workspace, local)
+    before = place_of(workspace)
+    shutil.rmtree(workspace)
+
+    use(workspace, local)
+    use(workspace, local)
+
+    now = place_of(workspace)
+    assert now.journal != before.journal
+    assert (count(before.journal), count(now.journal)) == (1, 2)
+
+
+def test_a_workspace_that_was_moved_finds_its_journal_elsewhere(tmp_path: Path) -> None:
+    use(tmp_path / "w", tmp_path / "local")
+    (tmp_path / "w").rename(tmp_path / "v")
+    use(tmp_path / "v", tmp_path / "local")
+    assert count(place_of(tmp_path / "v").journal) == 2
 
 
 def test_another_machines_disk_is_named(tmp_path: Path) -> None:
