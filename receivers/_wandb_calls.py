@@ -21,7 +21,7 @@ from receivers._files import put_file
 from receivers._kept import KeptFile, kept_files
 from receivers._names import escape, relative_path, shorten
 from receivers._wandb_proof import Proof
-from receivers._wandb_rows import OURS, STEP, is_named, is_single, public, storable
+from receivers._wandb_rows import OURS, is_named, is_single, public, storable
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from eventbus import Envelope, Event
     from eventbus.blobs import BlobReader
+    from receivers._wandb_metrics import Metrics
     from receivers._wandb_run import Run
 
 MAX_NAME = 128
@@ -42,7 +43,6 @@ MAX_WAIT = 10 * 365 * 86400.0
 
 _MIN_WAIT = 0.001  # the SDK takes 0 for its own default, a minute
 _DRIVE = re.compile(r"^([a-zA-Z]):")
-_OPERATIONS = ("min", "max", "mean", "last", "first", "copy", "none")
 _WRITTEN_BY_SDK = frozenset(
     {
         *("config.yaml", "wandb-summary.json", "wandb-metadata.json", "wandb-history.jsonl", "wandb-events.jsonl"),
@@ -50,7 +50,6 @@ _WRITTEN_BY_SDK = frozenset(
     }
 )
 _RESERVED = ("job", "run_table", "wandb-")
-_BEST = {"maximize": "max", "minimize": "min", None: "last"}
 
 _logger = logging.getLogger("trackbus.worker")
 
@@ -63,12 +62,16 @@ class Calls:
         run: The run.
         blobs: Finds the payloads.
         counts: Takes what was stored otherwise than logged.
+        metrics: Defines metrics.
         folder: Where the files of artifacts stay until they are uploaded.
     """
 
-    def __init__(self, sdk: Any, run: Run, blobs: BlobReader, counts: Counter[str], folder: Path) -> None:
+    def __init__(
+        self, sdk: Any, run: Run, blobs: BlobReader, counts: Counter[str], *, metrics: Metrics, folder: Path
+    ) -> None:
         self._sdk = sdk
         self._run = run
+        self._metrics = metrics
         self._blobs = blobs
         self._counts = counts
         self._folder = folder
@@ -94,7 +97,7 @@ class Calls:
     def _made(self, number: int, envelope: Envelope[Event]) -> Proof | None:
         match envelope.event:
             case MetricDefined() as event:
-                return self._define(event)
+                return self._metrics.define(event, self._counts)
             case SummaryUpdated() as event:
                 values = {public(key): storable(value, self._counts) for key, value in event.values.items()}
                 self._run.summary.update(values)
@@ -109,23 +112,6 @@ class Calls:
                 return self._artifact(number, event)
             case _:
                 return self._keep(envelope)
-
-    def _define(self, event: MetricDefined) -> Proof:
-        """Define a metric; one whose x-axis nobody names has the user's step as such, not our row's number."""
-        has_axis = event.step_metric not in (None, "_step")
-        wanted = [_BEST[event.goal] if one == "best" else one for one in event.summary]
-        if wanted != event.summary or event.goal:
-            self._counts["goal of a metric left out"] += 1
-        name = public(event.name)
-        self._run.define_metric(
-            name,
-            step_metric=public(event.step_metric) if event.step_metric and has_axis else STEP,
-            step_sync=event.step_sync if has_axis else False,
-            hidden=event.hidden,
-            summary=",".join(one for one in wanted if one in _OPERATIONS) or None,
-            overwrite=event.overwrite or None,
-        )
-        return Proof("metric", (name,))
 
     def _keep(self, envelope: Envelope[Event]) -> Proof | None:
         """Keep a record as files of the run."""
@@ -256,18 +242,6 @@ def _beside_the_sdks(file: KeptFile, counts: Counter[str]) -> KeptFile:
         return file
     counts["renamed file"] += 1
     return file._replace(path=f"kept/{file.path}")
-
-
-def redefine(run: Run, record: Any) -> None:
-    """Define a metric again as a record of an earlier file says."""
-    options = record.options
-    run.define_metric(
-        record.name or record.glob_name,
-        step_metric=record.step_metric or None,
-        step_sync=options.step_sync,
-        hidden=options.hidden,
-        summary=",".join(one for one in _OPERATIONS if getattr(record.summary, one)) or None,
-    )
 
 
 def relabel(run: Run, labels: Mapping[str, Any]) -> None:

@@ -46,13 +46,14 @@ from receivers._wandb_args import (
     leave_other_sessions,
     run_id,
 )
-from receivers._wandb_calls import Calls, redefine, relabel
+from receivers._wandb_calls import Calls, relabel
 from receivers._wandb_config import WandBConfig
 from receivers._wandb_file import STAGED, Found, WandBLog, recover, rows_after, run_files
 from receivers._wandb_media import Fields
+from receivers._wandb_metrics import Metrics
 from receivers._wandb_proof import Proof, Proofs
 from receivers._wandb_resend import ARTIFACTS, Registration, mark_sent, registration, resend, unsent
-from receivers._wandb_rows import OURS, STEP, Change, changes, storable
+from receivers._wandb_rows import OURS, Change, changes, storable
 from receivers._wandb_run import EXIT_CODES, Run, mark, present, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
 from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, Sink, TrackerRun, TrackerUnavailableError
@@ -77,6 +78,7 @@ class WandBSink(Sink[WandBConfig]):
     def __init__(self, config: WandBConfig, workspace: Path) -> None:
         super().__init__(config, workspace)
         self._run: Run | None = None
+        self._metrics: Metrics | None = None
         self._log: WandBLog | None = None
         self._server: ServerRun | None = None
         self._line = 0
@@ -114,6 +116,7 @@ class WandBSink(Sink[WandBConfig]):
                 raise
             self._refused = "run deleted at the server"
             return self._skip
+        self._metrics = Metrics(self._run, list(found.metrics.values()))
         self.tracker_run = TrackerRun(run_id(run), self._run.url or str(Path(self._run.settings.sync_file).parent))
         atexit.register(self._leave)
         self._log = _own_log(self._run, folder)
@@ -132,7 +135,7 @@ class WandBSink(Sink[WandBConfig]):
         self._server = ServerRun(_asking(run.settings), path, interval or TRANSMIT_SECONDS)
         server = self._line = max(run.starting_step - 1, 0)
         for number, row in rows_after(files, _record_class(), server):
-            run.log(row, step=number, commit=True)
+            self._log_fields(run, row, number)
             self._line = number
         resend(run, unsent(files), _record_class(), server, self.counts)
         return server
@@ -169,13 +172,13 @@ class WandBSink(Sink[WandBConfig]):
         if any(isinstance(value, Envelope) for value in change.line.values()):
             run.log({}, step=change.number, commit=False)  # the SDK names files by the step that it was told last
             with TemporaryDirectory(prefix=STAGED, dir=Path(run.settings.sync_file).parent) as folder:
-                self._log_fields(run, change, Path(folder))
+                self._log_records(run, change, Path(folder))
         else:
-            run.log(change.line | change.rest(), step=change.number, commit=True)
+            self._log_fields(run, change.line | change.rest(), change.number)
         self._line = change.number
         self._proofs.expect(Proof("history"), change.number)
 
-    def _log_fields(self, run: Run, change: Change, folder: Path) -> None:
+    def _log_records(self, run: Run, change: Change, folder: Path) -> None:
         fields = Fields(_sdk(), run, self.blobs, self.counts, number=change.number, folder=folder)
         records = {key: value for key, value in change.line.items() if isinstance(value, Envelope)}
         line = {key: value for key, value in change.line.items() if key not in records} | change.rest()
@@ -183,15 +186,20 @@ class WandBSink(Sink[WandBConfig]):
         for key, envelope in records.items():
             made |= fields.of(key, envelope)
         try:
-            run.log(made | line, step=change.number, commit=True)
+            self._log_fields(run, made | line, change.number)
         except Exception as error:  # noqa: BLE001 - border: the SDK judges values once more as it records them
             for envelope in records.values():
                 fields.refuse(envelope, error)
-            run.log(line, step=change.number, commit=True)
+            self._log_fields(run, line, change.number)
+
+    def _log_fields(self, run: Run, fields: dict[str, Any], number: int) -> None:
+        cast("Metrics", self._metrics).cover(fields)
+        run.log(fields, step=number, commit=True)
 
     def _call(self, run: Run, number: int, envelope: Envelope[Event]) -> None:
         folder = Path(run.settings.sync_file).parent / ARTIFACTS
-        proof = Calls(_sdk(), run, self.blobs, self.counts, folder).make(number, envelope)
+        metrics = cast("Metrics", self._metrics)
+        proof = Calls(_sdk(), run, self.blobs, self.counts, metrics=metrics, folder=folder).make(number, envelope)
         if proof is None:
             self._proofs.pass_over(number)
         else:
@@ -284,7 +292,7 @@ def _own_log(run: Run, folder: Path) -> WandBLog:
 
 
 def _start(config: WandBConfig, arguments: dict[str, Any], found: Found) -> Run:
-    """Call `wandb.init`, and say what its rows mean."""
+    """Call `wandb.init`, and say again what its earlier files say of the whole run."""
     leave_other_sessions()
     try:
         import wandb
@@ -298,10 +306,6 @@ def _start(config: WandBConfig, arguments: dict[str, Any], found: Found) -> Run:
             raise TrackerUnavailableError(f"the run can't be opened at the server: {error}") from error
         raise
     run = cast("Run", made)
-    run.define_metric(STEP, hidden=True)
-    run.define_metric("*", step_metric=STEP, step_sync=False)
-    for record in found.metrics.values():
-        redefine(run, record)
     relabel(run, found.labels)
     if found.summary and not is_online:
         run.summary.update(storable(found.summary, Counter()))

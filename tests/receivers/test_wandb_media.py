@@ -459,6 +459,63 @@ def test_a_run_that_goes_on_knows_its_summary_metrics_and_labels(tmp_path: Path)
     assert second.summary["picture"]["path"] == first.rows[0]["picture"]["path"]
 
 
+KEYS = [f"val/{number}" for number in range(12)]
+
+
+def epoch(number: int, value: float) -> list[Event]:
+    """One epoch's row, with its number as a metric and one value under many keys."""
+    return [MetricsLogged(values={"epoch": float(number), **dict.fromkeys(KEYS, value)}, step=number)]
+
+
+def test_a_glob_of_the_users_wins_over_the_axis_of_all_charts(tmp_path: Path) -> None:
+    """Key by key: W&B's core takes the first glob that it comes across, in no order."""
+    given = Given(tmp_path)
+    picture = ImagesLogged(key="val/picture", files=[given.file("image/png", png(PIXELS))])
+    define = MetricDefined(name="val/*", step_metric="epoch", summary=["max"])
+    special = MetricDefined(name="val/1*", summary=["min"])  # the longer one, and without an axis of its own
+    named = MetricDefined(name="val/0", summary=["mean"])
+    store(tmp_path, [*epoch(0, 3.0), define, special, named, *epoch(1, 5.0), picture], None)
+    run, counts = store(tmp_path, [*epoch(0, 3.0), define, special, named, *epoch(1, 5.0), picture, *epoch(2, 4.0)])
+
+    assert counts == {}
+    first, again = (found.metrics for found in read_wandb_runs(tmp_path / "wandb"))
+    assert {key: again.get(key) for key in first} == first
+    by_key = {key: (first[key]["step_metric"], *first[key]["summary"]) for key in KEYS}
+    ends = {"0": ("global_step", "mean"), **dict.fromkeys(("1", "10", "11"), ("global_step", "min"))}
+    assert by_key == {key: ends.get(key.removeprefix("val/"), ("epoch", "max")) for key in KEYS}
+    assert run.rows[0]["epoch"] == 2
+    assert [run.summary[key] for key in KEYS] == [{one: 4} for _, one in by_key.values()]
+
+
+def test_pictures_under_a_glob_have_its_axis(tmp_path: Path) -> None:
+    given = Given(tmp_path)
+    pictures = [
+        ImagesLogged(key=f"val/{number}", step=number, files=[given.file("image/png", png(PIXELS))])
+        for number in range(8)
+    ]
+    define = MetricDefined(name="val/*", step_metric="epoch")
+    run, _ = store(tmp_path, [define, MetricsLogged(values={"epoch": 7.0}, step=None), *pictures])
+
+    assert [row["epoch"] for row in run.rows] == [7] * 9
+
+
+def test_definitions_without_an_axis_leave_the_one_that_was_named(tmp_path: Path) -> None:
+    defined = [
+        MetricDefined(name="val/*", step_metric="epoch"),
+        MetricDefined(name="val/*", summary=["max"]),
+        MetricDefined(name="val/*", summary=["max"]),
+        MetricDefined(name="acc", step_metric="epoch"),
+        MetricDefined(name="acc", hidden=True),
+        MetricDefined(name="err", step_metric="epoch"),
+        MetricDefined(name="err", overwrite=True),
+    ]
+    run, _ = store(tmp_path, [*defined, *epoch(0, 3.0), *epoch(1, 2.0)])
+
+    assert [run.rows[1].get(key) for key in ("epoch", *KEYS[:2])] == [1, 2, 2]
+    assert [run.summary[key] for key in KEYS] == [{"max": 3}] * len(KEYS)
+    assert (run.metrics["err"]["step_metric"], run.metrics["acc"]["hidden"]) == ("global_step", True)
+
+
 # -------------------------------------------------------------------------------------------- what is converted
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[WandbRun, Counter[str]]:
