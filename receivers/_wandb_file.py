@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from receivers._wandb_rows import STEP
+from receivers._wandb_share import SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -211,6 +212,7 @@ class Found:
         row: Largest row number.
         config: The configuration as it was last.
         summary: The summary as it was last.
+        share: Whose the last rows are, as the summary says; empty where it doesn't.
         metrics: What was said of metrics, in order; each once, however many files repeat it.
         labels: What the classes of masks and boxes are called, by W&B's name for their kind and by picture.
         alerts: How many there are.
@@ -221,6 +223,7 @@ class Found:
     row: int = 0
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     summary: dict[str, Any] = field(default_factory=dict[str, Any])
+    share: str = ""
     metrics: dict[bytes, Any] = field(default_factory=dict[bytes, Any])
     labels: dict[str, Any] = field(default_factory=dict[str, Any])
     alerts: int = 0
@@ -240,6 +243,8 @@ class Found:
             case "summary":
                 _forget(self.summary, record.body.remove)
                 _fill(self.summary, record)
+                if (SHARE,) in record.items:
+                    self.share = str(json.loads(record.items[SHARE,]))
             case "config" | "run":
                 _fill(self.config, record)
                 self.labels.update(_labels(record))

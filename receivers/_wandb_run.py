@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from eventbus.tracking import RunStatus
 from receivers._wandb_args import run_notes, run_tags
 from receivers._wandb_rows import OURS, merge
+from receivers.abc import TrackerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,3 +100,18 @@ def take_back_end(run: Run) -> bool:
         return False
     run.config.update({OURS: {**ours, "status": "", "reason": ""}}, allow_val_change=True)
     return True
+
+
+def finish(run: Run, exit_code: int) -> None:
+    """End a run and wait until the SDK has sent it.
+
+    Raises:
+        TrackerUnavailableError: The server didn't take all in time.
+    """
+    try:
+        run.finish(exit_code=exit_code)
+    except TimeoutError as error:
+        raise TrackerUnavailableError(
+            f"the server has not taken all after {run.settings.finish_timeout:.0f} s; if uploads take longer, raise "
+            "the receiver's worker=WorkerPolicy(process_timeout=...): they have half of it"
+        ) from error

@@ -21,6 +21,9 @@ has every row and the status. A server that takes nothing any more is noticed wi
 their upload lie beside the run's own file, and are sent again when the run is opened the next time; only an alert is
 not, since a late one could be one too many: it is counted.
 
+A run may have rows of another journal: of a workspace that is gone, or is on another machine. What is logged now goes
+behind them; whose the last rows are stands in the summary's `_trackbus`.
+
 This file must never be first on `sys.path` under the name `wandb`: start children with `python -P -m`.
 """
 
@@ -41,11 +44,7 @@ from eventbus import Envelope, Event
 from eventbus.errors import MissingExtraError, NotDeliveredError, WorkspaceError
 from eventbus.tracking import RunStatus
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers._wandb_args import (
-    init_arguments,
-    leave_other_sessions,
-    run_id,
-)
+from receivers._wandb_args import init_arguments, leave_other_sessions, run_id
 from receivers._wandb_calls import Calls, relabel
 from receivers._wandb_config import WandBConfig
 from receivers._wandb_file import STAGED, Found, WandBLog, recover, rows_after, run_files
@@ -54,8 +53,9 @@ from receivers._wandb_metrics import Metrics
 from receivers._wandb_proof import Proof, Proofs
 from receivers._wandb_resend import ARTIFACTS, Registration, mark_sent, registration, resend, unsent
 from receivers._wandb_rows import OURS, Change, changes, storable
-from receivers._wandb_run import EXIT_CODES, Run, mark, present, take_back_end, update
+from receivers._wandb_run import EXIT_CODES, Run, finish, mark, present, take_back_end, update
 from receivers._wandb_server import ASK_TIMEOUT, TRANSMIT_SECONDS, RunPath, ServerRun, Standing
+from receivers._wandb_share import SHARE, Held, share_of
 from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, Sink, TrackerRun, TrackerUnavailableError
 
 FILE_TIMEOUT = 10.0
@@ -86,7 +86,7 @@ class WandBSink(Sink[WandBConfig]):
         self._proofs = Proofs(Position(0), 0, 0)
         self._files: list[Path] = []
         self._models: dict[str, Registration] = {}
-        self._skip = 0
+        self._skip = self._offset = 0  # our rows' numbers in W&B are theirs and the offset
         self._ended = False
 
     def open(self, run: RunInfo, committed: Position) -> int:
@@ -122,11 +122,25 @@ class WandBSink(Sink[WandBConfig]):
         self._log = _own_log(self._run, folder)
         self._files = [*files, Path(self._run.settings.sync_file)]
         server = self._go_online(self._run, files) if self.config.mode == "online" else 0
-        self._skip = max(committed.row, found.row, server)
-        self._proofs = Proofs(committed, self._skip, found.singles)
-        if take_back_end(self._run):
+        self._take_share(self._run, str(run.started_ns), committed, found, max(found.row, server))
+        return self._skip - self._offset
+
+    def _take_share(self, run: Run, journal: str, committed: Position, found: Found, row: int) -> None:
+        """Find out which of the rows that the run has are this journal's, and go on behind all of them."""
+        at_server = str(run.summary.get(SHARE) or "") if self.config.mode == "online" else ""
+        share = share_of(journal, committed, Held(row, found.singles, found.share, at_server))
+        if share.offset and share.text not in (found.share, at_server):
+            _logger.warning("%s holds rows of another journal: this one's go on behind row %s", run.id, row)
+            if journal == found.share.partition(":")[0]:
+                for _ in rows_after(unsent(self._files[:-1]), _record_class(), 0):
+                    self.counts["rows that may not have been sent"] += 1
+        run.summary.update({SHARE: share.text})
+        self._offset = share.offset
+        committed = committed._replace(row=committed.row + share.offset)
+        self._skip = max(committed.row, row)
+        self._proofs = Proofs(committed, self._skip, found.singles - share.singles)
+        if take_back_end(run):
             self._proofs.expect(Proof("config", (OURS,)), self._skip)
-        return self._skip
 
     def _go_online(self, run: Run, files: Sequence[Path]) -> int:
         """Send what the files have and the server lacks; return the number of the last row that the server has."""
@@ -142,6 +156,7 @@ class WandBSink(Sink[WandBConfig]):
 
     def write(self, rows: Sequence[Row]) -> None:
         """Log the rows that are new."""
+        rows = [row._replace(number=row.number + self._offset) for row in rows] if self._offset else rows
         if self._refused:
             self.counts[self._refused] += len(rows)
             self._proofs.pass_over(max((row.number for row in rows), default=0))
@@ -214,7 +229,12 @@ class WandBSink(Sink[WandBConfig]):
         self._read_on()
         if self._server is not None:
             self._server.check(self._line)
-        return self._proofs.position
+        return self._position
+
+    @property
+    def _position(self) -> Position:
+        position = self._proofs.position
+        return position._replace(row=position.row - self._offset)
 
     def _read_on(self) -> None:
         for record in self._log.read() if self._log else ():
@@ -234,13 +254,13 @@ class WandBSink(Sink[WandBConfig]):
             run, self._run = self._run, None
             atexit.unregister(self._leave)
             mark(run, status, reason)
-            _finish(run, EXIT_CODES[status])
+            finish(run, EXIT_CODES[status])
             self._wait_for_end()
             if self._server is not None:
                 self._server.confirm(self._line, status)
                 self._register(self._server)
                 mark_sent(self._files)
-        return self._proofs.position
+        return self._position
 
     def _register(self, server: ServerRun) -> None:
         """Register models, which are all there by now; who may not do that has them as artifacts."""
@@ -310,16 +330,6 @@ def _start(config: WandBConfig, arguments: dict[str, Any], found: Found) -> Run:
     if found.summary and not is_online:
         run.summary.update(storable(found.summary, Counter()))
     return run
-
-
-def _finish(run: Run, exit_code: int) -> None:
-    try:
-        run.finish(exit_code=exit_code)
-    except TimeoutError as error:
-        raise TrackerUnavailableError(
-            f"the server has not taken all after {run.settings.finish_timeout:.0f} s; if uploads take longer, raise "
-            "the receiver's worker=WorkerPolicy(process_timeout=...): they have half of it"
-        ) from error
 
 
 def _look_up(arguments: Mapping[str, Any]) -> Standing | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from waiting import wait_until
 from eventbus import Envelope, Event, Origin, Scope
 from eventbus.errors import ConfigurationError, MissingExtraError
 from eventbus.tracking import (
+    AlertRaised,
     ConfigUpdated,
     MetricsLogged,
     ParamsLogged,
@@ -38,6 +41,7 @@ from receivers import _wandb_args, _wandb_login, _wandb_server
 from receivers._wandb_args import run_id
 from receivers._wandb_file import WandBLog, recover, run_files
 from receivers._wandb_rows import changes
+from receivers._wandb_share import Held, share_of
 from receivers.abc import NotAuthorisedError, Position, Row, RunInfo, TrackerRun, TrackerUnavailableError
 from receivers.testing import check_sink
 from receivers.wandb import WandBConfig, WandBSink
@@ -609,6 +613,94 @@ def test_online_a_run_is_resumed_where_the_server_has_it(tmp_path: Path, server:
     run = server.runs["exp.site-1"]
     assert [(row["_step"], row["loss"]) for row in run.rows()] == [(2, 1), (3, 2), (4, 3)]
     assert (run.values()["lr"], run.exit_code) == (1, 0)
+
+
+def share(workspace: Path, journal: int, row: int, values: Sequence[float], **config: Any) -> WandBSink:
+    """Fill the run from a journal whose first record is so old; its rows are numbered from 1."""
+    sink = WandBSink(WandBConfig(**config), workspace)
+    assert sink.open(replace(info(), started_ns=journal), Position(row)) >= row
+    sink.write(plan([metric(value) for value in values]))
+    assert sink.close(None) == Position(len(values))
+    return sink
+
+
+def test_online_rows_of_another_journal_are_not_taken_for_this_ones(tmp_path: Path, server: WandBServer) -> None:
+    """The workspace is lost, the run's name is not: its rows stay, and the new ones go behind them, each once."""
+    first = [float(value) for value in range(6)]
+    second = [1000.0 + value for value in range(8)]
+    share(tmp_path / "lost", 1, 0, first, mode="online")
+    share(tmp_path / "new", 2, 0, second[:5], mode="online")
+    share(tmp_path / "new", 2, 3, second[:7], mode="online")  # two rows come again
+    shutil.rmtree(tmp_path / "new")
+    share(tmp_path / "new", 2, 3, second, mode="online")  # known from the server alone
+
+    rows = server.runs["exp.site-1"].rows()
+    assert [row["loss"] for row in rows] == first + second
+    assert [row["_step"] for row in rows] == list(range(1, 15))
+
+
+def test_online_a_journal_that_comes_back_leaves_out_only_its_own(tmp_path: Path, server: WandBServer) -> None:
+    quick = {"mode": "online", "wandb_args": FAST}
+    share(tmp_path / "a", 1, 0, [1.0, 2.0], **quick)
+    share(tmp_path / "b", 2, 0, [11.0, 12.0, 13.0], **quick)
+    back = share(tmp_path / "a", 1, 2, [1.0, 2.0, 3.0, 4.0], **quick)
+    again = share(tmp_path / "b", 2, 3, [11.0, 12.0, 13.0, 14.0], **quick)
+
+    assert [row["loss"] for row in server.runs["exp.site-1"].rows()] == [1, 2, 11, 12, 13, 3, 4, 14]
+    assert (back.counts, again.counts) == ({}, {})
+
+
+@pytest.mark.usefixtures("impatient")
+def test_online_rows_that_were_not_sent_before_another_journals_are_counted(
+    tmp_path: Path, server: WandBServer
+) -> None:
+    server.fault("file_stream", hang=True)
+    sink = opened(tmp_path / "a", mode="online")
+    sink.write(plan([metric(1.0), metric(2.0)]))
+    with pytest.raises(TrackerUnavailableError):
+        sink.close(None)
+    server.heal()
+    share(tmp_path / "b", 2, 0, [11.0, 12.0, 13.0], mode="online")
+    sink = opened(tmp_path / "a", mode="online", row=2)
+    assert sink.counts == {"rows that may not have been sent": 2}
+    sink.write(plan([metric(3.0)], first=3))
+    sink.close(None)
+
+    assert [row["loss"] for row in server.runs["exp.site-1"].rows()] == [11, 12, 13, 3]
+
+
+def test_files_that_two_journals_share_hold_the_rows_alerts_and_artifacts_of_both(
+    tmp_path: Path, server: WandBServer
+) -> None:
+    """Offline, below one `dir`; each of the second journal's openings comes after a crash that lost its position."""
+    shared = {"wandb_args": {"dir": str(tmp_path / "shared")}}
+    for journal, times in ((1, 1), (2, 3)):
+        alert = AlertRaised(title=f"alert {journal}", text="x")
+        rows = plan([alert, *(metric(10.0 * journal + value) for value in range(4)), alert])
+        for _ in range(times):
+            sink = WandBSink(WandBConfig(**shared), tmp_path / str(journal))
+            sink.open(replace(info(), started_ns=journal), Position(0))
+            sink.write(rows)
+            assert sink.close(None) == Position(6, "2")
+    sync(tmp_path / "shared")
+
+    run = server.runs["exp.site-1"]
+    assert [row["loss"] for row in run.rows()] == [10, 11, 12, 13, 20, 21, 22, 23]
+    alerts = [title for found in read_wandb_runs(tmp_path / "shared") for title, *_ in found.alerts]
+    assert alerts == ["alert 1", "alert 1", "alert 2", "alert 2"]
+
+
+def test_whose_the_last_rows_are() -> None:
+    """By what the files say and what the server says; a server hears of a share some time after the files."""
+    mine = share_of("1", Position(0), Held(0, 0, "", ""))
+    theirs = share_of("2", Position(0), Held(9, 3, "", mine.text))
+    back = share_of("1", Position(4, "1"), Held(12, 3, mine.text, theirs.text))
+
+    assert (mine[:3], theirs[:3], back[:3]) == (("1", 0, 0), ("2", 9, 3), ("1", 8, 2))
+    for in_files, at_server in (("", back.text), (back.text, ""), (back.text, back.text), (back.text, theirs.text)):
+        assert share_of("1", Position(4, "1"), Held(20, 3, in_files, at_server)) == back
+    for in_files, at_server in ((mine.text, theirs.text), ("", ""), ("what?", ""), ("", "1:x:0:")):
+        assert share_of("1", Position(0), Held(20, 0, in_files, at_server)).offset == 20
 
 
 @pytest.mark.slow
