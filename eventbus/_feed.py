@@ -11,7 +11,7 @@ import anyio
 
 from eventbus._codec import read_frame
 from eventbus._report import Line
-from eventbus._subscription import WakeUp
+from eventbus._wake_up import WakeUp
 from eventbus.blobs import BlobReader, blobs_of
 from eventbus.errors import DecodeError, NotDeliveredError
 

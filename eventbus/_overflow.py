@@ -25,7 +25,11 @@ class Overflow(Enum):
     """What happens when a handler is slower than what it is subscribed to; whatever it does not get is counted."""
 
     BLOCK = "block"
-    """The publisher waits: its thread, or the coroutine that awaits the receipt."""
+    """The publisher waits: its thread, or the coroutine that awaits the receipt.
+
+    A handler that publishes waits for a slower one, and never for itself nor for one that waits for a handler too: what
+    it publishes is queued over the bound then.
+    """
 
     DROP_OLDEST = "drop_oldest"
     """The oldest queued event makes room."""

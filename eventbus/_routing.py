@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from eventbus._codec import decode_frame, read_frame
 from eventbus._event import Event
 from eventbus._feed import ConsumerFeed
-from eventbus._subscription import SERVING
 from eventbus._topic import Scope
 from eventbus.errors import BadInputError, DecodeError, SubscriptionError
 
@@ -44,7 +43,6 @@ class Router:
     def add(self, subscription: Subscription, lock: AbstractContextManager[object]) -> None:
         """Add a handler's subscription; the bus holds `lock`, which is taken again when the subscription is closed."""
         self.subscriptions.append(subscription)
-        subscription.router = self
         subscription.leave = partial(self._let_go, subscription, lock)
         self._route_anew()
 
@@ -122,16 +120,14 @@ class Router:
         return any(one.is_full for one in self.blocking)
 
     async def wait_for_room(self) -> None:
-        """Return when no blocking handler is over its bound; a handler of this bus itself waits for none."""
-        if SERVING.get() is self:
-            return
+        """Return when no blocking handler that may be waited for is over its bound."""
         for subscription in self.blocking:
             if subscription.is_full:
                 await subscription.wait_for_room_async()
 
     def wait_for_room_in_thread(self, home: Home) -> None:
         """Do the same in any thread; that of the loop does not wait."""
-        if home.is_here or SERVING.get() is self:
+        if home.is_here:
             return
         for subscription in self.blocking:
             subscription.wait_for_room()

@@ -8,8 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from contextlib import suppress
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,9 +16,11 @@ import anyio.from_thread
 import anyio.lowlevel
 import msgspec
 
+from eventbus._holding import be_handler, is_within_handler, may_wait_for
 from eventbus._overflow import QUEUE_EVENTS, LatestByKey, Overflow, latest_of
 from eventbus._report import Line
 from eventbus._topic import Scope
+from eventbus._wake_up import WakeUp
 from eventbus.errors import SubscriptionError
 
 if TYPE_CHECKING:
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
     from eventbus._topic import Selector
 
 BLOCK_SECONDS = 5.0
-"""How long a publishing thread waits for a handler with policy `BLOCK`; then the handler counts as stalled."""
+"""How long a publishing thread waits for a handler with policy `BLOCK`; one that has not moved then is stalled."""
+
+OVER_BOUND = 2
+"""How many times its bound a queue holds of what is published by those that can't wait, as the bus's own loop can't."""
+
+HANDLERS_OVER_BOUND = 16
+"""The same for what handlers publish: each of a full queue may publish several; one that feeds itself has no end."""
 
 ROOM_SECONDS = 0.001
 """How often a waiting coroutine looks whether a handler has caught up."""
@@ -41,9 +48,6 @@ YIELD_EVERY = 256
 
 THREAD_SECONDS = 1.0
 """How long a synchronous handler waits for its thread where the environment allows no more of them."""
-
-SERVING: ContextVar[object] = ContextVar("trackbus_serving", default=None)
-"""The router whose handler runs in this context. What it publishes there waits for no handler: it may be the one."""
 
 _logger = logging.getLogger("trackbus.bus")
 
@@ -68,58 +72,6 @@ class HandlerStatistics(msgspec.Struct, kw_only=True):
     queued: int = 0
 
 
-class WakeUp:
-    """Wakes one waiting task, from any thread; costs nothing while the task is busy.
-
-    Attributes:
-        idle: Whether the task waits: only then it must be woken.
-    """
-
-    __slots__ = ("_called", "_event", "_soon", "_thread", "idle")
-
-    def __init__(self) -> None:
-        self._soon: Callable[..., object] | None = None
-        self._thread = 0
-        self._event = anyio.Event()
-        self._called = False
-        self.idle = False
-
-    def __call__(self) -> None:
-        """Wake the task if it waits, else let its next wait return at once."""
-        self._called = True
-        if not self.idle:
-            return
-        self.idle = False
-        if threading.get_ident() == self._thread:
-            self._event.set()
-        elif self._soon is not None:
-            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                self._soon(self._event.set)
-
-    def arm(self) -> None:
-        """Say that the task is about to wait: look at the queue once more after this, then `wait`."""
-        if self._soon is None:
-            self._bind()
-        self._event = anyio.Event()
-        self.idle = True
-
-    def _bind(self) -> None:
-        token: Any = anyio.lowlevel.current_token().native_token
-        # The loop's own way in, asyncio's or trio's: the one thing of either that anyio has no non-waiting form of.
-        self._soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
-        self._thread = threading.get_ident()
-
-    async def wait(self) -> None:
-        """Wait until somebody calls, or return at once if somebody has called since the last wait."""
-        try:
-            if self._called:
-                await anyio.lowlevel.checkpoint()
-            else:
-                await self._event.wait()
-        finally:
-            self.idle = self._called = False
-
-
 class Subscription:
     """Delivers records to one handler, in order, one at a time.
 
@@ -131,11 +83,9 @@ class Subscription:
         selector: What it wants.
         is_closed: Whether it takes no more events.
         leave: Has the bus offer it no more events.
-        router: What offers it events.
     """
 
     leave: Callable[[], None]
-    router: object
 
     def __init__(
         self,
@@ -169,6 +119,7 @@ class Subscription:
         self.is_closed = False
         self._abandoned = False
         self.finished = False
+        self._home_thread = threading.get_ident()  # it is made on the bus's loop
         self._wake = WakeUp()
 
     @property
@@ -198,7 +149,7 @@ class Subscription:
         return self.is_full
 
     def _handle_overflow(self) -> None:
-        nobody_waits = self._stalled or len(self._queue) > 2 * self._bound  # for a handler on the publisher's own loop
+        nobody_waits = self._stalled or len(self._queue) > self._times_bound() * self._bound
         try:
             if self._overflow in _OLDEST_GOES:
                 self._queue.popleft()
@@ -212,24 +163,40 @@ class Subscription:
             return
         self._dropped += 1
 
+    def _times_bound(self) -> float:
+        """Tell how far over the bound who publishes now may go; a thread waits after each, so it goes one over."""
+        if is_within_handler():
+            return HANDLERS_OVER_BOUND
+        return OVER_BOUND if threading.get_ident() == self._home_thread else math.inf
+
     def wait_for_room(self) -> None:
-        """Hold a publishing thread until the handler has caught up; a handler that does not is waited for once."""
-        if self.is_full and not self._room.wait(BLOCK_SECONDS):
-            self._stalled = True
-            _logger.warning("%s has not caught up for %.0f s: further events are dropped", self.name, BLOCK_SECONDS)
+        """Hold a publishing thread until the handler has caught up; one that stands still is waited for once."""
+        if self.is_full:
+            with may_wait_for(self) as may_wait:
+                before = self.progress
+                if may_wait and not self._room.wait(BLOCK_SECONDS):
+                    self._judge(before)
 
     async def wait_for_room_async(self) -> None:
         """Hold a publishing coroutine until the handler has caught up."""
-        deadline = time.monotonic() + BLOCK_SECONDS
-        while self.is_full:
-            if time.monotonic() > deadline:
-                self._stalled = True
-            await anyio.sleep(ROOM_SECONDS)
+        with may_wait_for(self) as may_wait:
+            before, deadline = self.progress, time.monotonic() + BLOCK_SECONDS
+            while may_wait and self.is_full:
+                if time.monotonic() > deadline:
+                    self._judge(before)
+                    before, deadline = self.progress, time.monotonic() + BLOCK_SECONDS
+                await anyio.sleep(ROOM_SECONDS)
+
+    def _judge(self, before: int) -> None:
+        """Wait no more for a handler that has handled nothing."""
+        if self.progress == before and self.is_full:
+            self._stalled = True
+            _logger.warning("%s has not caught up for %.0f s: further events are dropped", self.name, BLOCK_SECONDS)
 
     async def run(self) -> None:
         """Deliver until the subscription is closed and its queue is empty."""
         self._token = anyio.lowlevel.current_token()
-        SERVING.set(self.router)
+        be_handler(self)
         while True:
             while self._queue:
                 await self._deliver_queued()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from eventbus._subscription import WakeUp
+from eventbus._wake_up import WakeUp
 from receivers._control import Attach, Detach, Drain, Flush
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import threading
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from eventbus._subscription import WakeUp
+from eventbus._wake_up import WakeUp
 from eventbus.errors import NotSyncedError
 
 if TYPE_CHECKING:
