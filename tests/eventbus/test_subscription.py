@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -15,7 +16,7 @@ import pytest
 from waiting import until, wait_until
 
 from eventbus import Event, EventBus, Overflow, Scope, Topic
-from eventbus._subscription import BLOCK_SECONDS
+from eventbus._subscription import BLOCK_SECONDS, WakeUp
 from eventbus.errors import SubscriptionError
 from eventbus.testing import recording
 
@@ -143,6 +144,35 @@ def test_a_handler_that_closes_its_subscription_holds_no_publisher() -> None:
         assert not subscription.is_full
     assert got == [2]
     assert bus.report().complete
+
+
+def test_a_handler_gets_on_after_an_interrupt_struck_within_its_wake_up() -> None:
+    """A script that catches Ctrl-C and goes on logs to handlers that are awake."""
+
+    def strike(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is not WakeUp.__call__.__code__ or event not in {"call", "line"}:
+            return None
+        if frame.f_locals["self"].idle or event == "call":
+            return strike
+        raise KeyboardInterrupt
+
+    got: list[int] = []
+
+    async def keep(event: Counted) -> None:
+        got.append(event.number)
+
+    with EventBus().background() as bus:
+        subscription = bus.subscribe(Counted, keep)
+        wait_until(lambda: subscription._wake.idle)
+        usual = sys.gettrace()
+        sys.settrace(strike)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                bus.publish(Counted(number=1))
+        finally:
+            sys.settrace(usual)
+        assert bus.publish(Counted(number=2)).refused is None
+        wait_until(lambda: got == [1, 2], 20)
 
 
 # ---------------------------------------------------------------------------------------- a handler that publishes
