@@ -23,9 +23,11 @@ from eventbus._blob_carrier import BlobCarrier
 from eventbus._blob_intake import BlobIntake
 from eventbus._blob_names import blobs_named, may_name_blobs
 from eventbus._codec import read_frame
+from eventbus._event import registered_event
 from eventbus._topic import Scope
 from eventbus.abc import Consumer, ConsumerStatistics, RefusedError, RelayedBatch
 from eventbus.errors import BusStateError, DecodeError, SubscriptionError, WorkspaceError
+from eventbus.workspace import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,10 +66,13 @@ class Relay(Consumer):
 
     Attributes:
         target: The same bus.
+
+    Raises:
+        ConfigurationError: The name is not legal.
     """
 
     def __init__(self, target: Bus, *, name: str = "relay") -> None:
-        self.name = name
+        self.name = check_name("relay name", name)
         self.target = target
         self._counts = ConsumerStatistics(state="waiting")
         self._withheld = 0
@@ -288,7 +293,10 @@ class Relay(Consumer):
             return None
         if scope is not Scope.FEDERATED:
             return None
-        return frame.type if any(one.admits(frame.topic, scope) for one in feed.selectors) else None
+        kind = registered_event(frame.type)  # one that is not known here may be a subclass of what is wanted
+        selectors = [one for one in feed.selectors if one.admits(frame.topic, scope)]
+        wanted = any(kind is None or one.matches(frame.topic, kind, scope) for one in selectors)
+        return frame.type if wanted else None
 
     def _drop(self, cause: str, count: int) -> None:
         self._counts.dropped[cause] = self._counts.dropped.get(cause, 0) + count

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -21,7 +22,7 @@ from eventbus._codec import decode, read_frame
 from eventbus._drain import DrainPolicy
 from eventbus._topic import Selector
 from eventbus.abc import Cursor, LocalJournal, PartitionEnd, RelayedBatch, StoredRecord
-from eventbus.errors import SubscriptionError
+from eventbus.errors import ConfigurationError, SubscriptionError
 from eventbus.journals import MemoryJournal, SqliteJournal
 from eventbus.journals.consumer import ConsumerFile
 from eventbus.testing import FaultyJournal, recording
@@ -108,8 +109,14 @@ async def test_only_what_is_federated_leaves(folder: Path | None) -> None:
     assert site.report().complete
 
 
-async def test_only_the_subscribed_topic_leaves(folder: Path | None) -> None:
-    async with site_and_server(folder) as (site, server, relay):
+@pytest.mark.parametrize("what", [COUNTS.federated, Counted, "*.count"], ids=str)
+async def test_only_what_is_subscribed_leaves(folder: Path | None, what: Any) -> None:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(anyio.fail_after(30))
+        server = await stack.enter_async_context(make_bus(folder, "server"))
+        site = await stack.enter_async_context(make_bus(folder, "site-1"))
+        relay = Relay(server)
+        site.subscribe(what, relay)
         site.publish(Noted(), scope=FED)
         site.publish(Counted(number=1), scope=FED)
         await site.publish(Noted(), scope=FED).delivered(10)
@@ -361,6 +368,12 @@ async def test_an_event_whose_validator_fails_at_the_server_stops_no_relay(folde
             await recorder.wait_for(1)
     assert relay.statistics().delivered == 2
     assert (server.report().line("split").delivered, server.report().line("split").dropped) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", "x" * 300])
+async def test_a_relay_has_a_name_that_a_file_may_have(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="relay name"):
+        Relay(EventBus(), name=name)
 
 
 async def test_a_relay_serves_one_bus(folder: Path | None) -> None:
