@@ -510,22 +510,30 @@ async def test_leaving_delivers_what_was_accepted(make_bus: Callable[..., EventB
 
 @pytest.mark.parametrize("kind", ["asynchronous", "synchronous"])
 async def test_leaving_waits_for_the_call_that_is_running(make_bus: Callable[..., EventBus], kind: str) -> None:
-    running, done = threading.Event(), threading.Event()
+    running, leaving, done = threading.Event(), threading.Event(), threading.Event()
+    left = anyio.Event()
 
     async def slow(event: Counted) -> None:
         running.set()
-        with anyio.move_on_after(0.2):
+        await left.wait()
+        with anyio.move_on_after(0.1):
             await anyio.sleep_forever()
         done.set()
 
     def slow_in_thread(event: Counted) -> None:
         running.set()
-        threading.Event().wait(0.2)
+        leaving.wait(10)
+        threading.Event().wait(0.1)
         done.set()
+
+    def leave(error: BaseException | None) -> None:
+        left.set()
+        leaving.set()
 
     with anyio.fail_after(10):
         async with make_bus() as bus:
             bus.subscribe(Counted, slow if kind == "asynchronous" else slow_in_thread, name="slow")
+            bus.at_close(leave)
             bus.publish(Counted(number=1))
             await until(running.is_set)
             assert bus.report().line("slow").left == 1
