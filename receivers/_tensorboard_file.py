@@ -77,10 +77,15 @@ def cut_back(root: Path, sizes: Mapping[str, int]) -> None:
         check_length(path, size)
         with path.open("r+b") as file:
             file.truncate(size)
-    for path in list(root.rglob(f"{FILE_PREFIX}.*{FILE_SUFFIX}")):
-        name = path.relative_to(root)
-        if name.parts[0] != KEPT and name.as_posix() not in sizes and path.is_file():
+    for path in files_below(root):
+        if path.relative_to(root).as_posix() not in sizes:
             path.unlink()
+
+
+def files_below(root: Path) -> list[Path]:
+    """Return the event files of a run that a sink like this one wrote."""
+    found = root.rglob(f"{FILE_PREFIX}.*{FILE_SUFFIX}")
+    return [path for path in found if path.relative_to(root).parts[0] != KEPT and path.is_file()]
 
 
 def new_name(folder: PurePosixPath, sizes: Mapping[str, int]) -> str:

@@ -18,7 +18,7 @@ NaN and infinities are the strings "NaN", "Infinity" and "-Infinity", bytes are 
 How the run ended is one more line, of type `RunStatus`: a run that was killed and said no goodbye has it too.
 
 The position is the file's length. Whatever stands behind the acknowledged length is cut off when the run is
-opened again, so redelivered rows stand there once.
+opened again, so redelivered rows stand there once. A file of another workspace is left alone: see `receivers._owner`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from eventbus import Envelope, Event
 from eventbus._blob_names import may_name_blobs
 from eventbus.errors import BlobError, ConfigurationError
 from eventbus.tracking import RunStatus
-from receivers._files import check_length, put_file
+from receivers._files import check_length, length_of, put_file
 from receivers._json import as_json
 from receivers._kept import KeptFile
 from receivers._names import file_name
+from receivers._owner import take
 from receivers._payloads import payloads
 from receivers._receiver import Receiver, ReceiverOptions
 from receivers.abc import Position, Row, RunInfo, Sink, SinkConfig, TrackerRun
@@ -88,10 +89,13 @@ class JsonlSink(Sink[JsonlConfig]):
 
         Raises:
             TrackerLostError: The file is shorter than what was acknowledged: somebody else changed it.
+            TrackerTakenError: Another workspace has written it.
         """
         folder = self.config.folder(self.workspace)
         path = folder / file_name(run.id) / f"{file_name(run.place)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not committed.token:
+            take(path, self.workspace, is_used=length_of(path) > 0)
         self._run, self._row = run, committed.row
         self._path, self._length = path, int(committed.token or 0)
         check_length(path, self._length)

@@ -21,8 +21,9 @@ itself fits into no record; it is kept) and `unsupported <event>`.
 The position is the length of every file. When the run is opened again each file is cut back to its
 acknowledged length, files that were not acknowledged are deleted, and what follows goes into a new file: a
 TensorBoard that looks on has perhaps read what was cut off, and would stumble over other bytes in its place.
-Only files of this sink are touched, which end with `.trackbus`. Other files appear whole and under names that the same
-record always has, so a record that comes again replaces what it left.
+Only files of this sink are touched, which end with `.trackbus`, in folders that this workspace began (see
+`receivers._owner`). Other files appear whole and under names that the same record always has, so a record that comes
+again replaces what it left.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ from eventbus.tracking import (
 from receivers._files import TAKEN, put_file
 from receivers._kept import kept_files
 from receivers._names import file_name, relative_path
+from receivers._owner import take
 from receivers._receiver import Receiver, ReceiverOptions
-from receivers._tensorboard_file import FILE_PREFIX, KEPT, EventFile, cut_back, new_name
+from receivers._tensorboard_file import FILE_PREFIX, KEPT, EventFile, cut_back, files_below, new_name
 from receivers._tensorboard_formats import NS_PER_SECOND, Formats, chunks, numbers_of, overflows
 from receivers._tensorboard_plugins import graph_of_onnx, hparams, layout, mesh
 from receivers._tensorboard_projector import CONFIG, store_embedding
@@ -161,12 +163,15 @@ class TensorBoardSink(Sink[TensorBoardConfig]):
 
         Raises:
             TrackerLostError: A file is shorter than what was acknowledged: somebody else changed it.
+            TrackerTakenError: Another workspace has written into the run's folder.
         """
         folder = self.config.folder(self.workspace)
         self._root = folder / file_name(run.id) / file_name(run.place)
         self._run, self._row, self._time_ns = run, committed.row, run.started_ns
         self._sizes = cast("dict[str, int]", json.loads(committed.token or "{}"))
         self._files = {}
+        if not committed.token:
+            take(self._root, self.workspace, is_used=bool(files_below(self._root)))
         cut_back(self._root, self._sizes)
         self.tracker_run = TrackerRun(self._root.relative_to(folder).as_posix(), str(self._root))
         return self._row
