@@ -6,6 +6,7 @@ Whether a file still holds what was stored in it, and how a payload becomes a fi
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eventbus._blob_copy import clone, copy
@@ -14,13 +15,17 @@ from receivers.abc import TrackerLostError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from pathlib import Path
 
     from receivers._kept import KeptFile
 
 
 TAKEN = "_taken"
 """Folder of the files whose own place is taken."""
+
+
+def folder_below(workspace: Path, folder: str) -> Path:
+    """Return the folder that a setting names, spelt in one way: receivers that fill the same one are found by it."""
+    return Path(os.path.normpath((workspace / Path(folder).expanduser()).absolute()))
 
 
 def length_of(path: Path) -> int:

@@ -32,7 +32,7 @@ from eventbus import Envelope, Event
 from eventbus._blob_names import may_name_blobs
 from eventbus.errors import BlobError, ConfigurationError
 from eventbus.tracking import RunStatus
-from receivers._files import check_length, length_of, put_file
+from receivers._files import check_length, folder_below, length_of, put_file
 from receivers._json import as_json
 from receivers._kept import KeptFile
 from receivers._names import file_name
@@ -56,7 +56,7 @@ class JsonlConfig(SinkConfig):
 
     def folder(self, workspace: Path) -> Path:
         """Return the folder that holds a folder per run."""
-        return (workspace / Path(self.path or self.kind).expanduser()).absolute()
+        return folder_below(workspace, self.path or self.kind)
 
     def check(self, workspace: Path) -> None:
         """Refuse a path that names a file: every run and site has a file of its own."""

@@ -64,7 +64,7 @@ from eventbus.tracking import (
     RunStatus,
     StyledMetricsLogged,
 )
-from receivers._files import TAKEN, put_file
+from receivers._files import TAKEN, folder_below, put_file
 from receivers._kept import kept_files
 from receivers._names import file_name, relative_path
 from receivers._owner import take
@@ -103,7 +103,7 @@ class TensorBoardConfig(SinkConfig):
 
     def folder(self, workspace: Path) -> Path:
         """Return the folder that TensorBoard is pointed at."""
-        return (workspace / Path(self.tb_folder or "tensorboard").expanduser()).absolute()
+        return folder_below(workspace, self.tb_folder or "tensorboard")
 
     def check(self, workspace: Path) -> None:
         """Refuse a missing SDK, and a folder that is a file."""

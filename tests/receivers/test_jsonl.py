@@ -174,6 +174,7 @@ def test_the_folder_is_relative_to_the_workspace(tmp_path: Path) -> None:
 
     assert config.folder(tmp_path) == tmp_path / "rows"
     assert config.destination(tmp_path) == f"jsonl:{tmp_path}/rows"
+    assert JsonlConfig(path="./x/../rows").destination(tmp_path) == config.destination(tmp_path)
     assert config.look(tmp_path) == f"tail -n 5 {tmp_path}/rows/*/*.jsonl"
     assert JsonlConfig(path="/elsewhere").folder(tmp_path) == Path("/elsewhere")
 

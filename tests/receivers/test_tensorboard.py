@@ -324,6 +324,7 @@ def test_the_folder_is_relative_to_the_workspace(tmp_path: Path) -> None:
 
     assert config.folder(tmp_path) == tmp_path / "tb events"
     assert config.destination(tmp_path) == f"tensorboard:{tmp_path}/tb events"
+    assert TensorBoardConfig(tb_folder="./x/../tb events").destination(tmp_path) == config.destination(tmp_path)
     assert config.look(tmp_path) == f"tensorboard --logdir '{tmp_path}/tb events'"
     assert TensorBoardConfig().folder(tmp_path) == tmp_path / "tensorboard"
 
