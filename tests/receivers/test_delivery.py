@@ -765,7 +765,7 @@ def test_sites_share_a_run_and_keep_their_keys_apart(combined: Workbench) -> Non
     combined.finish()
     assert sorted(keys(combined)) == ["site-1/loss", "site-1/loss", "site-2/loss", "site-2/loss"]
     assert [line["number"] for line in combined.lines("run")] == [1, 2, 3, 4]
-    assert [path.name for path in (combined.folder / "jsonl" / "run").iterdir()] == ["_combined.jsonl"]
+    assert [path.name for path in (combined.folder / "jsonl" / "run").glob("*.jsonl")] == ["_combined.jsonl"]
     assert combined.counts()["delivered", "site-2"] == 2
 
 

@@ -204,7 +204,7 @@ async def test_a_cursor_keeps_its_layout_and_two_layouts_live_side_by_side(tmp_p
         bus.subscribe(TRACKING, JsonlReceiver("elsewhere", name="third"))
         bus.publish(MetricsLogged(values={"loss": 1.0}), run="run")
     assert bus.report().complete
-    assert {path.name for path in (tmp_path / "jsonl" / "run").iterdir()} == {"site-1.jsonl", "_combined.jsonl"}
+    assert {path.name for path in (tmp_path / "jsonl" / "run").glob("*.jsonl")} == {"site-1.jsonl", "_combined.jsonl"}
     async with EventBus(tmp_path, site="site-1") as again:
         with pytest.raises(SubscriptionError, match="give the receiver another name="):
             again.subscribe(TRACKING, JsonlReceiver("elsewhere", name="third", layout="combined"))
