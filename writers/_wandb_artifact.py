@@ -216,13 +216,13 @@ class Artifact:
         """Keep what is not kept yet and return all files.
 
         Raises:
-            BadInputError: A file is gone, two of them lie at one path, or there are more than 4000.
+            BadInputError: A file is gone, two different ones lie at one path, or there are more than 4000.
             RefusedError: The environment does not allow it.
         """
         found: dict[str, ArtifactFile] = {}
         for source in self._sources:
             for file in source.files(store):
-                if file.path in found and not source.replaces:
+                if found.setdefault(file.path, file) != file and not source.replaces:  # the same content is one file
                     raise BadInputError(
                         f"two files lie at {shown(file.path)} of {shown(self.name)}: rename one of them"
                     )

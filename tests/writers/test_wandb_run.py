@@ -359,6 +359,19 @@ def test_two_files_at_one_path_are_refused_unless_one_replaces_the_other(bus: Ev
     assert contents(bus, event) == {"x.txt": b"b/x.txt"}
 
 
+def test_the_same_file_added_twice_is_one_file(bus: EventBus, events: Events) -> None:
+    data = wandb.Artifact("data", "dataset")
+    data.add_dir(write("folder/a.txt", "a").parent)
+    data.add_file("folder/a.txt")
+    for _ in range(2):
+        data.add_reference("s3://bucket/b.bin")
+
+    WandBWriter().log_artifact(data)
+
+    [event] = events(ArtifactLogged)
+    assert contents(bus, event) == {"a.txt": b"a", "b.bin": "s3://bucket/b.bin"}
+
+
 # ----------------------------------------------------------------------------------------------------------- watch
 def test_a_watched_model_logs_its_gradients_and_parameters(bus: EventBus, events: Events) -> None:
     run, model = WandBWriter(), torch.nn.Linear(3, 2)
