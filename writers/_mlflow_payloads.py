@@ -24,7 +24,7 @@ from eventbus.tracking import LinkedMetricsLogged, TagsDeleted
 from writers._artifacts import artifact_path, files_of, path_of
 from writers._keys import check_key, shown
 from writers._mlflow_runs import NS_PER_MILLISECOND
-from writers._values import MAX_VALUE_BYTES, text
+from writers._values import MAX_VALUE_BYTES, numbers_in, text
 
 if TYPE_CHECKING:
     import os
@@ -111,7 +111,7 @@ def log_metrics(  # noqa: PLR0917 - MLflow's own arguments
         dataset: A dataset, which is logged too; or what names one.
     """
     moment = to.intake.moment("timestamp", timestamp, NS_PER_MILLISECOND)
-    events = to.intake.metrics(metrics, step)
+    events = to.intake.metrics(numbers_in(metrics), step)
     if model_id is None and dataset is None:
         return to.publish(events, metrics, moment)
 
@@ -153,7 +153,7 @@ def log_batch(to: TrackingWriter, metrics: Sequence[Any], params: Sequence[Any],
     values = [dict(_all_fields(to, kind, given, _POINT[:2])) for kind, given in (("param", params), ("tag", tags))]
     if to.intake.bad.on_bad_input == "raise":  # what is bad raises before anything is logged
         for key, value, _time, step in ((*point, None, None)[:4] for point in points):
-            to.intake.metrics({key: value}, step)
+            to.intake.metrics(numbers_in({key: value}), step)
         to.intake.params(values[0])
         to.intake.tags(values[1])
     receipts = [_log_point(to, *point) for point in points]

@@ -86,9 +86,3 @@ def _checked(tag: object) -> Generator[None]:
 
 def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def squeezed(value: Any) -> Any:
-    """Return an array or tensor that holds one number as one of no dimensions; anything else as it is."""
-    shape = getattr(value, "shape", None)
-    return value.reshape(()) if shape and all(side == 1 for side in shape) else value

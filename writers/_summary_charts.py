@@ -13,7 +13,8 @@ from eventbus.media import GraphLogged
 from eventbus.tracking import Chart, ChartsArranged, HParamsLogged, Scalar
 from writers._graph import traced
 from writers._keys import check_key, shown
-from writers._summary import Place, SummaryMethods, squeezed
+from writers._summary import Place, SummaryMethods
+from writers._values import squeezed
 
 GRAPH = "graph"
 """Under which name a graph travels: TensorBoard has one per run."""

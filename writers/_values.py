@@ -46,6 +46,29 @@ def _refuse(key: object, fault: str, cause: Exception | None = None) -> NoReturn
     raise BadInputError(msg) from cause
 
 
+def squeezed(value: Any) -> Any:
+    """Return an array or tensor that holds one number as one of no dimensions; anything else as it is."""
+    shape = getattr(value, "shape", None)
+    return value.reshape(()) if shape and all(side == 1 for side in shape) else value
+
+
+def numbers_in(values: Any) -> Any:
+    """Return a mapping with what MLflow makes a number of put as one: arrays that hold one, and texts that say one."""
+    if not isinstance(values, Mapping):
+        return values  # refused by name where it is logged, as is a text that says no number
+    given = cast("Mapping[Any, Any]", values)
+    return {key: value if type(value) is float else _number_in(value) for key, value in given.items()}
+
+
+def _number_in(value: Any) -> Any:
+    if not isinstance(value, str):
+        return squeezed(value)
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def _unwrapped(key: object, value: Any) -> Any:
     """Return the Python value in a numpy scalar, a 0-d array or a 0-d tensor; anything else as it is."""
     shape = getattr(value, "shape", None)
@@ -89,7 +112,7 @@ def step_number(step: object) -> int | None:
     """
     if step is None:
         return None
-    plain = step if type(step) is int else _unwrapped("step", step)
+    plain = step if type(step) is int else _unwrapped("step", squeezed(step))
     if isinstance(plain, bool) or not isinstance(plain, int):
         _refuse("step", f"is {shown(plain)}, a {type(plain).__name__}: pass an int, for example int(step)")
     if not 0 <= plain < LIMIT:

@@ -16,7 +16,7 @@ from eventbus.abc import RefusedError
 from eventbus.errors import BadInputError, MissingExtraError
 from writers._arrays import array_of
 from writers._keys import shown
-from writers._values import MAX_DEPTH, inner_key, json_value
+from writers._values import MAX_DEPTH, inner_key, json_value, squeezed
 from writers._wandb_image import Image
 from writers._wandb_kinds import Histogram, Plotly, Values
 from writers._wandb_media import Media, Several, comes_from
@@ -173,7 +173,7 @@ def _sorted(flat: dict[Any, Any], intake: Intake) -> Parted:
         elif isinstance(value, str):
             texts[key] = value
         else:
-            numbers[key] = _single(value)
+            numbers[key] = squeezed(value)
     return numbers, texts, others
 
 
@@ -246,12 +246,6 @@ def _plain(value: Any) -> Any:
     shape: Any = getattr(value, "shape", ())
     as_list: Any = getattr(value, "tolist", None)
     return as_list() if as_list and shape != () and (0 in shape or is_text) else value
-
-
-def _single(value: Any) -> Any:
-    """Return the one value of an array that has no more, as W&B does."""
-    shape = getattr(value, "shape", ())
-    return value.reshape(()) if shape != () and set(shape) == {1} else value
 
 
 def _once(items: Iterator[tuple[Any, Any]], intake: Intake) -> dict[Any, Any]:

@@ -12,10 +12,10 @@ from eventbus.tracking import MetricsLogged, StyledMetricsLogged
 from writers._folders import run_of_folder
 from writers._look_alike import also_named
 from writers._mode import bus_for
-from writers._summary import squeezed
 from writers._summary_arrays import ArrayMethods
 from writers._summary_charts import ChartMethods
 from writers._summary_media import MediaMethods
+from writers._values import squeezed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from eventbus import Envelope, Event, EventBus, Scope
 from eventbus.errors import BadInputError
@@ -36,6 +38,23 @@ def test_everything_is_published(bus: EventBus, stored: Stored) -> None:
         TextLogged(key="notes/a.md", text="# hello", is_file=True),
     ]
     assert [receipt.seq for receipt in receipts] == list(range(2, 9))
+
+
+def test_what_mlflow_makes_one_number_of_is_one(bus: EventBus, stored: Stored) -> None:
+    writer: Any = MLflowWriter()
+
+    writer.log_metric("loss", np.array([0.5]), step=np.array([3]))
+    writer.log_metrics({"a": torch.ones(1, 1), "b": "0.25", "c": np.float32(2)}, step=torch.tensor([4]))
+    writer.client.log_metric("run-1", "late", "1e-3")
+
+    assert [one.event for one in stored(MetricsLogged)] == [
+        MetricsLogged(values={"loss": 0.5}, step=3),
+        MetricsLogged(values={"a": 1.0, "b": 0.25, "c": 2.0}, step=4),
+        MetricsLogged(values={"late": 0.001}),
+    ]
+    for value, fault in (("high", "is of type str, not a number"), (np.zeros(2), "of shape")):
+        with pytest.raises(BadInputError, match=fault):
+            writer.log_metric("loss", value)
 
 
 def test_a_timestamp_is_milliseconds(bus: EventBus, stored: Stored) -> None:

@@ -138,6 +138,7 @@ def test_no_message_shows_a_value() -> None:
         (np.uint8(7), 7),
         (np.array(7), 7),
         (torch.tensor(7), 7),
+        (np.array([[7]]), 7),
     ],
     ids=repr,
 )
@@ -159,7 +160,7 @@ def test_a_step_is_an_int_from_0(step: object, expected: int | None) -> None:
         (torch.tensor(True), "'step' is True, a bool"),
         (torch.tensor(2.0), "'step' is 2.0, a float"),
         ("7", "'step' is '7', a str"),
-        (np.array([7]), r"'step' is a ndarray of shape \(1,\)"),
+        (np.array([7, 8]), r"'step' is a ndarray of shape \(2,\)"),
         (math.nan, "'step' is nan, a float"),
     ],
     ids=repr,
