@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from eventbus._fork import held_by_forks
 from eventbus._mode import is_disabled
 from eventbus.errors import ConfigurationError
+from writers._mode import is_nowhere
+from writers._runs import runs_of
 
 if TYPE_CHECKING:
     from eventbus._bus import Bus
@@ -39,12 +42,16 @@ def sample_if_asked(writer: TrackingWriter) -> None:
     if not os.environ.get(SYSTEM_METRICS):
         return
     interval = asked_interval()
-    if interval is None or is_disabled() or writer.run in _asked_for.setdefault(writer.bus, set()):
+    if interval is None or is_disabled() or is_nowhere(writer.bus):
         return
-    _asked_for[writer.bus].add(writer.run)  # also in a forked child, which does not sample its parent's runs
+    runs = _asked_for.setdefault(writer.bus, set())
+    if writer.run in runs:
+        return
+    runs.add(writer.run)  # also in a forked child, which does not sample its parent's runs
     from writers.system import SystemMetrics  # psutil is looked for only where it is wanted
 
     SystemMetrics(writer, interval).start()
+    runs_of(writer.bus).before_end(writer.run, partial(runs.discard, writer.run))  # it may go on after its end
 
 
 def asked_interval() -> float | None:

@@ -19,7 +19,7 @@ from eventbus._bus import Bus
 from eventbus._mode import MODE
 from eventbus.errors import ConfigurationError, MissingExtraError
 from eventbus.tracking import MetricsLogged, RunFinished
-from writers import SummaryWriter, TrackingWriter
+from writers import MLflowWriter, SummaryWriter, TrackingWriter, wandb
 from writers._gpus import Gpus
 from writers._machine import Machine
 from writers.system import SYSTEM_METRICS, SystemMetrics
@@ -210,6 +210,35 @@ def test_the_environment_switches_it_on(
 
     assert running == (2 if seconds else 0)
     assert {one.run for one in stored_on(bus, MetricsLogged)} == ({bus.run, "another"} if seconds else set())
+
+
+def test_a_run_that_goes_on_is_sampled_again(stored_on: StoredOn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SYSTEM_METRICS, "1000")
+    monkeypatch.setattr("writers.system.FIRST_SECONDS", OFTEN)
+
+    def samples_of(bus: Bus, run: str) -> int:
+        return sum(one.run == run and "loss" not in one.event.values for one in stored_on(bus, MetricsLogged))
+
+    with EventBus(job="hello").background() as bus:
+        writer = MLflowWriter()
+        writer.start_run()
+        writer.end_run()
+        with writer.start_run() as run:
+            writer.log_metric("loss", 1.0)
+        before = samples_of(bus, run.info.run_id)
+        with writer.start_run(run_id=run.info.run_id):
+            writer.log_metric("loss", 2.0)
+            wait_until(lambda: samples_of(bus, run.info.run_id) > before)
+
+    assert not samplers()
+
+
+def test_a_run_that_records_nothing_is_not_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SYSTEM_METRICS, "1")
+
+    with wandb.init(mode="disabled") as run:
+        run.log({"loss": 1.0})
+        assert not samplers()
 
 
 @pytest.mark.parametrize("said", ["often", "-1", "nan", "inf"])
