@@ -145,15 +145,9 @@ class Sessions:
         facts = {"entity": entity, "project": project, "notes": notes, "group": group, "job_type": job_type}
         labels = [tags] if isinstance(tags, str) else tags or ()
         if (previous := self._previous(id, home, reinit)) is not None:
-            _leave_out(previous, {"name": name, "tags": tuple(labels), "config": chosen, **facts})
-            return previous
-        run = self._run(id, name, home, reinit)
-        run.describe(**facts)
-        run.add_tags(labels)
-        run.config.update(chosen)
-        if save_code:
-            _log_script(run)
-        return run
+            return _as_it_is(previous, {"name": name, "tags": labels, "config": chosen, **facts})
+        run = _told(self._run(id, name, home, reinit), labels, chosen, facts)
+        return _with_script(run) if save_code else run
 
     def attribute(self, name: str) -> Any:
         """Return what W&B's module has under a name, of the latest run.
@@ -234,13 +228,23 @@ def _chosen(config: Any, include: Sequence[str] | None, exclude: Sequence[str] |
     }
 
 
-def _leave_out(run: WandBWriter, given: Mapping[str, object]) -> None:
-    """Count what `init` was told of a run that goes on as it is."""
+def _told(
+    run: WandBWriter, labels: Sequence[str], config: Mapping[str, Any], facts: Mapping[str, str | None]
+) -> WandBWriter:
+    run.describe(**facts)
+    run.add_tags(labels)
+    run.config.update(config)
+    return run
+
+
+def _as_it_is(run: WandBWriter, given: Mapping[str, object]) -> WandBWriter:
+    """Return a run that goes on, and count what `init` was told of it."""
     unsaid = [name for name, value in given.items() if value and value != getattr(run, name)]
     if unsaid:
         said = ", ".join(f"{name}=..." for name in unsaid)
         advice = f"run {run.id!r} goes on as it is: finish it first, or pass reinit='finish_previous'"
         run.tracking.intake.bad.count("init", BadInputError(f"init({said}), since {advice}"))
+    return run
 
 
 def _in_notebook() -> bool:
@@ -248,10 +252,11 @@ def _in_notebook() -> bool:
     return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)
 
 
-def _log_script(run: WandBWriter) -> None:
+def _with_script(run: WandBWriter) -> WandBWriter:
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is not None:
         run.log_artifact(script, safe_name(f"source-{run.project or run.id}"), "code")
+    return run
 
 
 def _again(latest: WandBWriter | None, bus: Bus, run_id: str) -> WandBWriter | None:
