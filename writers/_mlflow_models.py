@@ -14,6 +14,7 @@ from eventbus.artifacts import ModelLogged
 from eventbus.errors import BadInputError, MissingExtraError
 from writers._artifacts import files_of
 from writers._keys import check_key, shown
+from writers._mlflow_absent import Absent
 from writers._mlflow_payloads import publish
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _saver(flavor: str) -> Callable[..., object]:
         raise BadInputError(f"mlflow.{flavor} is no flavor that can save a model") from error
 
 
-class Flavor:
+class Flavor(Absent):
     """One of MLflow's flavors: `writer.pytorch.log_model(...)`.
 
     Args:

@@ -13,6 +13,7 @@ from eventbus._fork import held_by_forks
 from eventbus.errors import BadInputError
 from eventbus.tracking import RunStatus
 from writers._keys import check_key, shown
+from writers._mlflow_absent import Absent
 from writers._runs import outcome, runs_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _STATUSES = ", ".join(status.value for status in RunStatus)
 
 
 @dataclass(frozen=True)
-class RunInfo:
+class RunInfo(Absent):
     """What is known of a run at once, by MLflow's names.
 
     Attributes:
@@ -59,7 +60,7 @@ class RunInfo:
         return self.run_id
 
 
-class ActiveRun:
+class ActiveRun(Absent):
     """A run that was started here; as a context manager it ends as its block does.
 
     Attributes:

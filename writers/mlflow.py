@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus import Receipt
 from writers import _mlflow_payloads as payloads
 from writers._look_alike import also_named
+from writers._mlflow_absent import Absent
 from writers._mlflow_fluent import MLflowRuns
 from writers._mlflow_models import Flavor, ModelReceipt
 from writers._mlflow_models import log_model as log_any_model
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-class MLflowWriter(MLflowRuns):
+class MLflowWriter(MLflowRuns, Absent):
     """Logs with the functions of `mlflow`, from `log_metric` to `log_image`; `client` has those of its client.
 
     Each returns a `Receipt`, `log_param` too, where MLflow returns the value. `synchronous` is accepted and

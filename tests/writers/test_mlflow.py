@@ -1,5 +1,7 @@
+import copy
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from eventbus import Envelope, Event, EventBus, Scope
 from eventbus.errors import BadInputError
 from eventbus.tracking import MetricsLogged, ParamsLogged, TagsSet, TextLogged, TrackingEvent
 from writers import MLflowWriter
+from writers._mlflow_absent import FLAVORS
 from writers._writer import LEFT_OUT
 
 Stored = Callable[[type[Event]], list[Envelope[Any]]]
@@ -55,6 +58,43 @@ def test_what_mlflow_makes_one_number_of_is_one(bus: EventBus, stored: Stored) -
     for value, fault in (("high", "is of type str, not a number"), (np.zeros(2), "of shape")):
         with pytest.raises(BadInputError, match=fault):
             writer.log_metric("loss", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("sklearn", r"log_model\(model, name, flavor='sklearn'\)"),
+        ("set_tracking_uri", r"MLflowReceiver\(tracking_uri=\.\.\.\)"),
+        ("get_artifact_uri", "read them with the real mlflow"),
+        ("register_model", r"registered_model_name=\.\.\."),
+        ("evaluate", "what is not logging is in mlflow itself"),
+    ],
+)
+def test_what_is_not_here_is_missed_by_name_with_the_way_out(name: str, way_out: str, bus: EventBus) -> None:
+    with pytest.raises(AttributeError, match=f"MLflowWriter has no '{name}': .*{way_out}"):
+        getattr(MLflowWriter(), name)
+
+
+def test_a_run_says_where_to_find_what_it_does_not_know(bus: EventBus) -> None:
+    writer: Any = MLflowWriter()
+    run = writer.start_run()
+
+    with pytest.raises(AttributeError, match=r"RunInfo has no 'artifact_uri': .* read them with the real mlflow"):
+        _ = run.info.artifact_uri
+    with pytest.raises(AttributeError, match="ActiveRun has no 'data': writers log and read nothing back"):
+        _ = run.data
+    with pytest.raises(AttributeError, match=r"Flavor has no 'log_state_dict': torch\.save it"):
+        writer.pytorch.log_state_dict({}, "model")
+    assert copy.deepcopy(run.info) == run.info
+
+
+def test_every_flavor_that_saves_models_is_known() -> None:
+    import mlflow
+
+    folder = Path(str(mlflow.__file__)).parent
+    saving = {one.parent.name for one in folder.glob("*/__init__.py") if "\ndef save_model(" in one.read_text()}
+
+    assert saving - FLAVORS - {"pytorch"} == set()
 
 
 def test_a_timestamp_is_milliseconds(bus: EventBus, stored: Stored) -> None:
