@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.segment import Segment, Segments
 from rich.text import Text
 
 from training._console import make_console
@@ -38,7 +39,7 @@ trackbus migrate client.py job.py  [dim]# shows what would change; touches nothi
 
 trackbus migrate client.py job.py --write  [dim]# changes the files[/dim]
 
-trackbus migrate my_project --write  [dim]# every .py file in it, but for hidden folders and environments[/dim]
+trackbus migrate my_project --write  [dim]# every .py file in it, but for what is hidden and environments[/dim]
 
 python job.py  [dim]# runs the job as before[/dim]
 
@@ -49,7 +50,8 @@ the file stays as it is, to the last comment. Files are read, never run. Exporte
 config_fed_client.json) need no change: `trackbus simulator` reads them. What has no counterpart is listed with its \
 line and what to use instead.
 
-Exit codes: 0 all could be moved; 1 something is left to do by hand; 2 a file can't be found, read or written.
+Exit codes: 0 all could be moved; 1 something is left to do by hand; 2 a file can't be found, read or written. A file \
+that can't be read stops none of the others.
 """
 
 
@@ -60,6 +62,7 @@ class _File:
     path: Path
     data: bytes
     migration: Migration
+    is_readable: bool = True
 
     @property
     def is_changed(self) -> bool:
@@ -89,6 +92,8 @@ def move_over(
                 _replace(file.path, file.migration.result)
     left = sum(len(file.migration.left) for file in files)
     _print_summary(console, files, left, is_written=write)
+    if not all(file.is_readable for file in files):
+        raise typer.Exit(EXIT_USAGE)
     raise typer.Exit(EXIT_FAILED if left else 0)
 
 
@@ -106,7 +111,7 @@ def _python_files_in(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
         folders[:] = sorted(name for name in folders if _holds_source(here / name))
-        yield from (here / name for name in sorted(names) if name.endswith(".py"))
+        yield from (here / name for name in sorted(names) if name.endswith(".py") and name[0] != ".")
 
 
 def _holds_source(folder: Path) -> bool:
@@ -117,9 +122,10 @@ def _holds_source(folder: Path) -> bool:
 def _look_at(path: Path) -> _File | None:
     """Read a file and work out its change; None where it has nothing to do with NVFLARE."""
     try:
-        data = path.read_bytes()
+        data = _read(path)
     except OSError as error:
-        leave(f"{path} can't be read: {error.strerror}", EXIT_USAGE)
+        unread = Migration(b"", left=(Left(1, "can't be read", error.strerror or str(error)),))
+        return _File(path, b"", unread, is_readable=False)
     try:
         migration = migrate(data)
     except SourceError as error:
@@ -128,6 +134,12 @@ def _look_at(path: Path) -> _File | None:
         return None
     hiding = tuple(_in_the_way(path.parent)) if migration.moved else ()
     return _File(path, data, Migration(migration.result, migration.moved, (*migration.left, *hiding)))
+
+
+def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")  # to read from a pipe would take for ever
+    return path.read_bytes()
 
 
 def _in_the_way(folder: Path) -> Iterator[Left]:
@@ -142,7 +154,8 @@ def _show(console: Console, file: _File) -> None:
     before, after = (_lines(data) for data in (file.data, file.migration.result))
     for line in difflib.unified_diff(before, after, str(file.path), str(file.path), lineterm=""):
         style = next((style for start, style in STYLES.items() if line.startswith(start)), "")
-        console.print(Text(line, style))
+        as_it_is = Segments([Segment(line, console.get_style(style))], new_lines=True)  # a text would lose its tabs
+        console.print(as_it_is, end="")
     for left in file.migration.left:
         place = Text(f"{file.path}:{left.line}: ", "bold")
         console.print(place + Text(left.what, "yellow") + Text(f": {left.advice}"))

@@ -20,6 +20,9 @@ MAX_LINE = 120
 
 INDENT = "    "
 
+WITHIN = "comments stand within it: rewrite it by hand, or write it on one line"
+"""What to do about a use whose rewriting would lose them."""
+
 _HEAD = re.compile(r"(from(?:\s|\\)+).*?((?:\s|\\)+import\b)", re.DOTALL)
 
 
@@ -219,6 +222,8 @@ class _Rewriter:
         moves = [(use.node, use.move) for use in uses if use.move is not None and use.move.new_module]
         targets = {alias: _targets(alias.name, aliases, [move for _, move in moves]) for alias in aliases}
         left = [Left(use.node.lineno, use.path, advice(use.path)) for use in uses if not _has_moved(use)]
+        left += [Left(use.node.lineno, use.path, WITHIN) for use in uses if "#" in self._text(use.node)]
+        left += [Left(line, ROOT, f"`{ROOT}` itself is used: import its names one by one") for line in self._bare()]
         left += [Left(alias.lineno, alias.name, advice(alias.name)) for alias in aliases if not targets[alias]]
         taken = _bound(self.source.tree) & {path.partition(".")[0] for paths in targets.values() for path in paths}
         if taken:
@@ -231,6 +236,22 @@ class _Rewriter:
             self.moved += [Moved(alias.lineno, alias.name, target) for target in targets[alias]]
             self.edits.append(Edit(*self.source.span(alias), ", ".join(targets[alias])))
         self.edits += [Edit(*self.source.span(node), move.new_path) for node, move in moves]
+
+    def _text(self, node: ast.expr) -> str:
+        return self.source.text(*self.source.span(node))
+
+    def _bare(self) -> Iterator[int]:
+        """Yield the lines in which the package's own name stands, without an attribute."""
+        nodes = list(ast.walk(self.source.tree))
+        owners = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+        for node in nodes:
+            match node:
+                case ast.Name(id=name) if name == ROOT and id(node) not in owners:
+                    yield node.lineno
+                case ast.Global(names=names) | ast.Nonlocal(names=names) if ROOT in names:
+                    yield node.lineno
+                case _:
+                    pass
 
     # --- modules that are imported by a call
 
@@ -347,6 +368,10 @@ def _bound(tree: ast.Module) -> set[str]:
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.alias(asname=str(name)):
                 bound.add(name)
+            case ast.ExceptHandler(name=str(name)):
+                bound.add(name)
+            case ast.ImportFrom(names=aliases):
+                bound |= {alias.name for alias in aliases if alias.asname is None}
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 bound.add(name)
             case _:

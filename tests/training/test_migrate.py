@@ -244,6 +244,12 @@ def test_the_rest_of_a_statement_is_moved_all_the_same() -> None:
         "import nvflare.client\ntraining = True\nnvflare.client.init()",
         "import nvflare.client\nnvflare.client.init(), nvflare.apis.dxo.DXO()",
         "import nvflare.client\nnvflare.client.init(), nvflare.__version__",
+        "import nvflare.client\nprint(nvflare)\nnvflare.client.init()",
+        "import nvflare.client\nnvflare.client.init()\ndel nvflare",
+        "def start():\n    global nvflare\n    import nvflare.client\nnvflare.client.init()",
+        "import nvflare.client\nfrom mine import training\nnvflare.client.init()\ntraining.x()",
+        "import nvflare.client\ntry: pass\nexcept OSError as training: nvflare.client.init()",
+        "import nvflare.client\n(nvflare\n .client  # why\n .init())",
     ],
 )
 def test_whole_paths_stay_as_they_are_where_moving_them_would_break_the_file(source: str) -> None:
@@ -367,6 +373,23 @@ def test_a_file_that_would_hide_our_packages_is_named(project: Path) -> None:
     done = run(project / "client.py")
     assert done.returncode == 1
     assert f"{project}/training.py: give it another name" in done.stdout
+
+
+def test_a_file_that_can_not_be_read_is_named_and_stops_no_other(project: Path) -> None:
+    (project / ".#client.py").symlink_to("me@here.17:5")  # Emacs' lock
+    os.mkfifo(project / "pipe.py")
+    (project / "lost.py").symlink_to("nowhere")
+    done = run(project, "--write")
+    assert done.returncode == 2
+    assert f"{project}/lost.py:1: can't be read: No such file or directory" in done.stdout
+    assert f"{project}/pipe.py:1: can't be read: it is no file" in done.stdout
+    assert ".#client" not in done.stdout
+    assert (project / "deep" / "job.py").read_text() == "from training.recipe import SimEnv\n"
+
+
+def test_the_shown_change_has_the_tabs_of_the_file(project: Path) -> None:
+    (project / "client.py").write_text("if True:\n\timport nvflare.client as flare\n")
+    assert "\n-\timport nvflare.client as flare\n+\timport training.client as flare\n" in run(project).stdout
 
 
 @pytest.mark.parametrize("name", ["nowhere.py", "config_fed_server.json"])
