@@ -94,7 +94,7 @@ class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: Its name.
         destination: Where its data go; empty for a relay.
-        stored: Events stored, by site.
+        stored: Events stored, by site. A relay's file tells only where it is: this is empty then, as is `dropped`.
         waiting: Records that it has not stored yet.
         oldest_seconds: Age of the oldest of them, in seconds.
         dropped: Events given up, by cause.

@@ -295,9 +295,9 @@ def parse_time(text: str) -> int:
     Raises:
         ConfigurationError: It is neither.
     """
-    if ago := _AGO.fullmatch(text):
-        return time.time_ns() - int(float(ago[1]) * _UNITS[ago[2]] * 1e9)
     try:
+        if ago := _AGO.fullmatch(text):
+            return time.time_ns() - int(float(ago[1]) * _UNITS[ago[2]] * 1e9)
         return int(datetime.fromisoformat(text).astimezone().timestamp() * 1e9)
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"{text!r} is no time: write 90s, 10m, 2h, 1d (ago) or 2026-11-22T14:05") from error

@@ -39,8 +39,9 @@ trackbus status runs/demo --json | jq '.workspaces[0].consumers[] | {name, waiti
 
 A partition is what one process has written: being written (by which process), ended, or broken off: the process \
 vanished. For each tracker: events stored; events waiting for it, and the age of the oldest; events dropped; and its \
-worker process, if one lives. Words of health (a lost worker, a tracker that does not answer) are those of the last \
-20 000 events. `trackbus report` gives the account instead: who stored how much, by site.
+worker process, if one lives. A relay passes events on, and keeps no count. Words of health (a lost worker, a tracker \
+that does not answer) are those of the last 20 000 events. `trackbus report` gives the account instead: who stored how \
+much, by site.
 """
 
 INSPECT_EXAMPLES = """\
@@ -141,8 +142,8 @@ def inspect(
     since: Annotated[str | None, typer.Option(metavar="TIME", help="10m (ago) or 2026-11-22T14:05.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="The same.")] = None,
     after: Annotated[int, typer.Option(metavar="SEQ", min=0, max=LAST_SEQ, help="Numbers beyond this one.")] = 0,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first so many.")] = None,
-    tail: Annotated[int | None, typer.Option(metavar="N", min=1, help="The last so many.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=LAST_SEQ, help="The first so many.")] = None,
+    tail: Annotated[int | None, typer.Option(metavar="N", min=1, max=LAST_SEQ, help="The last so many.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, for machines.")] = False,
 ) -> None:

@@ -23,7 +23,7 @@ from training._console import make_console
 from training._facts import look_at, workspaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from rich.console import Console, RenderableType
 
@@ -114,15 +114,19 @@ def _lags_table(status: WorkspaceStatus) -> Table:
         late = one.waiting > 0
         table.add_row(
             Text(one.name),
-            str(sum(one.stored.values())),
+            _count(one, one.stored),
             str(one.waiting),
             Bar(status.events, 0, max(0, status.events - one.waiting), width=BAR_WIDTH) if late else "",
             _age(one.oldest_seconds) if late else "",
-            str(sum(one.dropped.values())),
+            _count(one, one.dropped),
             Text(_worker(one)),
             style="yellow" if late or one.dropped or one.dead else "",
         )
     return table
+
+
+def _count(one: ConsumerStatus, counts: Mapping[str, int]) -> str:
+    return str(sum(counts.values())) if one.destination or counts else "-"
 
 
 def _worker(one: ConsumerStatus) -> str:
@@ -180,8 +184,7 @@ def print_report(workspace: Path) -> None:
 def _stored_table(consumers: Iterable[ConsumerStatus]) -> Table:
     table = _table("tracker", site="left", stored="right", waiting="right", dropped="right")
     for one in consumers:
-        figures = (sum(one.stored.values()), one.waiting, sum(one.dropped.values()))
-        table.add_row(Text(one.name), "all", *map(str, figures))
+        table.add_row(Text(one.name), "all", _count(one, one.stored), str(one.waiting), _count(one, one.dropped))
         for site, count in one.stored.items():
             table.add_row("", Text(site), str(count), "", "")
     return table

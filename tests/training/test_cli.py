@@ -242,6 +242,8 @@ def test_a_signal_ends_the_training_and_stores_what_was_logged(number: signal.Si
         ("status nothing", "nothing is not a workspace"),
         ("inspect nothing", "nothing holds no journal"),
         ("inspect . --since yesterday", "'yesterday' is no time"),
+        (f"inspect . --since {'9' * 400}d", "is no time"),
+        (f"inspect . --tail {'9' * 20}", "--tail"),
         ("inspect . --scope both", "--scope 'both': it is local or federated"),
         ("replay nothing --to jsonl", "nothing holds no journal"),
         ("replay .", "'--to'"),

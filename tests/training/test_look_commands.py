@@ -18,7 +18,7 @@ import anyio
 import pytest
 from readback import read_jsonl
 
-from eventbus import EventBus, Origin, Scope
+from eventbus import EventBus, Origin, Relay, Scope
 from eventbus.abc import RelayedBatch
 from eventbus.health import CircuitOpened, WorkerLost
 from eventbus.journals import SqliteJournal
@@ -192,6 +192,16 @@ def test_the_status_names_a_worker_and_its_troubles(tmp_path: Path) -> None:
     assert "mlflow: CircuitOpened: connection refused" in shown
     assert "mlflow: last of its log: no connection to host" in shown
     assert "WorkerLost receiver=mlflow reason=died restarts=4" in shown
+
+
+def test_of_a_relay_it_is_said_what_waits_and_no_count_that_it_does_not_keep(tmp_path: Path) -> None:
+    opened = EventBus(tmp_path / "server", site="server"), EventBus(tmp_path / "exp", site="site-1")
+    with opened[0].background() as server, opened[1].background() as bus:
+        bus.subscribe(TRACKING.federated, Relay(server))
+        bus.publish(MetricsLogged(values={"loss": 1.0}, step=0), scope=Scope.FEDERATED)
+    assert trackbus("report", "exp", folder=tmp_path).stdout.splitlines()[-2].split() == ["relay", "all", "-", "0", "-"]
+    shown = trackbus("status", "exp", folder=tmp_path).stdout
+    assert ["relay", "-", "0", "-", "none"] in [line.split() for line in shown.splitlines()]
 
 
 def test_the_status_of_a_workspace_with_a_damaged_file_shows_the_others(tmp_path: Path) -> None:
