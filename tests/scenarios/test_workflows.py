@@ -173,4 +173,4 @@ def test_a_site_with_nan_weights_is_named_and_the_others_go_on(tmp_path: Path) -
 def test_too_few_good_updates_end_the_job_with_the_reason(tmp_path: Path) -> None:
     result = run(tmp_path, [1, float("nan")], FedAvg(num_clients=2, num_rounds=2))
     assert result.exit_code == 1
-    assert "round 0: 1 of the 2 answers needed came (site-2: w holds a NaN or an infinity)" in result.error
+    assert "round 1: 1 of the 2 answers needed came (site-2: w holds a NaN or an infinity)" in result.error

@@ -252,13 +252,13 @@ def test_too_few_updates_end_the_job_and_say_why(tmp_path: Path) -> None:
     sites = {"bad": site(answer(math.nan)), "dead": site(GoneError("it was killed")), "good": site(answer(1))}
     with pytest.raises(RoundFailedError) as failed:
         train(tmp_path, sites, fed_avg(num_clients=3, min_responses=2))
-    assert "round 0: 1 of the 2 answers needed came" in str(failed.value)
+    assert "round 1: 1 of the 2 answers needed came" in str(failed.value)
     assert "w holds a NaN" in failed.value.problems["bad"]
     assert failed.value.problems["dead"] == "it was killed"
 
 
 def test_the_model_of_the_round_before_is_kept_when_one_fails(tmp_path: Path) -> None:
-    with pytest.raises(RoundFailedError, match="round 1"):
+    with pytest.raises(RoundFailedError, match="round 2"):
         train(tmp_path, {"a": site(answer(5), GoneError("out of power"))}, fed_avg(num_clients=1, num_rounds=2))
     assert kept(tmp_path)["w"] == [5.0, 5.0]
 
@@ -476,7 +476,7 @@ def test_the_server_logs_each_round_and_what_it_was_told_to_do(tmp_path: Path) -
     by_class = {"cat": {"f1": 0.5, "support": 4}}
     sites = {
         "a": site(answer(1, metrics={"accuracy": 0.25, "../loss": 1.0, "per_class": by_class})),
-        "b": site(answer(1, metrics={"accuracy": 0.75})),
+        "b": site(answer(1, metrics={"accuracy": 0.75, "contributions": 7.0})),
     }
     logged, params, bad = anyio.run(run)
     expected = {
@@ -486,6 +486,7 @@ def test_the_server_logs_each_round_and_what_it_was_told_to_do(tmp_path: Path) -
         "global/per_class/cat/support": 4,
         "sites/a/accuracy": 0.25,
         "sites/b/accuracy": 0.75,
+        "sites/b/contributions": 7.0,
     }
     assert [(event.step, event.values) for event in logged] == [(1, expected), (2, expected)]
     assert {key: params[0].values[key] for key in ("num_clients", "seed")} == {"num_clients": 2, "seed": 7}

@@ -216,7 +216,7 @@ class FedAvg(Workflow):
             targets = sorted(drawn[:wanted], key=there.index)
             drawn = drawn[wanted:]
             if not targets:
-                raise RoundFailedError(f"round {number}", self.needed, accepted, problems)
+                raise RoundFailedError(f"round {number + 1}", self.needed, accepted, problems)
             patience = Patience(self.needed - accepted, self.round_timeout, self.grace)
             outcome = await server.sites.ask(task, targets, accept, patience)
             for site, reason in outcome.problems.items():
@@ -229,7 +229,7 @@ class FedAvg(Workflow):
         """Return all sites, those of the round first; their order depends on the seed and the round alone."""
         there = server.sites.names
         if len(there) < self.needed:
-            what = f"round {number} can't begin with {len(there)} sites"
+            what = f"round {number + 1} can't begin with {len(there)} sites"
             raise RoundFailedError(what, self.needed, 0, server.sites.left)
         return random.Random(f"{server.seed}/{number}").sample(there, len(there))
 
@@ -253,8 +253,8 @@ class FedAvg(Workflow):
 def _log_round(event: RoundAggregated, server: Server) -> None:
     if server.writer is None:
         return
-    values: dict[str, float] = {"global/contributions": len(event.contributions)}
-    values |= flatten_metrics(event.aggregated.metrics or {}, "global/")
+    values = flatten_metrics(event.aggregated.metrics or {}, "global/")
+    values["global/contributions"] = len(event.contributions)  # whatever sites call so: theirs stand below sites/
     for one in event.contributions:
         # By class they are many: those are in the results file, and their mean is logged.
         values |= flatten_metrics({k: v for k, v in one.metrics.items() if is_number(v)}, f"sites/{one.site}/")
