@@ -86,6 +86,13 @@ def test_a_job_runs_where_nothing_is_recorded(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in (tmp_path / "ws").rglob("*") if path.is_file()] == ["log.txt"]
 
 
+def test_a_script_that_is_killed_by_a_signal_without_a_name_is_named(tmp_path: Path) -> None:
+    result = run(
+        job(tmp_path, [site(tmp_path, "site-1", "import os; os.kill(os.getpid(), 40)")], Ask()), tmp_path / "ws"
+    )
+    assert "its script was killed by signal 40; its log: " in result.problems["site-1"][0]
+
+
 # ------------------------------------------------------------------------------------------------ what a script finds
 TELLS = """
 import os, random, sys, threading

@@ -159,8 +159,15 @@ def _ending(process: Process) -> str:
     if process.code is None:
         return "is gone with the process that started it"
     if process.code < 0:
-        return f"was killed by {signal.Signals(-process.code).name}"
+        return f"was killed by {_signal_name(-process.code)}"
     return f"ended with exit code {process.code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real-time use have none
+        return f"signal {number}"
 
 
 def command_of(command: tuple[str, ...], script: Path, args: tuple[str, ...]) -> tuple[str, ...]:
