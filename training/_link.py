@@ -12,6 +12,9 @@ from training._wire import PREFIX, LinkAddress, Message, pack, unpack, unpack_pr
 
 MS_PER_SECOND: Final = 1000
 
+MAX_POLL_SECONDS: Final = (2**31 - 1) / MS_PER_SECOND
+"""The system counts the milliseconds of a wait in 31 bits."""
+
 
 class Link:
     """Sends and receives frames; one thread does so at a time.
@@ -61,7 +64,7 @@ class Link:
             raise ConnectionAbortedError("the link is closed")
         waiting = select.poll()
         waiting.register(self._socket, select.POLLIN)
-        if not waiting.poll(None if timeout is None else max(timeout, 0) * MS_PER_SECOND):
+        if not waiting.poll(_milliseconds(timeout)):
             return None
         with self._whole_frame():
             header_bytes, payload_bytes = unpack_prefix(self._read(PREFIX.size))
@@ -94,3 +97,8 @@ class Link:
     def close(self) -> None:
         """Close it; legal twice."""
         self._socket.close()
+
+
+def _milliseconds(timeout: float | None) -> float | None:
+    """Return a time-out as poll has it; one that is longer than it can wait, 24 days, is none."""
+    return None if timeout is None or timeout > MAX_POLL_SECONDS else max(timeout, 0) * MS_PER_SECOND
