@@ -54,7 +54,9 @@ def simulate(job: LoadedJob, how: Simulation) -> JobResult:
         JobError: It can't be run as it is written.
     """
     from training.engines import prepare
+    from training.engines.gpus import gpu_groups
 
+    gpu_groups(how.gpu)  # what is written wrong is said before anything starts
     prepare()  # what the plan imports, its scripts' processes import meanwhile
     with job.importing():
         plan = job.plan(how.sites, seed=how.seed, trust_custom=True)

@@ -257,9 +257,18 @@ class Touch:
 
 def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
     torch.save({"w": Touch(tmp_path / "ran")}, tmp_path / "evil.pt")
-    with pytest.raises(JobError, match=r"cannot read the checkpoint .*evil.pt"):
+    with pytest.raises(JobError) as refused:
         load(tmp_path, PTFileModelPersistor(source_ckpt_file_full_name=str(tmp_path / "evil.pt")))
+    assert str(refused.value) == (
+        f"cannot read the checkpoint {tmp_path / 'evil.pt'}: it holds more than weights and plain values: "
+        "write it with torch.save(model.state_dict(), ...)"
+    )
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"cannot read the checkpoint .*/none.pt: No such file or directory$"):
+        load(tmp_path, PTFileModelPersistor(source_ckpt_file_full_name="none.pt"))
     with pytest.raises(JobError, match="load_weights_only=False would run code"):
         PTFileModelPersistor(load_weights_only=False)
 

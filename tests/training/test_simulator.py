@@ -85,6 +85,7 @@ def test_a_script_that_dies_ends_the_job_and_is_named(tmp_path: Path, job: Path)
     ("arguments", "message"),
     [
         ((), "the job is for any sites: say how many, or which"),
+        (("-n", "2", "-gpu", "[0"), "gpu='[0': name ids"),
         (("-n", "1"), "min_clients is 2, and there are 1 sites"),
         (("-n", "2", "-c", "one"), "2 sites, and 1 names: one"),
     ],

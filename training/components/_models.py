@@ -23,6 +23,9 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Under which NVFLARE, Lightning and torch's tutorials keep the weights of a checkpoint."""
 
 
+SAVE = "write it with torch.save(model.state_dict(), ...)"
+
+
 def make_state(model: object, seed: int, components: Mapping[str, object]) -> State:
     """Return the weights of what a job names as its model.
 
@@ -65,11 +68,14 @@ def read_checkpoint(path: Path) -> State:
 def _load(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except OSError as error:
+        raise JobError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:  # torch's words are long, and say how to run what is in the file
         raise JobError(
-            f"cannot read the checkpoint {path}: {error} (it must hold weights and plain values alone: what "
-            "torch.save(model.state_dict(), ...) writes)"
+            f"cannot read the checkpoint {path}: it holds more than weights and plain values: {SAVE}"
         ) from error
+    except (RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise JobError(f"cannot read the checkpoint {path}: {error}: {SAVE}") from error
 
 
 def _unwrap(data: object) -> Mapping[str, Any]:
