@@ -17,11 +17,16 @@ def say(line: str, *, error: bool = False) -> None:
     if not file:  # a daemon may have none
         return
     try:
-        print(_in_characters_of(file, line), file=file, flush=True)
+        print(_in_characters_of(file, _plain(line)), file=file, flush=True)
     except OSError as failure:
         fall_silent(file, failure)
     except ValueError:  # it was closed
         return
+
+
+def _plain(line: str) -> str:
+    """Escape what draws on a terminal, line ends too: part of a line may be what a site says."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 def _in_characters_of(file: IO[str], line: str) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from training._say import say
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60  # seconds for an interpreter on a busy machine
 
@@ -56,6 +58,11 @@ def test_what_the_screen_has_no_characters_for_is_spelled_out(tmp_path: Path, en
     done = program(SAYS, tmp_path, "> out", encoding)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "out").read_text(encoding) == f"accuracy-{shown} 1.0\nround 2\n"
+
+
+def test_a_line_can_not_draw_on_the_terminal_or_be_two(capsys: pytest.CaptureFixture[str]) -> None:
+    say("site-1: bad \x1b[2J\nserver: all is well\u2028")
+    assert capsys.readouterr().out == "site-1: bad \\x1b[2J\\nserver: all is well\\u2028\n"
 
 
 @pytest.mark.parametrize("text", [SAYS, SHOWS])
