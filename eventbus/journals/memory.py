@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from eventbus._codec import encode
 from eventbus._event import Envelope, Event, Origin
+from eventbus._topic import Scope
 from eventbus.abc import Cursor, LocalJournal, PartitionHeader, RelayedBatch, StoredRecord
 from eventbus.errors import BadInputError
+from eventbus.journals._partition import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from eventbus._topic import Scope
 
 _logger = logging.getLogger("trackbus.journal")
 
@@ -81,7 +81,7 @@ class MemoryJournal(LocalJournal):
 
     async def marks(self) -> Cursor:
         """Return the mark of every partition that was appended in batches."""
-        return {key: mirror.mark for key, mirror in self._mirrors.items()}
+        return {key: mirror.mark for key, mirror in list(self._mirrors.items())}
 
     async def read(self, after: Mapping[str, int], limit: int) -> list[StoredRecord]:
         """Return up to `limit` records after a cursor, in order within each partition."""
@@ -93,9 +93,10 @@ class MemoryJournal(LocalJournal):
         return found
 
     def _after(self, after: Mapping[str, int]) -> Iterator[StoredRecord]:
-        for key, mirror in self._mirrors.items():
+        """Yield what comes after a cursor, from copies that are made in one step: other threads append meanwhile."""
+        for key, mirror in list(self._mirrors.items()):
             position = after.get(key, 0)
-            yield from (StoredRecord(mirror.header, *record) for record in mirror.records if record[0] > position)
+            yield from (StoredRecord(mirror.header, *record) for record in list(mirror.records) if record[0] > position)
         position = after.get(self._header.key, 0)
         for envelope in list(self._own):
             if envelope.seq > position and (body := _encoded(envelope)) is not None:
@@ -103,7 +104,7 @@ class MemoryJournal(LocalJournal):
 
     async def ends(self) -> Cursor:
         """Return the last sequence of every partition."""
-        ends = {key: mirror.records[-1][0] for key, mirror in self._mirrors.items() if mirror.records}
+        ends = {key: mirror.records[-1][0] for key, mirror in list(self._mirrors.items()) if mirror.records}
         return ends | {self._header.key: self._seq} if self._seq else ends
 
     async def cursor(self, consumer: str) -> Cursor:
@@ -119,8 +120,9 @@ class MemoryJournal(LocalJournal):
 
 
 def _encoded(envelope: Envelope[Event]) -> bytes | None:
+    """Return a record's bytes; of one that can't be encoded None, or empty ones if it may cross."""
     try:
         return encode(envelope.event, envelope.topic, envelope.scope, envelope.run, envelope.time_ns)
     except BadInputError as error:  # a journal on disk says so at the append; here the others must still be read
         _logger.warning("record %s is left out: %s", envelope.seq, error)
-        return None
+        return LOST if envelope.scope is Scope.FEDERATED else None
