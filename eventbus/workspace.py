@@ -8,12 +8,15 @@ server.
 from __future__ import annotations
 
 import atexit
+import math
+import operator
 import os
 import re
 import secrets
 import threading
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
@@ -78,7 +81,7 @@ def check_name(what: str, name: str) -> str:
     Raises:
         ConfigurationError: It is not; the message says what is.
     """
-    if not NAME.fullmatch(name):
+    if not (isinstance(name, str) and NAME.fullmatch(name)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all checked
         msg = (
             f"{what} {name!r} is not a name: use 1 to 63 letters, digits, '_' and '-', beginning with a letter or digit"
         )
@@ -119,8 +122,8 @@ class EventBus(Bus):
             workspace leads everybody there. By default what `TRACKBUS_JOURNAL_DIR` says.
 
     Raises:
-        ConfigurationError: A name is not legal, the strength is not known or needs a workspace, or the environment
-            names an unknown mode.
+        ConfigurationError: A name or a number is not legal, the strength is not known or needs a workspace, or the
+            environment names an unknown mode.
     """
 
     def __init__(
@@ -140,6 +143,12 @@ class EventBus(Bus):
         drain_timeout: float = DRAIN_SECONDS,
         journal_dir: str | Path | None = None,
     ) -> None:
+        _check_numbers(
+            max_bytes=max_bytes,
+            full_timeout=full_timeout,
+            drain_idle_timeout=drain_idle_timeout,
+            drain_timeout=drain_timeout,
+        )
         policy = DrainPolicy(drain_idle_timeout, drain_timeout)
         super().__init__(self._make_journal, policy, durable=strength == "durable")
         folder_name = name_from(Path(workspace).resolve().name) if workspace is not None else "run"
@@ -153,10 +162,7 @@ class EventBus(Bus):
         self._is_disabled = is_disabled()
         self.site = check_name("site", site)
         self.job = check_name("job", job) if job else folder_name
-        if rank < 0:
-            msg = f"rank {rank} is negative; ranks count from 0"
-            raise ConfigurationError(msg)
-        self.rank = rank
+        self.rank = _check_rank(rank)
         self.run = check_name("run", run) if run else f"{self.job[:58]}-{secrets.token_hex(2)}"
 
     @property
@@ -196,7 +202,7 @@ class EventBus(Bus):
             rank=self.rank,
             incarnation=new_incarnation(),
             job=self.job,
-            attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            attempt=_restarts(os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"),
         )
         if self._workspace is None or self._is_disabled:
             return MemoryJournal(origin)
@@ -257,6 +263,33 @@ def _check_strength(strength: str, workspace: Path | None) -> Strength:
             return known
     msg = f"strength={strength!r}: use 'process', 'live', or with a workspace 'durable'"
     raise ConfigurationError(msg)
+
+
+def _check_rank(rank: int) -> int:
+    """Return a rank as the plain integer that stands in the journal."""
+    try:
+        whole = int(operator.index(rank))
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        msg = f"rank={rank!r}: use a whole number; ranks count from 0"
+        raise ConfigurationError(msg)
+    return whole
+
+
+def _check_numbers(**values: float) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Real) or math.isnan(value):
+            msg = f"{name}={value!r}: use a number, of {'bytes' if name == 'max_bytes' else 'seconds'}"
+            raise ConfigurationError(msg)
+
+
+def _restarts(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        msg = f"TORCHELASTIC_RESTART_COUNT={text!r} is no number of restarts: unset it"
+        raise ConfigurationError(msg) from error
 
 
 def _make_writable(workspace: Path) -> None:

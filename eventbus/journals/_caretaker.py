@@ -118,7 +118,7 @@ class Rounds:
         """Call it; what fails is logged once until it works again: the append path meets the same and counts it."""
         try:
             call()
-        except (OSError, sqlite3.Error) as error:
+        except Exception as error:  # noqa: BLE001 - border: one that fails must not end the thread of all the others
             if call not in self._ailing:
                 self._ailing.add(call)
                 _logger.warning("journal upkeep failed: %s; it is tried again until it works", error)

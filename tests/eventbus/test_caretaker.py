@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from eventbus import EventBus
 from eventbus.journals import _partition as files
-from eventbus.journals._caretaker import CHECKPOINT_SECONDS, SYNC_SECONDS
+from eventbus.journals._caretaker import CHECKPOINT_SECONDS, SYNC_SECONDS, Rounds
 from eventbus.tracking import MetricsLogged
 
 NAME = "trackbus-caretaker"
@@ -47,6 +47,24 @@ def test_a_thread_that_is_about_to_end_misses_no_newcomer(tmp_path: Path) -> Non
         assert len([one for one in caretakers() if one.is_alive()]) == 1
         bus.close()
     wait_until(lambda: not caretakers())
+
+
+def test_one_call_that_fails_keeps_no_other_from_being_cared_for() -> None:
+    rounds, called = Rounds("tested rounds", 0.001), list[str]()
+
+    def fail() -> None:
+        called.append("fails")
+        raise TypeError("no error of a disk")
+
+    def work() -> None:
+        called.append("works")
+
+    rounds.watch(fail)
+    rounds.watch(work)
+    wait_until(lambda: called.count("works") > 2)
+    for call in (fail, work):
+        rounds.forget(call)
+    assert called.count("fails") > 1
 
 
 def test_the_log_is_moved_into_the_file(tmp_path: Path) -> None:
