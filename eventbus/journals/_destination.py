@@ -74,7 +74,7 @@ def remember(connection: sqlite3.Connection, name: str, destination: Destination
     known = _known(connection)
     if known is not None and not destination.is_same(known):
         msg = (
-            f"the cursor {name!r} of this workspace belongs to {known.name}, not to {destination.name}; "
+            f"the cursor {name!r} of this workspace belongs to {known.absolute}, not to {destination.absolute}; "
             "give the receiver another name=, or use the old destination"
         )
         raise SubscriptionError(msg)
@@ -95,7 +95,7 @@ def check_free(folder: Path, name: str, destination: Destination) -> None:
         known = _destination_of(sibling) if sibling.stem != name else None
         if known is not None and destination.is_same(known):
             msg = (
-                f"{destination.name} is filled by the receiver {sibling.stem!r} of this workspace, and two would write "
+                f"{destination.absolute} is filled by the receiver {sibling.stem!r} of this workspace, and two would write "
                 f"over each other; use name={sibling.stem!r}, or another destination"
             )
             raise SubscriptionError(msg)
