@@ -244,6 +244,7 @@ class AnalyticsConfig(SinkConfig):
     Attributes:
         receiver: Import path of its class, `module:Class`.
         args: What it is made with again in the worker.
+        place: What it says of where its data go.
     """
 
     kind: ClassVar[str] = "analytics"
@@ -251,10 +252,11 @@ class AnalyticsConfig(SinkConfig):
 
     receiver: str
     args: dict[str, JsonValue]
+    place: str = ""
 
     def destination(self, workspace: Path) -> str:
-        """Name the class: where it puts the data is its own business."""
-        return f"{self.receiver}:{workspace}"
+        """Name the class, and what it says itself."""
+        return f"{self.receiver}:{self.place or workspace}"
 
 
 class AnalyticsReceiver(Receiver):
@@ -317,6 +319,14 @@ class AnalyticsReceiver(Receiver):
             status: How the run ended, or None if it goes on and only this worker leaves it.
         """
 
+    def destination(self) -> str:
+        """Say in one line where the data go, such as `return self.url`; no secrets. By default in the workspace.
+
+        Receivers of one class need this to fill several trackers beside each other, each under a name of its own; and a
+        name that was used for one destination is refused for another.
+        """
+        return ""
+
     def flush(self) -> None:
         """Store what `save` has held back: called before anything counts as stored. Nothing, if `save` stores it."""
 
@@ -343,7 +353,8 @@ class AnalyticsReceiver(Receiver):
     def _describe(self) -> AnalyticsConfig:
         kind = type(self)
         try:
-            return AnalyticsConfig(receiver=import_path(kind), args=dict(kept_arguments(self, *self.__made_with)))
+            args = dict(kept_arguments(self, *self.__made_with))
+            return AnalyticsConfig(receiver=import_path(kind), args=args, place=self.destination())
         except ValidationError as error:
             names = ", ".join(sorted({str(one["loc"][1]) for one in error.errors()}))
             raise ConfigurationError(

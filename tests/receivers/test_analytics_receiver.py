@@ -118,6 +118,13 @@ class ManyReceiver(NotesReceiver):
         super().__init__("/".join(folders), **options)
 
 
+class PlacedReceiver(NotesReceiver):
+    """Says where its data go."""
+
+    def destination(self):
+        return f"folder {self.folder}"
+
+
 class OptionalReceiver(NotesReceiver):
     """Takes one of its own from among the options."""
 
@@ -242,6 +249,23 @@ async def test_an_argument_that_has_no_name_is_refused(tmp_path: Path, notes: An
         ]:
             with pytest.raises(ConfigurationError, match=f"let its __init__ take {name} by name"):
                 bus.subscribe(TRACKING, receiver)
+
+
+@pytest.mark.anyio
+async def test_two_of_one_class_fill_what_each_says_and_keep_to_it(tmp_path: Path, notes: Any) -> None:
+    async with EventBus(tmp_path, site="site-1", run="run") as bus:
+        for name in ("a", "b"):
+            bus.subscribe(TRACKING, notes.PlacedReceiver(name, name=name))
+        bus.publish(MetricsLogged(values={"loss": 1.0}), run="run")
+        bus.subscribe(TRACKING, notes.NotesReceiver("c", name="c"))
+        with pytest.raises(SubscriptionError, match="is filled by the receiver 'c'"):
+            bus.subscribe(TRACKING, notes.NotesReceiver("d", name="d"))
+    assert bus.report().complete, str(bus.report())
+    assert [len(read(tmp_path / name)) for name in "ab"] == [2, 2]  # the metric and the run's end
+    async with EventBus(tmp_path, site="site-1") as bus:
+        bus.subscribe(TRACKING, notes.PlacedReceiver("a", 0.5, name="a"))
+        with pytest.raises(SubscriptionError, match=r"'b' .* belongs to my_notes:PlacedReceiver:folder b, not to .*a;"):
+            bus.subscribe(TRACKING, notes.PlacedReceiver("x/a", name="b"))
 
 
 def test_what_is_not_used_needs_no_name(tmp_path: Path, notes: Any) -> None:
