@@ -30,7 +30,7 @@ from receivers._supervisor import Supervisor
 from receivers._watch import Health, WorkerPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from eventbus._topic import Selector
     from eventbus.abc import Cursor, Feed
@@ -109,6 +109,7 @@ class Receiver(Consumer):
         self._home: Path | None = None
         self._journal, self._again = "", False
         self._selectors: Sequence[Selector] = ()
+        self._search_path: list[str] = []
         self._subscribed: WeakSet[Feed] = WeakSet()
         self._accounts: WeakKeyDictionary[Feed, _Account] = WeakKeyDictionary()
 
@@ -134,6 +135,7 @@ class Receiver(Consumer):
             file.claim(destination)
         if not self._subscribed:
             self._selectors, self._ready = feed.selectors, Latch()
+            self._search_path = _own_folders((*kinds, type(self)))  # once: the working directory may change
         if not self._subscribed and workspace == home:
             self._home, self._journal, self._again = home, str(journal), feed.journal.again
         self._subscribed.add(feed)
@@ -254,7 +256,7 @@ class Receiver(Consumer):
                 )
                 for one in self._selectors
             ],
-            search_path=_own_folders(),
+            search_path=self._search_path,
             sink=self.config.sink,
             config_type=import_path(type(self.config)),
             config=self._settled.model_dump_json(),
@@ -305,11 +307,24 @@ def check_importable(kind: type, name: str) -> None:
         )
 
 
-def _own_folders() -> list[str]:
-    """Return where the trainer finds its own modules: the script's folder, no environment's."""
+def _own_folders(kinds: Iterable[type]) -> list[str]:
+    """Return where the trainer finds its own modules, now: the script's folder and those of some classes.
+
+    No environment's: another interpreter has its own.
+    """
     environments = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-    folders = (str(Path(folder or ".").absolute()) for folder in sys.path)
-    return [folder for folder in folders if not folder.startswith(environments)]
+    folders = [Path(folder or ".").absolute() for folder in sys.path]
+    folders += [folder for kind in kinds if (folder := _folder_of(kind.__module__)) is not None]
+    return [folder for folder in dict.fromkeys(map(str, folders)) if not folder.startswith(environments)]
+
+
+def _folder_of(module: str) -> Path | None:
+    """Return the folder in which a module was found; the working directory may be another one since."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return None
+    depth = module.count(".") + (Path(file).name == "__init__.py")
+    return Path(file).absolute().parents[depth]
 
 
 def _by_site(counts: Mapping[str, int]) -> dict[str, int]:

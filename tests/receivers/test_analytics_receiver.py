@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -266,6 +267,31 @@ async def test_two_of_one_class_fill_what_each_says_and_keep_to_it(tmp_path: Pat
         bus.subscribe(TRACKING, notes.PlacedReceiver("a", 0.5, name="a"))
         with pytest.raises(SubscriptionError, match=r"'b' .* belongs to my_notes:PlacedReceiver:folder b, not to .*a;"):
             bus.subscribe(TRACKING, notes.PlacedReceiver("x/a", name="b"))
+
+
+@pytest.mark.parametrize("name", ["my_notes", "my.notes.of", "my.notes"])
+@pytest.mark.anyio
+async def test_its_worker_finds_what_was_imported_from_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A notebook, `python -c`: they import from the working directory, and change it."""
+    script, elsewhere = tmp_path / "script", tmp_path / "elsewhere"
+    path = (
+        (script / name.replace(".", "/")).with_suffix(".py") if name != "my.notes" else script / "my/notes/__init__.py"
+    )
+    path.parent.mkdir(parents=True)
+    path.write_text(MODULE)
+    elsewhere.mkdir()
+    for parent in ("my", "my.notes", name):
+        monkeypatch.delitem(sys.modules, parent, raising=False)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.chdir(script)
+    notes = importlib.import_module(name)
+    monkeypatch.chdir(elsewhere)
+    async with EventBus(tmp_path / "ws", site="site-1", run="run") as bus:
+        bus.subscribe(TRACKING, notes.NotesReceiver("out"))
+        bus.publish(MetricsLogged(values={"loss": 1.0}), run="run")
+    assert bus.report().complete, str(bus.report())
 
 
 def test_what_is_not_used_needs_no_name(tmp_path: Path, notes: Any) -> None:
