@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from eventbus._report import Line
     from eventbus._routing import Router
-    from eventbus.abc import LocalJournal
+    from eventbus.abc import Cursor, LocalJournal
     from eventbus.blobs import BlobStore
 
 SIZE_SECONDS = 1.0
@@ -92,9 +92,13 @@ class Observer:
         drained: bool,
         told: int,
     ) -> Report:
-        """Return what became of the events; `finals` are the lines of consumers that have ended."""
+        """Return what became of the events; `finals` are the lines of consumers that have ended.
+
+        What the others have not stored yet is `left`, by its numbers: also what nobody wants of it.
+        """
+        ends = self._ends(journal)
         handlers = (one.line() for one in self._router.subscriptions)
-        consumers = (finals.get(feed.name) or feed.line(left=0) for feed in self._router.feeds)
+        consumers = (finals.get(feed.name) or feed.line(left=feed.lag(ends)) for feed in self._router.feeds)
         published = journal.last_seq if journal else 0
         notes = tuple(journal.notes) if journal else ()
         lost = journal.lost if journal else {}
@@ -102,9 +106,7 @@ class Observer:
 
     def look(self, journal: LocalJournal | None, refused: Mapping[str, int], store: BlobStore) -> BusStatistics:
         """Return the counts of this moment."""
-        ends = dict(self._router.relayed)
-        if journal is not None:
-            ends[journal.header.key] = journal.last_seq
+        ends = self._ends(journal)
         return BusStatistics(
             published=journal.last_seq if journal else 0,
             refused=dict(refused),
@@ -116,6 +118,13 @@ class Observer:
             handlers={one.name: one.statistics() for one in self._router.subscriptions},
             consumers={feed.name: replace(feed.statistics(), lag=feed.lag(ends)) for feed in self._router.feeds},
         )
+
+    def _ends(self, journal: LocalJournal | None) -> Cursor:
+        """Return the last sequences of what was published and relayed here."""
+        ends = dict(self._router.relayed)
+        if journal is not None and journal.last_seq:
+            ends[journal.header.key] = journal.last_seq
+        return ends
 
 
 class FolderSize:

@@ -201,3 +201,17 @@ def test_failing_upkeep_is_logged_once_until_it_works_again(caplog: pytest.LogCa
     finally:
         upkeep.forget(ailing)
     assert "No space left on device" in caplog.records[1].message
+
+
+async def test_a_report_of_an_open_bus_counts_what_is_not_stored_yet_as_left(tmp_path: Path) -> None:
+    async with EventBus(tmp_path) as bus:
+        idler = Idler()
+        bus.subscribe(TRACKING, idler)
+        bus.publish(metric(0))
+        bus.publish(metric(1))
+        assert idler.feed is not None
+        before = bus.report()
+        idler.feed.moved({bus.journal.header.key: bus.journal.last_seq})
+        after = bus.report()
+    assert (before.line("idler").left, before.complete) == (2, False)
+    assert after.line("idler").left == 0
