@@ -59,13 +59,16 @@ class Source:
             raise OSError(errno.EINVAL, "it is no file", str(path))
 
     def check(self, copied: int) -> None:
-        """Refuse a copy of so many bytes, if the file was changed meanwhile.
+        """Refuse a copy of so many bytes, if the file was changed meanwhile, or has not the length that it says.
 
         Raises:
-            RefusedError: It was.
+            RefusedError: It was, or has not.
         """
         now = os.fstat(self.fd)
-        if (copied, now.st_size, now.st_mtime_ns) != (self.size, self.size, self.found.st_mtime_ns):
+        if (now.st_size, now.st_mtime_ns) == (self.size, self.found.st_mtime_ns):
+            if copied != self.size:
+                raise RefusedError("a file has another length than it says, as in /proc and /sys: log a copy of it")
+        else:
             _logger.warning("%s was changed while it was copied", self._path)
             raise RefusedError("a file was changed while it was copied: log it when it is complete")
 

@@ -93,9 +93,10 @@ def registered_event(name: str) -> type[Event] | None:
 def _register(cls: type[Event]) -> None:
     known = _registered.get(cls.event_name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        holder, other = (cls, known) if cls.__module__.startswith("eventbus.") else (known, cls)  # ours keep theirs
         msg = (
-            f"event name {cls.event_name!r} is taken by {known.__module__}.{known.__qualname__}; "
-            f"give {cls.__module__}.{cls.__qualname__} another one: class {cls.__name__}(Event, name='...')"
+            f"event name {cls.event_name!r} is taken by {holder.__module__}.{holder.__qualname__}; "
+            f"give {other.__module__}.{other.__qualname__} another one: class {other.__name__}(Event, name='...')"
         )
         raise EventDefinitionError(msg)
     _registered[cls.event_name] = cls

@@ -95,8 +95,8 @@ def check_free(folder: Path, name: str, destination: Destination) -> None:
         known = _destination_of(sibling) if sibling.stem != name else None
         if known is not None and destination.is_same(known):
             msg = (
-                f"{destination.absolute} is filled by the receiver {sibling.stem!r} of this workspace, and two would write "
-                f"over each other; use name={sibling.stem!r}, or another destination"
+                f"{destination.absolute} is filled by the receiver {sibling.stem!r} of this workspace, and two would "
+                f"write over each other; use name={sibling.stem!r}, or another destination"
             )
             raise SubscriptionError(msg)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,13 @@ def test_a_file_that_is_changed_or_cut_while_it_is_copied_is_refused(
     after(lambda: os.truncate(path, 1 << 20))
     with pytest.raises(RefusedError, match="was changed while it was copied"):
         store.put_file(path)
+    assert not everything(store)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such files")
+def test_a_file_without_a_true_length_is_refused_with_the_way_out(store: BlobStore) -> None:
+    with pytest.raises(RefusedError, match=r"another length than it says.* log a copy"):
+        store.put_file(Path("/proc/version"))
     assert not everything(store)
 
 

@@ -242,6 +242,16 @@ def test_a_name_belongs_to_one_class() -> None:
     assert registered_event("tests.taken") is First
 
 
+def test_an_event_that_took_the_name_of_one_of_ours_is_told_to_change_its_own() -> None:
+    class Mine(Event, name="tests.ours"):
+        pass
+
+    with pytest.raises(EventDefinitionError, match=r"taken by eventbus\.tracking\..*Ours; give .*Mine another one"):
+
+        class Ours(Event, name="tests.ours"):  # pyright: ignore[reportUnusedClass]
+            __module__ = "eventbus.tracking"
+
+
 def test_a_module_may_be_imported_anew() -> None:
     def make() -> type[Event]:
         class Again(Event):
