@@ -5,6 +5,7 @@
 | runs in the tracker | one per run and site | one per run, for all sites |
 | its name | `<site>-<name>` | `<name>` |
 | keys of metrics, params, tags, configuration and texts | as logged | `<site>/<key>` |
+| tags that speak to a tracker, `mlflow.<...>` and `wandb.<...>` | as logged | as logged too: the last site's counts |
 | the `main_tag` of metrics that share a chart | as logged | `<site>/<main_tag>`, and their keys as logged |
 | it ends | with its site | with the last site that wrote to it, with the worst status of them all |
 """
@@ -61,6 +62,9 @@ _FIELDS: Mapping[type[Event], tuple[str, ...]] = {
     KeyedEvent: ("key",),
 }
 
+OF_TRACKERS = ("mlflow.", "wandb.")
+"""What tags begin with that say something of the tracker's run: under another name nobody would understand them."""
+
 _SEVERITY = {RunStatus.FINISHED: 0, RunStatus.KILLED: 1, RunStatus.FAILED: 2}
 
 
@@ -95,6 +99,10 @@ def prefixed(event: Event, site: str) -> tuple[Event, int]:
     if not fields:
         return event, 0
     changed = {field: _renamed(getattr(event, field), put) for field in fields}
+    if isinstance(event, TagsSet):
+        changed["values"] |= {key: value for key, value in event.values.items() if key.startswith(OF_TRACKERS)}
+    elif isinstance(event, TagsDeleted):
+        changed["keys"] += [key for key in event.keys if key.startswith(OF_TRACKERS)]
     return event.model_copy(update=changed), shortened
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from eventbus.errors import ConfigurationError
+from receivers._layout import OF_TRACKERS
 from receivers._names import escape, shorten
 from receivers._wandb_rows import OURS, merge, settings
 
@@ -151,12 +152,19 @@ def _without_status(config: Mapping[str, Any]) -> dict[str, Any]:
 def run_tags(args: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Return the run's tags: the user's arguments, and the logged ones as `key=value` (or `key`) if short enough.
 
-    What the writer says of the run by tags that begin with `wandb.` stays in the configuration.
+    What the writer says of the run by tags that begin with `wandb.` stays in the configuration, and so do the copies of
+    such tags that have a site's name before them.
     """
     tags = config.get(OURS, {}).get("tags", {})
-    plain = {key: value for key, value in tags.items() if not key.startswith(_SAID)}
+    plain = {key: value for key, value in tags.items() if not _is_said(key, tags)}
     logged = (f"{key}={value}" if value else key for key, value in plain.items())
     return list(dict.fromkeys((*(args.get("tags") or ()), *(tag for tag in logged if len(tag) <= _MAX_TAG))))
+
+
+def _is_said(key: str, tags: Mapping[str, str]) -> bool:
+    """Tell whether a tag is one by which the run is presented, or a site's own copy of one that speaks to a tracker."""
+    _, _, rest = key.partition("/")
+    return key.startswith(_SAID) or (rest.startswith(OF_TRACKERS) and rest in tags)
 
 
 def run_notes(args: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ from receivers._layout import prefixed, verdict
 from receivers._wandb_rows import changes
 from receivers.abc import Row, RunInfo
 from receivers.testing import make_rows
-from writers import TrackingWriter
+from writers import TrackingWriter, wandb
 
 BLOB = Blob(name="0" * 64, size=1)
 
@@ -56,6 +56,18 @@ EVENTS: tuple[tuple[Event, Event], ...] = (
     ),
     (ParamsLogged(values={"lr": 0.1}), ParamsLogged(values={"s1/lr": 0.1})),
     (TagsSet(values={"team": "red"}), TagsSet(values={"s1/team": "red"})),
+    (
+        TagsSet(values={"wandb.notes": "n", "mlflow.note.content": "c", "wandb": "w"}),
+        TagsSet(
+            values={
+                "s1/wandb.notes": "n",
+                "s1/mlflow.note.content": "c",
+                "s1/wandb": "w",
+                "wandb.notes": "n",
+                "mlflow.note.content": "c",
+            }
+        ),
+    ),
     (ConfigUpdated(values={"net": {"depth": 2}}), ConfigUpdated(values={"s1/net": {"depth": 2}})),
     (TextLogged(key="note", text="t", step=1), TextLogged(key="s1/note", text="t", step=1)),
     (TextLogged(key="a/b.txt", text="t", is_file=True), TextLogged(key="s1/a/b.txt", text="t", is_file=True)),
@@ -65,6 +77,7 @@ EVENTS: tuple[tuple[Event, Event], ...] = (
     ),
     (SummaryUpdated(values={"best": 1.0}), SummaryUpdated(values={"s1/best": 1.0})),
     (TagsDeleted(keys=["team"]), TagsDeleted(keys=["s1/team"])),
+    (TagsDeleted(keys=["mlflow.user"]), TagsDeleted(keys=["s1/mlflow.user", "mlflow.user"])),
     (MetricDefined(name="loss", step_metric="epoch"), MetricDefined(name="s1/loss", step_metric="s1/epoch")),
     (MetricDefined(name="loss"), MetricDefined(name="s1/loss")),
     (
@@ -194,6 +207,24 @@ async def test_two_sites_share_a_run_in_every_tracker_by_one_worker_each(tmp_pat
     assert (found.config["one/lr"], found.config["two/lr"]) == (0.1, 0.1)
     ends = [row for row in read_tensorboard(home / "tensorboard") if row.key == "run/status/text_summary"]
     assert (ends[-1].run, ends[-1].value) == ("run/_combined", "FAILED: one: broke")
+
+
+@pytest.mark.slow  # two SDKs
+@pytest.mark.anyio
+async def test_a_shared_run_has_the_notes_that_its_sites_gave_it(tmp_path: Path) -> None:
+    """W&B's look-alike and MLflow's say what a run is by tags, which speak of the tracker's run, not of a site's."""
+    async with EventBus(put_mlflow_store(tmp_path), site="site-1", run="both") as bus:
+        bus.subscribe(TRACKING, WandBReceiver(layout="combined"))
+        bus.subscribe(TRACKING, MLflowReceiver(layout="combined"))
+        wandb.init(project="vision", notes="my notes", tags=["t1"], group="g")
+        TrackingWriter(bus=bus).set_tags({"mlflow.note.content": "for people", "own": "x"})
+    assert bus.report().complete, bus.report()
+
+    (run,) = read_wandb_runs(tmp_path / "wandb")
+    assert (run.notes, run.tags) == ("my notes", ("site-1/t1", "site-1/own=x", "mlflow.note.content=for people"))
+    assert run.config["trackbus"]["tags"]["site-1/wandb.group"] == "g"
+    (kept,) = read_mlflow_runs(tmp_path / "mlflow.db")
+    assert (kept.tags["mlflow.note.content"], kept.tags["site-1/own"]) == ("for people", "x")
 
 
 @pytest.mark.anyio

@@ -673,12 +673,12 @@ def test_files_that_two_journals_share_hold_the_rows_alerts_and_artifacts_of_bot
     tmp_path: Path, server: WandBServer
 ) -> None:
     """Offline, below one `dir`; each of the second journal's openings comes after a crash that lost its position."""
-    shared = WandBConfig(wandb_args={"dir": str(tmp_path / "shared")})
+    config = WandBConfig(wandb_args={"dir": str(tmp_path / "shared")})
     for journal, times in ((1, 1), (2, 3)):
         alert = AlertRaised(title=f"alert {journal}", text="x")
         rows = plan([alert, *(metric(10.0 * journal + value) for value in range(4)), alert])
         for _ in range(times):
-            sink = WandBSink(shared, tmp_path / str(journal))
+            sink = WandBSink(config, tmp_path / str(journal))
             sink.open(replace(info(), started_ns=journal), Position(0))
             sink.write(rows)
             assert sink.close(None) == Position(6, "2")
