@@ -124,9 +124,7 @@ class Calls:
         """Log an artifact; its files lie beside the run's until they are uploaded, whatever becomes of the payloads."""
         name, kind = self._spelled(event)
         is_code = kind == "code" and name.startswith("source-")  # the form of `log_code`, which the SDK keeps to itself
-        made = (
-            import_module("wandb.sdk.artifacts._internal_artifact").InternalArtifact if is_code else self._sdk.Artifact
-        )
+        made = internal_artifact(self._sdk) if is_code else self._sdk.Artifact
         artifact = made(name, kind, description=event.description or None, metadata=self._metadata(event))
         folder = self._folder / str(number)
         for file in event.files:
