@@ -104,7 +104,9 @@ def stands_once(run: ServerRun) -> None:
     numbers = [n for n in range(1, ROWS + 1) if n % 10]
     assert [(row["_step"], row["global_step"], row["loss"]) for row in run.rows()] == [(n, n, n) for n in numbers]
     assert run.rewritten == []
-    assert run.values() == {**{f"p{n}": n for n in range(10, ROWS + 1, 10)}, "trackbus": {"status": "FINISHED"}}
+    values = run.values()
+    ours = {key: value for key, value in values.pop("trackbus").items() if value}  # an end that was taken back is empty
+    assert (values, ours) == ({f"p{n}": n for n in range(10, ROWS + 1, 10)}, {"status": "FINISHED"})
     assert (run.complete, run.exit_code, run.summary()["loss"]) == (True, 0, numbers[-1])
 
 
