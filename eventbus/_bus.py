@@ -27,7 +27,7 @@ from eventbus._routing import Router
 from eventbus._statistics import BusStatistics, Observer
 from eventbus._subscription import Subscription
 from eventbus._topic import Scope, Selector, Topic
-from eventbus.abc import Consumer, Cursor, LocalJournal, RefusedError, RelayedBatch
+from eventbus.abc import Consumer, LocalJournal, RefusedError, RelayedBatch
 from eventbus.blobs import BlobStore, blobs_of
 from eventbus.errors import BusStateError
 
@@ -75,7 +75,6 @@ class Bus:
         self._shield = Shield()
         self._accepting = False
         self._drained = True
-        self._marks: Cursor | None = None
         self._lines: dict[str, Line] = {}
         self._begin()
         self.home = Home(self._feeds, durable=durable)
@@ -274,23 +273,17 @@ class Bus:
             with self._lock:
                 self._router.show(Envelope(event, type(event).event_topic, _LOCAL, "", now_ns(), self.origin, 0))
 
-    async def accept(self, batch: RelayedBatch) -> int:
-        """Take a stretch of another bus's journal, once, and hand it to the handlers.
+    async def accept(self, batch: RelayedBatch, touch: Callable[[], None] | None = None) -> int:
+        """Take a stretch of another bus's journal, once, and hand it to the handlers, as blocking ones have room.
+
+        Args:
+            batch: The stretch.
+            touch: Called for each record that was handed over, since that may take long.
 
         Returns:
             The mark that this bus's journal has reached in that partition.
         """
-        if self._marks is None:
-            marks = await self.journal.marks()
-            self._marks = marks if self._marks is None else self._marks  # two relays may begin at once
-        key = batch.header.key
-        known = self._marks.get(key, 0)
-        self._marks[key] = mark = await self.journal.append(batch)
-        for feed in self._feeds:
-            feed.wake()
-        await self._router.dispatch_batch(batch, known, self._lock)
-        await self.wait_for_room()
-        return mark
+        return await self._router.take(batch, self.journal, self._lock, touch)
 
     # --- subscribing --------------------------------------------------------------------------------------------
 

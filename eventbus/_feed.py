@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventbus._codec import read_frame
+from eventbus._holding import be_handler
 from eventbus._report import Line
 from eventbus._wake_up import WakeUp
 from eventbus.blobs import BlobReader, blobs_of
@@ -66,6 +67,7 @@ class ConsumerFeed:
 
     async def run(self) -> None:
         """Run the consumer to its end; its errors touch no other."""
+        be_handler(None)  # a handler may have subscribed it
         try:
             await self.consumer.consume(self)
         except Exception as error:  # border: a consumer that fails is reported, and touches no other

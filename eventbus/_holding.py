@@ -17,8 +17,8 @@ _held: list[object] = []
 _lock = held_by_forks(threading.RLock())  # reentrant: a signal handler may publish while its thread does
 
 
-def be_handler(handler: object) -> None:
-    """Say that all that this context calls from now on is done within a handler."""
+def be_handler(handler: object | None) -> None:
+    """Say that all that this context calls from now on is done within this handler, or within none."""
     _handler.set(handler)
 
 

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 from eventbus._codec import decode_frame, read_frame
 from eventbus._event import Event
 from eventbus._feed import ConsumerFeed
+from eventbus._holding import is_within_handler
 from eventbus._topic import Scope
 from eventbus.errors import BadInputError, DecodeError, SubscriptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from eventbus._event import Envelope, Origin
     from eventbus._home import Home
     from eventbus._subscription import Subscription
     from eventbus._topic import Selector
-    from eventbus.abc import Consumer, Cursor, RelayedBatch
+    from eventbus.abc import Consumer, Cursor, LocalJournal, RelayedBatch
 
 Route = tuple[str, tuple["Subscription", ...]]
 """Name of the topic, and the handlers of its records of one type and scope."""
@@ -36,6 +38,7 @@ class Router:
         self._open: list[Subscription] = []  # those that were not closed
         self.feeds: list[ConsumerFeed] = []
         self.blocking: tuple[Subscription, ...] = ()
+        self._marks: Cursor | None = None
         self.relayed: Cursor = {}  # last records of the partitions that were relayed to this bus
         self.plain: dict[type[Event], Route] = {}  # local records on their class's own topic: the hot path
         self._others: dict[tuple[type[Event], str, int], Route] = {}
@@ -74,26 +77,48 @@ class Router:
             self.plain[cls] = route
         return route
 
-    async def dispatch_batch(self, batch: RelayedBatch, known: int, lock: AbstractContextManager[object]) -> None:
-        """Hand relayed records beyond the mark `known` to their handlers, each when blocking ones have room.
-
-        Args:
-            batch: The records; the journal has them already.
-            known: What was handed over before.
-            lock: The bus's, which it does not hold now.
-        """
+    async def take(
+        self,
+        batch: RelayedBatch,
+        journal: LocalJournal,
+        lock: AbstractContextManager[object],
+        touch: Callable[[], None] | None,
+    ) -> int:
+        """Take a stretch of another bus's journal, once; see `Bus.accept`, whose lock is not held."""
+        if self._marks is None:
+            marks = await journal.marks()
+            self._marks = marks if self._marks is None else self._marks  # two relays may begin at once
+        key = batch.header.key
+        known = self._marks.get(key, 0)
+        self._marks[key] = mark = await journal.append(batch)
+        for feed in self.feeds:
+            feed.wake()
         if batch.records:
-            self.relayed[batch.header.key] = batch.records[-1][0]
+            self.relayed[key] = batch.records[-1][0]
         waiting = deque(record for record in batch.records if record[0] > known and self._open)
         try:
             while waiting:
                 await self.wait_for_room()
-                with lock:
-                    self._dispatch(batch.header.origin, waiting.popleft())
+                self._dispatch_some(batch.header.origin, waiting, lock, touch)
         finally:  # cancelled: nobody brings these again, so what is over a handler's bound is counted there
             with lock:
                 for record in waiting:
                     self._dispatch(batch.header.origin, record)
+        return mark
+
+    def _dispatch_some(
+        self,
+        origin: Origin,
+        waiting: deque[tuple[int, bytes]],
+        lock: AbstractContextManager[object],
+        touch: Callable[[], None] | None,
+    ) -> None:
+        """Hand over what blocking handlers have room for: other relays, on other loops too, do the same."""
+        with lock:
+            while waiting and (is_within_handler() or not self.is_crowded):
+                self._dispatch(origin, waiting.popleft())
+                if touch is not None:
+                    touch()
 
     def _dispatch(self, origin: Origin, record: tuple[int, bytes]) -> None:
         (seq, body), topic = record, None

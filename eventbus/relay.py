@@ -142,9 +142,7 @@ class Relay(Consumer):
             except BusStateError:
                 raise
             except Exception as error:  # noqa: BLE001 - border: what passes (no descriptors, no thread) ends no relay
-                self._counts.state = "trying again"
-                self._fail(f"{type(error).__name__}: {error}")
-                await anyio.sleep(RETRY_SECONDS)
+                await self._pause(error)
 
     async def _begin(self, feed: Feed) -> None:
         """Begin where the far side is."""
@@ -194,6 +192,8 @@ class Relay(Consumer):
             self._fail(f"its cursor can't be stored: {error}")
 
     def _fail(self, cause: str) -> None:
+        if cause not in self._counts.failed:
+            _logger.warning("%s tries again: %s; more of the same are only counted", self.name, cause)
         self._counts.failed[cause] = self._counts.failed.get(cause, 0) + 1
 
     async def _linger(self, feed: Feed) -> None:
@@ -203,7 +203,7 @@ class Relay(Consumer):
             await feed.wait_for_orders(LINGER_SECONDS)
 
     async def _send(self, batch: RelayedBatch, naming: list[bytes], feed: Feed) -> None:
-        mark = await self._accepted(batch, naming)
+        mark = await self._accepted(batch, naming, feed)
         self._cursor[batch.header.key] = mark
         self._closed.discard(batch.header.key)
         site = batch.header.origin.site
@@ -223,23 +223,31 @@ class Relay(Consumer):
         lacking = [kind for kind, blobs in named if any(blob.name in missing for blob in blobs)]
         return Counter(f"payload missing: {kind}" for kind in lacking)
 
-    async def _accepted(self, batch: RelayedBatch, naming: list[bytes]) -> int:
-        """Hand a batch over; a far side that refuses it (its disk is full, say) is asked again.
+    async def _accepted(self, batch: RelayedBatch, naming: list[bytes], feed: Feed) -> int:
+        """Hand a batch over; a far side that can't take it (its disk is full, say) is asked again.
 
         Each time the files go before it: those that came long before their records would be taken for garbage.
         """
         while True:
             if self.target.home.is_left:
                 raise BusStateError("the bus that it relays to was left before this one")
-            lacking = await self._brought(naming)
             try:
-                mark = await self.target.accept(batch)
-            except RefusedError as error:
-                self._fail(f"refused: {error}")
-                await anyio.sleep(RETRY_SECONDS)
+                lacking = await self._brought(naming)
+                mark = await self.target.accept(batch, feed.touch)
+            except BusStateError:
+                raise
+            except Exception as error:  # noqa: BLE001 - border: what passes at the far side ends no relay either
+                await self._pause(error)
             else:
                 self._counts.altered = dict(Counter(self._counts.altered) + lacking)
+                self._counts.state = "waiting"
                 return mark
+
+    async def _pause(self, error: Exception) -> None:
+        """Say what went wrong, and wait before it is tried again."""
+        self._counts.state = "trying again"
+        self._fail(f"refused: {error}" if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}")
+        await anyio.sleep(RETRY_SECONDS)
 
     async def _end_partitions(self, feed: Feed) -> bool:
         """Say which partitions end here: the site's own, and those of processes that are gone, also without a word.
@@ -252,17 +260,17 @@ class Relay(Consumer):
             return False
         if self.target.home.is_left:
             return True
-        await self._end_partition(feed.journal.header, orderly=True)
+        await self._end_partition(feed.journal.header, feed, orderly=True)
         for header, last, orderly in ended:  # one that can't be read to its end now is left to the next relay
             if header.key not in self._closed and last <= self._cursor.get(header.key, 0):
-                await self._end_partition(header, orderly=orderly)
+                await self._end_partition(header, feed, orderly=orderly)
         return True
 
-    async def _end_partition(self, header: PartitionHeader, *, orderly: bool) -> None:
+    async def _end_partition(self, header: PartitionHeader, feed: Feed, *, orderly: bool) -> None:
         mark = self._cursor.get(header.key, 0)
         if mark:
             batch = RelayedBatch(header=header, first=mark + 1, last=mark, records=())
-            await self._accepted(replace(batch, ended=orderly, vanished=not orderly), [])
+            await self._accepted(replace(batch, ended=orderly, vanished=not orderly), [], feed)
 
     def _batches(self, records: Iterable[StoredRecord], feed: Feed) -> list[tuple[RelayedBatch, list[bytes]]]:
         """Make batches of records, each with those among its records that may name files."""

@@ -261,12 +261,12 @@ async def test_what_a_far_side_has_lost_while_it_refused_is_brought_again(
     async with site_and_server(tmp_path) as (site, server, relay):
         blob, accept, refused = site.blobs.put(b"pixels"), server.accept, list[int]()
 
-        async def refuse_once(batch: RelayedBatch) -> int:
+        async def refuse_once(batch: RelayedBatch, touch: Callable[[], None]) -> int:
             if batch.records and not refused:
                 server.blobs.path(blob).unlink()
                 refused.append(1)
                 raise RefusedError("full")
-            return await accept(batch)
+            return await accept(batch, touch)
 
         monkeypatch.setattr(server, "accept", refuse_once)
         await site.publish(artifact(blob), scope=Scope.FEDERATED).delivered(10)

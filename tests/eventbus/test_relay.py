@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,47 @@ async def test_a_slow_handler_at_the_server_holds_the_relays_and_loses_nothing(
                 site.publish(Counted(number=number), scope=FED)
     assert server.report().line("slow").dropped == 0
     assert got == {f"site-{at}": list(range(100)) for at in range(sites)}
+
+
+def test_relays_on_loops_of_their_own_hold_to_the_bound_together(tmp_path: Path) -> None:
+    """Each looks and hands over in one: none takes the room that another has seen."""
+    most = 0
+
+    def slow(event: Counted) -> None:
+        nonlocal most
+        most = max(most, subscription.statistics().queued)
+
+    with ExitStack() as stack:
+        server = stack.enter_context(make_bus(tmp_path, "server").background())
+        subscription = server.subscribe(Counted, slow, name="slow", queue_events=1)
+        for at in range(6):
+            site = stack.enter_context(make_bus(tmp_path, f"site-{at}").background())
+            site.subscribe(COUNTS.federated, Relay(server))
+            for number in range(100):
+                site.publish(Counted(number=number), scope=FED)
+    assert (subscription.statistics().delivered, subscription.statistics().dropped) == (600, 0)
+    assert most <= 1 + 2
+
+
+async def test_a_site_that_leaves_waits_for_a_handler_that_gets_on(folder: Path | None) -> None:
+    """A batch may take longer than a drain waits without progress: each record of it is progress."""
+    got: list[int] = []
+
+    async def slow(event: Counted) -> None:
+        await anyio.sleep(0.01)
+        got.append(event.number)
+
+    with anyio.fail_after(30):
+        async with make_bus(folder, "server") as server:
+            server.subscribe(Counted, slow, name="slow", queue_events=8)
+            site = EventBus(None if folder is None else folder / "site-1", site="site-1", drain_idle_timeout=0.4)
+            async with site:
+                site.subscribe(COUNTS.federated, Relay(server))
+                for number in range(120):
+                    site.publish(Counted(number=number), scope=FED)
+            assert site.report().complete
+    assert got == list(range(120))
+    assert server.report().line("slow").dropped == 0
 
 
 async def test_what_a_relay_that_is_cut_short_has_stored_is_handled_or_counted() -> None:
@@ -413,6 +455,34 @@ async def test_a_far_side_that_refuses_is_asked_again(tmp_path: Path) -> None:
             assert relay.statistics().delivered == 1
 
 
+class NotAlways(FaultyJournal):
+    """Fails as one in a process that is short of descriptors does."""
+
+    failing = True
+
+    async def append(self, batch: RelayedBatch) -> int:
+        if self.failing:
+            self.failing = False
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await super().append(batch)
+
+
+async def test_a_far_side_that_fails_is_asked_again_and_what_is_gone_is_counted_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    far = NotAlways(MemoryJournal(Origin(site="server", rank=0, incarnation="c1", job="j")))
+    with anyio.fail_after(30):
+        async with Bus(lambda: far) as server, EventBus(site="site-1") as site:
+            relay = Relay(server)
+            site.subscribe(COUNTS.federated, relay)
+            for number in range(1100):
+                site.publish(Counted(number=number), scope=FED)
+    counts = relay.statistics()
+    assert (counts.delivered, sum(counts.dropped.values())) == (1000, 100)
+    assert counts.failed == {"OSError: [Errno 24] Too many open files": 1}
+    assert sum("relay tries again" in record.message for record in caplog.records) == 1
+
+
 async def test_a_site_that_left_badly_comes_back_while_the_server_is_up(tmp_path: Path) -> None:
     """Its last partition was never declared to have ended; what it logs next must not wait for that."""
     journal = FaultyJournal(
@@ -438,7 +508,7 @@ async def test_a_site_that_left_badly_comes_back_while_the_server_is_up(tmp_path
 
 
 SHORT_OF_DESCRIPTORS = """
-    import resource, sys
+    import logging, resource, sys
     import anyio
     from eventbus import Event, EventBus, Relay, Scope, Topic
 
@@ -464,6 +534,7 @@ SHORT_OF_DESCRIPTORS = """
             print(during, relay.statistics().state, relay.statistics().delivered)
         print(site.report().complete)
 
+    logging.getLogger("trackbus.relay").addHandler(logging.NullHandler())
     anyio.run(main, sys.argv[1])
 """
 
