@@ -104,6 +104,7 @@ class Bus:
         self.home.enter()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
+        self._entered_by = anyio.get_current_task().id
         self._context = _current.enter(self)
         return self
 
@@ -131,8 +132,8 @@ class Bus:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _current.leave(self, self._context)
         try:
+            _current.leave(self, self._context)
             self.stop(error)
         finally:
             await self._finish()
@@ -144,7 +145,8 @@ class Bus:
                 self._drained, self._lines = await drain(self._router.subscriptions, self._feeds, self._drain_policy)
         finally:
             self._shield.lift()
-            tasks.cancel_scope.cancel()
+            if anyio.get_current_task().id == self._entered_by:  # in another it raises below, and cancels that one
+                tasks.cancel_scope.cancel()
             try:
                 await tasks.__aexit__(None, None, None)  # the body's own error passes by as it is, in no group
             finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
@@ -30,8 +29,8 @@ def leave(bus: Bus, token: Token[Bus | None]) -> None:
     if bus in _open:
         _open.remove(bus)
     if _innermost.get() is bus:
-        with suppress(ValueError):  # in a copy of the context that entered it, where it is the current one no more
-            _innermost.reset(token)
+        # Set, not reset: a token is refused in a copy of its context, as each task has one.
+        _innermost.set(None if token.old_value is Token.MISSING else token.old_value)
 
 
 def open_buses() -> tuple[Bus, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, ExitStack, closing
+from contextvars import copy_context
 from pathlib import Path
 
 import anyio
@@ -13,13 +15,17 @@ import anyio.to_thread
 import msgspec
 import pytest
 
-from eventbus import EventBus, TrackbusError, current_bus
+from eventbus import Event, EventBus, TrackbusError, current_bus
 from eventbus._codec import read_frame
 from eventbus.errors import AmbiguousBusError, ConfigurationError, NoBusError
 from eventbus.journals._reader import JournalReader
 from eventbus.workspace import ENVIRONMENT
 
 pytestmark = pytest.mark.anyio
+
+
+class Told(Event, name="tests.current.Told", topic="tests.current.tell"):
+    number: int
 
 
 def found_in_fresh_thread() -> object:
@@ -105,6 +111,49 @@ async def test_leaving_in_another_order_leaves_none_behind() -> None:
             async with second:
                 assert current_bus() is second
             assert current_bus() is first
+
+
+def test_a_bus_left_in_a_copied_context_leaves_the_one_before() -> None:
+    """As a hook does that a server calls at its shutdown: each task has a copy."""
+    inner = ExitStack()
+
+    def leave() -> object:
+        inner.close()
+        return current_bus()
+
+    with EventBus().background(), EventBus().background() as outer:
+        inner.enter_context(EventBus().background())
+        assert copy_context().run(leave) is outer
+
+
+def test_a_bus_left_by_another_task_is_drained_and_closed_and_cancels_nobody() -> None:
+    """What anyio says of it is raised in the end: cancel scopes belong to their task."""
+    released = asyncio.Event()
+    got: list[int] = []
+
+    async def slow(event: Told) -> None:
+        await released.wait()
+        got.append(event.number)
+
+    async def main() -> EventBus:
+        exits = AsyncExitStack()
+        bus = await exits.enter_async_context(EventBus())
+        bus.subscribe(Told, slow)
+        for number in range(3):
+            bus.publish(Told(number=number))
+        leaving = asyncio.ensure_future(exits.aclose())
+        await asyncio.sleep(0)
+        released.set()
+        with pytest.raises(RuntimeError, match="different task"):
+            await leaving
+        await asyncio.sleep(0)
+        return bus
+
+    bus = asyncio.run(main())
+    assert got == [0, 1, 2]
+    assert bus.publish(Told(number=3)).refused == "the bus is closed"
+    with pytest.raises(NoBusError):
+        current_bus()
 
 
 def test_in_the_background_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -534,7 +534,7 @@ SHORT_OF_DESCRIPTORS = """
             print(during, relay.statistics().state, relay.statistics().delivered)
         print(site.report().complete)
 
-    logging.getLogger("trackbus.relay").addHandler(logging.NullHandler())
+    logging.getLogger("trackbus").addHandler(logging.NullHandler())
     anyio.run(main, sys.argv[1])
 """
 
