@@ -25,6 +25,10 @@ NAMES = "trackbus_names"
 """Key in a file's metadata: the names of its tensors in their order, as JSON. Safetensors itself keeps none."""
 
 
+ALIGNMENT = 8
+"""Bytes: where the tensors of a safetensors file begin is a multiple of it."""
+
+
 class CheckpointError(TrackbusError, RuntimeError):
     """Raised when a model file can't be read, or holds the best by another measure than the one asked for."""
 
@@ -135,7 +139,13 @@ def save_state_file(path: Path, state: Mapping[str, torch.Tensor], metadata: Map
 def encode_state(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Turn a state into the bytes of a safetensors file, for a file or for a message."""
     # A copy, because safetensors refuses tensors that share memory, as tied layers do.
-    return safetensors_torch.save(copy_state(state), {NAMES: json.dumps(list(state)), **(metadata or {})})
+    data = safetensors_torch.save(copy_state(state))
+    header, end = _header(data)
+    # By hand, because safetensors puts metadata down in an order by chance: equal models are equal files.
+    told = {"__metadata__": {NAMES: json.dumps(list(state)), **(metadata or {})}, **header}
+    text = json.dumps(told, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[end:]])
 
 
 def decode_state(data: bytes) -> State:
@@ -154,12 +164,18 @@ def decode_state(data: bytes) -> State:
 
 
 def _names(data: bytes) -> list[str]:
-    """Return the names of a file's tensors in their order: its header is JSON, behind its length in 8 bytes."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    """Return the names of a file's tensors in their order."""
+    header, _ = _header(data)
     metadata = header.pop("__metadata__", {})
     if NAMES in metadata:
         return json.loads(metadata[NAMES])
     return sorted(header, key=lambda name: (header[name]["data_offsets"], name))
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
+    """Return a file's header and where it ends: it is JSON, behind its length in 8 bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), end
 
 
 def load_state_file(path: str | Path) -> State:
