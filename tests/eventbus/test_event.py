@@ -248,7 +248,7 @@ def test_an_event_that_took_the_name_of_one_of_ours_is_told_to_change_its_own() 
 
     with pytest.raises(EventDefinitionError, match=r"taken by eventbus\.tracking\..*Ours; give .*Mine another one"):
 
-        class Ours(Event, name="tests.ours"):  # pyright: ignore[reportUnusedClass]
+        class Ours(Event, name="tests.ours"):
             __module__ = "eventbus.tracking"
 
 
