@@ -46,9 +46,6 @@ _OLDEST_GOES = (Overflow.DROP_OLDEST, Overflow.COALESCE)
 YIELD_EVERY = 256
 """A handler that never waits gives the loop to others once per so many events."""
 
-LOOK_SECONDS = 1.0
-"""How soon a handler finds what it was not woken for: an interrupt may strike within the wake-up."""
-
 THREAD_SECONDS = 1.0
 """How long a synchronous handler waits for its thread where the environment allows no more of them."""
 
@@ -208,8 +205,7 @@ class Subscription:
                 return
             self._wake.arm()
             if not self._queue and not self._closing:
-                with anyio.move_on_after(LOOK_SECONDS):
-                    await self._wake.wait()
+                await self._wake.wait()
 
     async def _deliver_queued(self) -> None:
         if not self._is_async:

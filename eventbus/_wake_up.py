@@ -34,12 +34,16 @@ class WakeUp:
         self._called = True
         if not self.idle:
             return
-        self.idle = False
-        if threading.get_ident() == self._thread:
-            self._event.set()
-        elif self._soon is not None:
-            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                self._soon(self._event.set)
+        try:
+            self.idle = False
+            if threading.get_ident() == self._thread:
+                self._event.set()
+            elif self._soon is not None:
+                with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                    self._soon(self._event.set)
+        except BaseException:  # border: an interrupt may strike before the task is woken: the next call wakes it
+            self.idle = True
+            raise
 
     def arm(self) -> None:
         """Say that the task is about to wait: look at the queue once more after this, then `wait`."""
