@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eventbus import Scope
     from eventbus._bus import Bus
 
-MAX_STEM, MAX_NAME = 42, 12
+MAX_STEM, MAX_NAME = 41, 12
 """Characters of the bus's own run and of the folder that a run's id has; with 8 of a digest it is legal."""
 
 

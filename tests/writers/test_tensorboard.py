@@ -12,6 +12,7 @@ from eventbus.tracking import MetricsLogged, RunFinished, RunStarted, TextLogged
 from writers import SummaryWriter
 
 Stored = Callable[[type[Event]], list[Envelope[Any]]]
+StoredOn = Callable[..., list[Envelope[Any]]]
 
 
 def test_scalars_and_texts_are_published(bus: EventBus, stored: Stored) -> None:
@@ -66,6 +67,14 @@ def test_folders_tell_runs_apart(tmp_path: Path, bus: EventBus, stored: Stored) 
         odd: "val",
         "mine": "mine",
     }
+
+
+def test_the_longest_names_make_a_legal_run(stored_on: StoredOn) -> None:
+    with EventBus(run="r" * 63).background() as bus:
+        for folder in ("logs/a", f"logs/{'b' * 200}"):
+            SummaryWriter(folder).add_scalar("loss", 1.0, 0)
+
+    assert [len(one.run) for one in stored_on(bus, MetricsLogged)] == [63, 63]
 
 
 def test_the_log_dir_is_there_for_what_a_script_saves(tmp_path: Path, bus: EventBus) -> None:
