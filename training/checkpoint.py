@@ -159,7 +159,7 @@ def decode_state(data: bytes) -> State:
     try:
         found = safetensors_torch.load(data)
         return {name: found.pop(name) for name in _names(data)} | found
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"these {len(data)} bytes are not a whole safetensors file: {error}") from error
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from eventbus.errors import ConfigurationError
 from training.checkpoint import (
+    NAMES,
     BestModel,
     BestRecord,
     CheckpointError,
@@ -103,6 +104,12 @@ def test_the_order_of_the_tensors_is_kept() -> None:
 def test_a_file_of_somebody_elses_has_the_order_in_which_it_lies_there() -> None:
     data = save({f"layer{number}": torch.zeros(2) for number in range(8)}, {"names": "not ours"})
     assert list(decode_state(data)) == [f"layer{number}" for number in range(8)]
+
+
+@pytest.mark.parametrize("names", ["null", "5", '[["a"]]', '["a","a"]', '["other"]', "[" * 100_000, "{"])
+def test_names_that_are_not_those_of_the_tensors_are_refused(names: str) -> None:
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        decode_state(encode_state({"a": torch.zeros(2)}, {NAMES: names}))
 
 
 def test_tied_and_strided_tensors_are_written_as_plain_ones() -> None:
